@@ -1,0 +1,1 @@
+"""The service from Python, and from the command line."""

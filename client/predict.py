@@ -1,0 +1,126 @@
+"""scripts/predict: classifies files, folders or standard input through the running service."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+import console
+from client.client import DEFAULT_URL, Answer, Refused, ServiceError, classify
+from console import Problem
+
+STDIN = "-"
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+Row = tuple[str, Answer | Refused | OSError]
+
+
+def main(
+    files: Annotated[list[str], typer.Argument(help="Files, folders (searched for images), or - for standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as soon as it is known.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="One line an image and class.")] = False,
+    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Classes to list for each image.")] = 5,
+    min_probability: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Below it an image counts as not recognized.")
+    ] = None,
+    url: Annotated[str, typer.Option(help="Where the service answers.")] = DEFAULT_URL,
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Requests in flight at once.")] = 4,
+) -> None:
+    """Classifies images through the running service. The exit status is 1 if any of them was refused."""
+    if as_json and as_csv:
+        raise Problem("--json and --csv exclude each other")
+    names = list(_expand(files))
+    if not names:
+        raise Problem("no images found; in folders, only files with an image's extension are taken")
+
+    def ask(name: str) -> Row:
+        try:
+            content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+            return name, classify(content, url=url, top_k=top_k, min_probability=min_probability)
+        except (Refused, OSError) as error:
+            return name, error
+
+    with ThreadPoolExecutor(parallel) as pool:
+        rows = pool.map(ask, names)
+        shown = track(
+            rows, "classifying", len(names), console=console.err, transient=True, disable=not sys.stderr.isatty()
+        )
+        try:
+            failed = _print_json(shown) if as_json else _print_csv(shown) if as_csv else _print_table(shown)
+        except ServiceError as error:
+            pool.shutdown(cancel_futures=True)
+            raise Problem(str(error)) from error
+    if failed:
+        raise Problem(f"{failed} of {len(names)} images could not be classified")
+
+
+def _expand(files: Iterable[str]) -> Iterator[str]:
+    for name in files:
+        path = Path(name)
+        if name != STDIN and path.is_dir():
+            found = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            yield from map(str, sorted(found))
+        else:
+            yield name
+
+
+def _print_table(rows: Iterable[Row]) -> int:
+    table = Table("file", "class", "id", "probability", box=None, pad_edge=False)
+    table.columns[3].justify = "right"
+    failed, untrained = 0, False
+    for name, result in rows:
+        if isinstance(result, Answer):
+            untrained |= result.weights == "untrained"
+            for i, row in enumerate(result.predictions):
+                first = escape(name) + ("" if result.recognized else " (not recognized)") if i == 0 else ""
+                table.add_row(first, row.label, row.class_id, f"{row.probability:.2%}")
+        else:
+            failed += 1
+            table.add_row(escape(name), f"[red]{escape(_reason(result))}[/red]")
+    console.out.print(table)
+    if untrained:
+        console.err.print("WARNING: the service runs on untrained weights; these answers are meaningless")
+    return failed
+
+
+def _print_json(rows: Iterable[Row]) -> int:
+    failed = 0
+    for name, result in rows:
+        line: dict[str, object] = {"file": name}
+        if isinstance(result, Answer):
+            line |= asdict(result)
+        else:
+            failed += 1
+            line["error"] = {"code": getattr(result, "code", "unreadable_file"), "message": _reason(result)}
+        print(json.dumps(line), flush=True)
+    return failed
+
+
+def _print_csv(rows: Iterable[Row]) -> int:
+    failed = 0
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["file", "rank", "class_id", "label", "probability", "recognized", "error"])
+    for name, result in rows:
+        if isinstance(result, Answer):
+            for rank, row in enumerate(result.predictions, start=1):
+                writer.writerow([name, rank, row.class_id, row.label, row.probability, result.recognized, ""])
+        else:
+            failed += 1
+            writer.writerow([name, "", "", "", "", "", _reason(result)])
+    return failed
+
+
+def _reason(error: Refused | OSError) -> str:
+    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
+
+
+if __name__ == "__main__":
+    console.run(main, "predict")

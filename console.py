@@ -1,0 +1,37 @@
+"""What every command of this project shares: plain words on the terminal, one line for what went wrong."""
+
+import sys
+from collections.abc import Callable
+
+import typer
+from rich.console import Console
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Problem(Exception):
+    """Something the person at the terminal can mend: told in one line, without a traceback."""
+
+    status = 1
+
+
+class Unreachable(Problem):
+    """The network, or a host in it, cannot be reached; told apart by its exit status."""
+
+    status = 3
+
+
+def run(command: Callable[..., None], name: str) -> None:
+    """Runs a function of typer options as the program `name`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(command)
+    try:
+        app(prog_name=name)
+    except Problem as problem:
+        err.print(f"{name}: {problem}", markup=False)
+        sys.exit(problem.status)
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        err.print(f"{name}: {error.strerror or error}{where}", markup=False)
+        sys.exit(1)

@@ -1,0 +1,12 @@
+"""From weights to an archive: weights → eager network → TorchScript, checked against the eager one → archive."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DEFAULT_FOLDER = ROOT / "build"
+DEFAULT_ARCHIVE = ROOT / "model_store" / "densenet.mar"
+
+# What an export writes, and the archive holds under the same names.
+NETWORK = "model.pt"
+CARD = "model_card.json"
+CLASSES = "index_to_name.json"  # the name and form that TorchServe's own handlers expect

@@ -1,0 +1,49 @@
+"""Agreement: does the exported network say what the eager one says?"""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.models import DenseNet121_Weights
+
+from console import Problem
+from handler.transform import CROP, RESIZE
+
+TOLERANCE = 1e-4  # largest difference of a logit, in standard deviations of the image's logits
+TOP = 5  # classes whose order must be the same
+PHOTOS = Path(__file__).parent / "photos"
+
+
+def check(eager: nn.Module, exported: nn.Module) -> float:
+    """Compares both on real photographs and on random input, at batch sizes 1 and 4.
+
+    Returns the largest difference of a logit, relative to the standard deviation of its image's logits.
+    Raises Problem when that exceeds TOLERANCE, or the order of the best classes differs.
+    """
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(4, 3, CROP, CROP, generator=generator)
+    # torchvision's own transform, not ours: what is compared should not hinge on the code under test.
+    transform = DenseNet121_Weights.IMAGENET1K_V1.transforms(resize_size=RESIZE, crop_size=CROP)
+    photos = torch.stack([transform(Image.open(path)) for path in sorted(PHOTOS.glob("*.jpg"))])
+    with torch.inference_mode():
+        differences = [
+            _compare(eager(batch), exported(batch))
+            for images in (photos, noise)
+            for size in (1, 4)
+            for batch in images.split(size)
+        ]
+    return max(differences)
+
+
+def _compare(expected: Tensor, actual: Tensor) -> float:
+    if expected.shape != actual.shape:
+        raise Problem(f"the exported network answers {tuple(actual.shape)}, the eager one {tuple(expected.shape)}")
+    spread = expected.std(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    difference = float(((expected - actual).abs() / spread).max())
+    if not difference <= TOLERANCE:  # also when it is not a number
+        raise Problem(f"the exported network differs from the eager one by {difference:.1e}, allowed is {TOLERANCE:g}")
+    top = min(TOP, expected.shape[1])
+    if not torch.equal(expected.topk(top).indices, actual.topk(top).indices):
+        raise Problem(f"the exported network ranks the best {top} classes in another order than the eager one")
+    return difference

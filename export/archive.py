@@ -1,0 +1,130 @@
+"""python -m export.archive: packs an export and the handler into one file that any TorchServe 0.12 can serve.
+
+The file is the same, byte for byte, whenever its inputs are: torch-model-archiver stamps times into the archive and
+lists files as the disk has them, so its work is packed anew in a fixed order with a fixed time.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+import console
+from console import Problem
+from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, ROOT
+
+HANDLER = ROOT / "handler"
+DEFAULT_VERSION = "1.0"
+MANIFEST = "MAR-INF/MANIFEST.json"
+CONFIG = "model-config.yaml"
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can hold
+
+
+def build(folder: Path, archive: Path, *, version: str, workers: int) -> None:
+    """Packs the export in `folder` into `archive`, whose stem is the model's name. Raises Problem."""
+    for name in (NETWORK, CARD, CLASSES):
+        if not (folder / name).is_file():
+            raise Problem(f"{folder} holds no export ({name} is missing); make one with python -m export")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="densenet-archive-") as scratch:
+        packed = _run_archiver(Path(scratch), folder, archive.stem, version, workers)
+        _repack(packed, partial := archive.with_suffix(".partial"))
+    os.replace(partial, archive)
+
+
+def is_current(archive: Path, folder: Path) -> bool:
+    """Whether the archive holds the export in `folder` and the handler as they are now."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            return all(packed.read(name) == path.read_bytes() for name, path in _contents(folder).items())
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return False
+
+
+def read_card(archive: Path) -> dict[str, Any]:
+    """The model card in an archive. Raises Problem when there is no archive of ours at the path, or a damaged one."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            if damaged := packed.testzip():
+                raise Problem(f"{archive} is damaged ({damaged}); make it anew with --rebuild")
+            card: dict[str, Any] = json.loads(packed.read(CARD))
+            return card
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise Problem(f"{archive} is no archive of this project, or damaged; make it anew with --rebuild") from error
+
+
+def _contents(folder: Path) -> dict[str, Path]:
+    """Path in the archive → file, for all but what the archiver generates."""
+    modules = {f"handler/{path.name}": path for path in HANDLER.glob("*.py") if path.name != "entry.py"}
+    return modules | {"entry.py": HANDLER / "entry.py"} | {name: folder / name for name in (NETWORK, CARD, CLASSES)}
+
+
+def _run_archiver(scratch: Path, folder: Path, name: str, version: str, workers: int) -> Path:
+    # The archiver copies the contents of an extra folder to the archive's root: the parent of handler/ is staged.
+    staged = scratch / "extra"
+    for inside, path in _contents(folder).items():
+        if path.name not in ("entry.py", NETWORK):
+            (staged / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, staged / inside)
+    config = yaml.safe_load((HANDLER / CONFIG).read_text()) | {"minWorkers": workers, "maxWorkers": workers}
+    (scratch / CONFIG).write_text(yaml.safe_dump(config))
+    # It empties $TMPDIR/<model name> before it starts, so it gets a folder of its own for that.
+    (scratch / "tmp").mkdir()
+    command = [
+        Path(sys.executable).with_name("torch-model-archiver"),
+        *("--model-name", name, "--version", version, "--export-path", scratch),
+        *("--serialized-file", folder / NETWORK, "--handler", HANDLER / "entry.py"),
+        *("--extra-files", staged, "--config-file", scratch / CONFIG),
+        *("--archive-format", "zip-store"),  # weights do not compress
+    ]
+    environment = os.environ | {"TMPDIR": str(scratch / "tmp")}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr or done.stdout).strip().rpartition("\n")[2]
+        raise Problem(f"torch-model-archiver failed: {reason}")
+    return scratch / f"{name}.mar"
+
+
+def _repack(source: Path, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(source) as packed, zipfile.ZipFile(target, "w") as repacked:
+            for name in sorted(packed.namelist()):
+                content = packed.read(name)
+                if name == MANIFEST:
+                    manifest = json.loads(content) | {"createdOn": "01/01/1980 00:00:00"}
+                    content = json.dumps(manifest, indent=2, sort_keys=True).encode()
+                entry = zipfile.ZipInfo(name, _EPOCH)
+                entry.external_attr = 0o644 << 16
+                repacked.writestr(entry, content)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def main(
+    model: Annotated[Path, typer.Option(help="Folder that python -m export wrote.", metavar="DIR")] = DEFAULT_FOLDER,
+    output: Annotated[
+        Path, typer.Option(help="Archive to write; its name is the model's name.", metavar="FILE")
+    ] = DEFAULT_ARCHIVE,
+    version: Annotated[str, typer.Option(help="Version that TorchServe lists and answers carry.")] = DEFAULT_VERSION,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Workers that TorchServe starts. [default: one a core of this machine]")
+    ] = len(os.sched_getaffinity(0)),
+) -> None:
+    """Packs an export and the handler into one self-contained archive for any TorchServe 0.12."""
+    build(model, output, version=version, workers=workers)
+    digest = hashlib.sha256(output.read_bytes()).hexdigest()
+    console.out.print(f"wrote {output}: version {version}, {workers} worker(s), sha256 {digest}", markup=False)
+
+
+if __name__ == "__main__":
+    console.run(main, "export.archive")

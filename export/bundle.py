@@ -1,0 +1,88 @@
+"""Bundle: the folder that an export writes and the archive is made of."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from console import Problem
+from export import CARD, CLASSES, NETWORK, ROOT, agreement, network
+from export.weights import Weights
+from handler import transform
+from handler.labels import ClassIndex, load_class_index
+
+IMAGENET_CLASSES = ROOT / "handler" / "imagenet_class_index.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The content of an export: TorchScript, model card, class index."""
+
+    network: bytes
+    card: dict[str, Any]
+    classes: ClassIndex
+
+    def write(self, folder: Path) -> None:
+        """Writes all three files or, when one cannot be written, leaves the folder as it was."""
+        folder.mkdir(parents=True, exist_ok=True)
+        contents = {
+            NETWORK: self.network,
+            CARD: (json.dumps(self.card, indent=2) + "\n").encode(),
+            CLASSES: class_index_json(self.classes),
+        }
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            for name, content in contents.items():
+                Path(scratch, name).write_bytes(content)
+            for name in contents:
+                os.replace(Path(scratch, name), folder / name)
+
+
+def make(weights: Weights, class_index: Path | None) -> Bundle:
+    """Exports weights to TorchScript and proves that it agrees with the eager network. Raises Problem."""
+    eager = network.build(weights.state)
+    classes = class_index_for(class_index, outputs=len(weights.state["classifier.weight"]))
+    content = network.to_torchscript(eager)
+    difference = agreement.check(eager, network.load_torchscript(content))
+    card = {
+        "architecture": "DenseNet-121",
+        "weights": {"name": weights.name, "source": weights.source, "sha256": weights.sha256},
+        "precision": "fp32",
+        "network": {"file": NETWORK, "format": "TorchScript", "sha256": hashlib.sha256(content).hexdigest()},
+        "input": {
+            "shape": ["N", 3, transform.CROP, transform.CROP],
+            "dtype": "float32",
+            "resize": transform.RESIZE,
+            "crop": transform.CROP,
+            "mean": list(transform.MEAN),
+            "std": list(transform.STD),
+        },
+        "classes": {"count": len(classes), "sha256": hashlib.sha256(class_index_json(classes)).hexdigest()},
+        "agreement": {"largest_logit_difference": difference, "tolerance": agreement.TOLERANCE, "unit": "spread"},
+        "exported_with": {"torch": torch.__version__, "torchvision": torchvision.__version__},
+    }
+    return Bundle(content, card, classes)
+
+
+def class_index_for(path: Path | None, outputs: int) -> ClassIndex:
+    """The class index at path, or ImageNet's, which must have as many classes as the network outputs."""
+    try:
+        classes = load_class_index(path or IMAGENET_CLASSES)
+    except ValueError as error:
+        raise Problem(str(error)) from error
+    if len(classes) == outputs:
+        return classes
+    if path is None:
+        raise Problem(f"the weights have {outputs} classes, ImageNet has 1000; name theirs with --class-index FILE")
+    raise Problem(f"{path} names {len(classes)} classes, the weights have {outputs}")
+
+
+def class_index_json(classes: ClassIndex) -> bytes:
+    """{"0": ["n01440764", "tench"], …}, one line a class."""
+    rows = enumerate(zip(classes.ids, classes.names, strict=True))
+    return ("{\n" + ",\n".join(f'"{i}": {json.dumps(row)}' for i, row in rows) + "\n}\n").encode()

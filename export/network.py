@@ -1,0 +1,64 @@
+"""Network: the eager DenseNet-121 of a state dict, and its frozen TorchScript."""
+
+import io
+import warnings
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import densenet121
+
+from console import Problem
+from handler.transform import CROP
+
+FEATURES = 1024  # inputs of DenseNet-121's classifier
+
+
+def build(state: Mapping[str, Tensor]) -> nn.Module:
+    """torchvision's DenseNet-121 in eval mode with these tensors; the classifier's rows give the classes.
+
+    Raises Problem naming the first tensor that is missing, unknown or of the wrong shape.
+    """
+    classifier = state.get("classifier.weight")
+    if classifier is None or classifier.ndim != 2 or classifier.shape[1] != FEATURES:
+        found = "none" if classifier is None else f"one of shape {tuple(classifier.shape)}"
+        raise Problem(f"not a DenseNet-121: classifier.weight must be (classes, {FEATURES}), there is {found}")
+    network = densenet121(num_classes=classifier.shape[0]).eval()
+    expected = network.state_dict()
+    # Counters of training steps; files older than they are lack them, and nothing reads them in eval mode.
+    missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
+    unknown = [n for n in state if n not in expected]
+    if missing or unknown:
+        wrong = f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown"
+        raise Problem(f"not a DenseNet-121: {wrong} ({len(missing)} missing, {len(unknown)} unknown tensors)")
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            raise Problem(
+                f"not a DenseNet-121: {name} is {tuple(tensor.shape)}, must be {tuple(expected[name].shape)}"
+            )
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Problem(f"{name} holds values that are not finite; this checkpoint cannot be served")
+    network.load_state_dict(expected | dict(state))
+    return network
+
+
+def to_torchscript(network: nn.Module) -> bytes:
+    """Traces and freezes an eager network in eval mode; the bytes of the TorchScript file.
+
+    The trace holds for any batch size of float32 (N, 3, 224, 224).
+    """
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated; versions are pinned
+        traced = torch.jit.trace(network, torch.zeros(1, 3, CROP, CROP))
+        # Saved through a buffer: a file's name would become part of its content, and a full disk no OSError.
+        buffer = io.BytesIO()
+        torch.jit.save(torch.jit.freeze(traced), buffer)
+    return buffer.getvalue()
+
+
+def load_torchscript(content: bytes) -> nn.Module:
+    """The network as a worker will load it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module: nn.Module = torch.jit.load(io.BytesIO(content), map_location="cpu")
+    return module.eval()

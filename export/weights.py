@@ -1,0 +1,108 @@
+"""Weights: from `imagenet`, `untrained` or a file to a state dict of DenseNet-121 with modern key names."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+from torchvision.models import DenseNet121_Weights, densenet121
+
+from console import Problem, Unreachable
+
+IMAGENET = DenseNet121_Weights.IMAGENET1K_V1
+SEED = 0  # of the untrained network, so that two machines serve the same nonsense
+
+# torchvision's published file dates from a time when module names could hold dots: norm.1, conv.2
+# (torchvision.models.densenet does the same renaming when it loads that file).
+_DOTTED = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by parameter name, and where they came from. sha256 is of the file; the untrained ones have none."""
+
+    name: str
+    source: str
+    sha256: str | None
+    state: Mapping[str, Tensor]
+
+
+def load(source: str) -> Weights:
+    """`imagenet`, `untrained`, or the path of a .pth or .safetensors file. Raises Problem."""
+    if source == "imagenet":
+        return load_imagenet()
+    if source == "untrained":
+        torch.manual_seed(SEED)
+        return Weights("untrained", f"torchvision's initialisation, seed {SEED}", None, densenet121().state_dict())
+    return load_file(Path(source))
+
+
+def load_imagenet(url: str = IMAGENET.url) -> Weights:
+    """torchvision's published weights, from the Torch Hub cache or the network.
+
+    The file name ends in the first digits of its sha256 (Torch Hub's convention); a cached file is checked too.
+    Raises Problem when it cannot be had, or is not that file.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    digits = path.stem.rpartition("-")[2]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
+        except (URLError, TimeoutError, ConnectionError) as error:
+            raise Unreachable(
+                f"cannot download the ImageNet weights ({getattr(error, 'reason', error)}); "
+                f"put {path.name} into {path.parent} yourself, or give --weights FILE or --weights untrained"
+            ) from error
+        except RuntimeError as error:
+            raise Problem(f"the download of {path.name} arrived damaged; try again ({error})") from error
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if not digest.startswith(digits):
+        raise Problem(f"{path} is damaged: its sha256 is {digest[:8]}…, not {digits}…; delete it and try again")
+    return Weights(IMAGENET.name, url, digest, _state(path, content))
+
+
+def load_file(path: Path) -> Weights:
+    """A checkpoint of DenseNet-121, any number of classes. Nothing in it is ever executed. Raises Problem."""
+    if not path.is_file():
+        raise Problem(f"there is no weights file {path}; --weights takes imagenet, untrained or a file")
+    content = path.read_bytes()
+    return Weights(path.name, path.name, hashlib.sha256(content).hexdigest(), _state(path, content))
+
+
+def _state(path: Path, content: bytes) -> Mapping[str, Tensor]:
+    document = _read_safetensors(path, content) if path.suffix == ".safetensors" else _read_torch(path)
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(document, Mapping) and isinstance(document.get(wrapper), Mapping):
+            document = document[wrapper]
+    if not isinstance(document, Mapping) or not all(isinstance(value, Tensor) for value in document.values()):
+        raise Problem(f"{path} holds no state dict; save one with torch.save(network.state_dict(), FILE)")
+    return {_modern(str(name)): tensor for name, tensor in document.items()}
+
+
+def _read_safetensors(path: Path, content: bytes) -> object:
+    try:
+        return load_safetensors(content)
+    except SafetensorError as error:
+        raise Problem(f"{path} is no safetensors file, or a damaged one ({error})") from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen types here, most with pages of text
+        raise Problem(
+            f"{path} is damaged or holds a program, not only tensors, and is not opened; "
+            "save torch.save(network.state_dict(), FILE) instead"
+        ) from error
+
+
+def _modern(name: str) -> str:
+    return _DOTTED.sub(r"\1\2", name.removeprefix("module."))

@@ -1,0 +1,156 @@
+"""Decode: from an encoded image to an upright RGB picture, as a person would see it.
+
+The only module that knows what image files look like. The bytes decide the format, never a name or a content type,
+and only decoders on the list below are ever run.
+"""
+
+import io
+import re
+import warnings
+from contextlib import suppress
+
+from PIL import Image, ImageChops, ImageCms, ImageOps
+
+from handler.failures import Code, Failure
+
+# Signatures at the start of a file (each format's own specification), in the order they are tried.
+_SIGNATURES: tuple[tuple[str, bytes], ...] = (
+    ("JPEG", rb"\xff\xd8"),
+    ("PNG", rb"\x89PNG\r\n\x1a\n"),
+    ("GIF", rb"GIF8[79]a"),
+    ("WEBP", rb"RIFF.{4}WEBP"),
+    ("BMP", rb"BM.{12}[\x0c(48@l|]\0\0\0"),
+    ("TIFF", rb"II[*+]\0|MM\0[*+]"),
+    ("AVIF", rb".{4}ftyp(?:avi[fs]|(?:mif1|msf1).{4}(?:.{4})*?avif)"),
+    ("HEIC", rb".{4}ftyp(?:hei[cxms]|hev[cxms]|mif1|msf1)"),
+    ("a PDF document", rb"%PDF"),
+    ("PostScript", rb"%!PS|\xc5\xd0\xd3\xc6"),
+    ("SVG or another XML document", rb"(?i:\s*(?:\xef\xbb\xbf)?<(?:svg|\?xml))"),
+    ("an HTML page", rb"(?i:\s*(?:\xef\xbb\xbf)?<(?:!doctype|html|head|body|!--))"),
+    ("a Photoshop document", rb"8BPS"),
+    ("JPEG 2000", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+    ("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL "),
+    ("a Windows icon", rb"\0\0[\x01\x02]\0"),
+    ("PPM", rb"P[1-7]\s"),
+    ("a camera's raw file", rb"FUJIFILMCCD-RAW|IIRO|IIU\0"),
+    ("a video", rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI "),
+    ("gzip (a Content-Encoding is not decoded)", rb"\x1f\x8b"),
+    ("a ZIP archive", rb"PK\x03\x04"),
+)
+_PATTERNS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _SIGNATURES)
+
+# Our name of a format on the allow-list → Pillow's name of its decoder.
+_DECODERS = {name: name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")} | {"HEIC": "HEIF"}
+ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+
+
+def decode(content: bytes, *, max_pixels: int) -> Image.Image:
+    """Decodes one image to mode RGB, upright by its EXIF orientation, transparency laid over white.
+
+    Of an animation the first frame. RGB images without an orientation come out exactly as Pillow decodes them.
+    max_pixels: the limit on width × height, checked on the header before anything is decoded.
+    Raises Failure: not_an_image, unsupported_format, broken_image, too_many_pixels.
+    """
+    decoder = _decoder(content)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged EXIF and the like: worth no line in the log
+            image = Image.open(io.BytesIO(content), formats=[decoder])
+            _check_pixels(image.size, max_pixels)
+            image.load()
+            return _to_rgb(_upright(image))
+    except (Failure, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise Failure(Code.TOO_MANY_PIXELS, f"the image has more than the {max_pixels} pixels allowed") from error
+    except Exception as error:  # decoders raise whatever a damaged file leads them into
+        raise Failure(Code.BROKEN_IMAGE, f"the {decoder} file is damaged or cut short; send it again, whole") from error
+
+
+def identify(content: bytes) -> str | None:
+    """The format's name by its signature, or None where there is no known one."""
+    return next((name for name, pattern in _PATTERNS if pattern.match(content[:256])), None)
+
+
+def _decoder(content: bytes) -> str:
+    name = identify(content)
+    if name is None:
+        text = b"\0" not in content[:256] and content[:256].isascii()
+        what = "this is text, not an image" if text else "this is no image format we know"
+        raise Failure(Code.NOT_AN_IMAGE, f"{what}; send {ACCEPTED}")
+    if name not in _DECODERS or (name == "HEIC" and not _has_heic()):
+        raise Failure(Code.UNSUPPORTED_FORMAT, f"this is {name}, which is not accepted here; send {ACCEPTED}")
+    return _DECODERS[name]
+
+
+def _has_heic() -> bool:
+    try:
+        from pillow_heif import register_heif_opener  # an optional extra, and loaded only when a HEIC arrives
+    except ImportError:
+        return False
+    register_heif_opener()
+    return True
+
+
+def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
+    width, height = size
+    if width * height > max_pixels:
+        raise Failure(
+            Code.TOO_MANY_PIXELS,
+            f"the image has {width} × {height} = {width * height} pixels, {max_pixels} are allowed; send it smaller",
+        )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # In place, so that an image that is upright already is not copied; a damaged EXIF block leaves it as it is.
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "CMYK":
+        return _from_cmyk(image)
+    if image.mode.startswith("I;16"):
+        return _from_16_bit(image)
+    if image.mode in ("I", "F"):
+        return _from_wide_range(image)
+    if image.has_transparency_data:
+        return _over_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    layered = image.convert("RGBA")
+    white = Image.new("RGB", image.size, "white")
+    white.paste(layered, mask=layered)
+    return white
+
+
+def _from_cmyk(image: Image.Image) -> Image.Image:
+    # Pillow takes every CMYK JPEG as inverted. Adobe's are, and say so in a marker of their own; others are not
+    # (the reading of ImageMagick and libvips).
+    if image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        image = ImageChops.invert(image)
+    profile = image.info.get("icc_profile")
+    if profile:
+        with suppress(ImageCms.PyCMSError, OSError, ValueError):
+            inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            screen = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, inks, screen, outputMode="RGB")
+            if converted is not None:
+                return converted
+    return image.convert("RGB")
+
+
+def _from_16_bit(image: Image.Image) -> Image.Image:
+    # Full range to full range, 65535 = 257 × 255; Pillow's own conversion would clip everything above 255 to white.
+    return image.convert("I").point([(value + 128) // 257 for value in range(65536)], "L").convert("RGB")
+
+
+def _from_wide_range(image: Image.Image) -> Image.Image:
+    # 32-bit integers and floats carry no range of their own; viewers stretch what is there.
+    low, high = (float(extreme) for extreme in image.getextrema())  # type: ignore[arg-type]
+    scale = 255 / (high - low) if high > low else 0.0
+    stretched = image.convert("F").point(lambda value: value * scale + (0.5 - low * scale))
+    return stretched.convert("L").convert("RGB")

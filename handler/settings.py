@@ -1,0 +1,62 @@
+"""The `handler` section of model-config.yaml, checked once when a worker starts."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+# Pillow refuses images of more than twice its MAX_IMAGE_PIXELS by itself; a higher limit of ours would do nothing.
+PILLOW_PIXEL_LIMIT = 2 * 89_478_485
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator may change. Each field: its default here, its range in `_RANGES`."""
+
+    top_k: int = 5
+    """How many classes an answer lists, where the request does not say."""
+    min_probability: float = 0.2
+    """Below this probability of the best class an image counts as not recognized; a request may override it."""
+    max_images: int = 16
+    """The most images in one request."""
+    max_image_pixels: int = 64_000_000
+    """The most pixels (width × height) of one image; 64 million take about 1 GB of memory to decode."""
+    max_response_bytes: int = 6_000_000
+    """The largest answer; must stay below TorchServe's max_response_size, past which it kills the worker."""
+    threads: int = 1
+    """CPU threads of one worker's network. Workers × threads should not exceed the cores."""
+    network_batch: int = 16
+    """The most images that go through the network at once; more are cut into several passes to bound memory."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, object] | None) -> "Settings":
+        """Reads the whole model-config.yaml as TorchServe parsed it.
+
+        Raises ValueError naming the key and the value that cannot be used.
+        """
+        section = (config or {}).get("handler") or {}
+        if not isinstance(section, Mapping):
+            raise ValueError(f"model-config.yaml: handler must be a list of settings, not {section!r}")
+        unknown = sorted(set(map(str, section)) - _RANGES.keys())
+        if unknown:
+            raise ValueError(f"model-config.yaml: handler.{unknown[0]} is no setting; there are {', '.join(_RANGES)}")
+        return cls(**{name: _checked(name, value) for name, value in section.items()})
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "top_k": (1, 1000),
+    "min_probability": (0, 1),
+    "max_images": (1, 1000),
+    "max_image_pixels": (1, PILLOW_PIXEL_LIMIT),
+    "max_response_bytes": (1_000, 2_000_000_000),
+    "threads": (1, 1024),
+    "network_batch": (1, 4096),
+}
+
+
+def _checked(name: str, value: object) -> int | float:
+    low, high = _RANGES[name]
+    whole = {field.name: field.type for field in fields(Settings)}[name] is int
+    right_type = isinstance(value, int) if whole else isinstance(value, int | float)
+    if isinstance(value, bool) or not right_type or not low <= value <= high:  # type: ignore[operator]
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"model-config.yaml: handler.{name} must be {kind} from {low:g} to {high:g}, not {value!r}")
+    return value  # type: ignore[return-value]

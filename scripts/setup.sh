@@ -1,0 +1,45 @@
+# Sourced by the scripts beside it: makes .venv with everything at its pinned version, and sets $root and $python.
+# A second run costs a comparison of two files. Arguments: the dependency groups wanted beyond the project's own.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+python=$venv/bin/python
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.11 python3 python; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "Python 3.11 is needed and was not found; install it, or name it: PYTHON=/path/to/python3.11 $0" >&2
+    return 1
+}
+
+install() {
+    local groups=() name
+    for name in "$@"; do groups+=(--group "$name"); done
+    (cd "$root" && "$venv/bin/uv" pip install --quiet --python "$python" \
+        --requirements pyproject.toml --constraints constraints.txt "${groups[@]}")
+}
+
+setup() {
+    local stamp=$venv/installed-$(IFS=-; echo "${*:-base}") found
+    if cmp -s "$stamp" <(cat "$root/pyproject.toml" "$root/constraints.txt"); then return; fi
+    if [ ! -x "$python" ]; then
+        found=$(find_python)
+        echo "making $venv" >&2
+        "$found" -m venv "$venv"
+    fi
+    echo "installing the pinned packages: about 5 GB the first time, minutes on a slow line" >&2
+    "$python" -m pip install --quiet --disable-pip-version-check uv==0.13.8
+    install "$@"
+    if ! PYTHONPATH=$root "$python" -m service.java >/dev/null 2>&1; then
+        echo "no Java 17 or newer here: installing one into .venv" >&2
+        install "$@" java
+        # Found by the torchserve command too, once .venv/bin is on the PATH.
+        ln -sf "$(PYTHONPATH=$root "$python" -m service.java)" "$venv/bin/java"
+    fi
+    cat "$root/pyproject.toml" "$root/constraints.txt" > "$stamp"
+}

@@ -1,0 +1,78 @@
+"""Seeing to it that there is an archive, of the weights asked for and with the handler as it is now."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from console import Problem, Unreachable, err
+from export import CARD, DEFAULT_FOLDER, ROOT
+from export.archive import is_current, read_card
+
+
+def ensure(archive: Path, weights: str | None, class_index: Path | None, *, rebuild: bool) -> dict[str, Any]:
+    """Exports and archives what is missing or differs from what is asked for; returns the archive's model card.
+
+    With no weights named and no archive yet: ImageNet's or, where they cannot be downloaded, loudly, untrained ones.
+    Raises Problem.
+    """
+    if rebuild or not archive.exists() or not satisfies(read_card(archive), weights, class_index):
+        _export(weights, class_index)
+        _run("export.archive", "--output", str(archive))
+    elif _is_of_last_export(read_card(archive)) and not is_current(archive, DEFAULT_FOLDER):
+        err.print("the handler has changed: packing the archive anew")
+        _run("export.archive", "--output", str(archive))
+    return read_card(archive)
+
+
+def satisfies(card: dict[str, Any], weights: str | None, class_index: Path | None) -> bool:
+    """Whether an archive with this card is what --weights and --class-index ask for; unnamed, anything is."""
+    if class_index is not None:
+        from export.bundle import class_index_json  # torch comes with it: seconds that only this option costs
+        from handler.labels import load_class_index
+
+        try:
+            asked = class_index_json(load_class_index(class_index))
+        except (OSError, ValueError) as error:
+            raise Problem(str(error)) from error
+        if card["classes"]["sha256"] != hashlib.sha256(asked).hexdigest():
+            return False
+    have = card["weights"]
+    if weights is None:
+        return True
+    if weights == "imagenet":
+        return bool(have["name"] == "IMAGENET1K_V1")
+    if weights == "untrained":
+        return bool(have["name"] == "untrained")
+    path = Path(weights)
+    if not path.is_file():
+        raise Problem(f"there is no weights file {path}; --weights takes imagenet, untrained or a file")
+    return bool(have["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _is_of_last_export(card: dict[str, Any]) -> bool:
+    path = DEFAULT_FOLDER / CARD
+    return path.exists() and bool(json.loads(path.read_bytes()) == card)
+
+
+def _export(weights: str | None, class_index: Path | None) -> None:
+    options = ["--class-index", str(class_index)] if class_index else []
+    status = _run("export", "--weights", weights or "imagenet", *options, allowed=() if weights else (Unreachable.status,))
+    if status == Unreachable.status:
+        err.rule("WARNING")
+        err.print("The ImageNet weights cannot be reached: serving UNTRAINED weights. Every answer is meaningless.")
+        err.print("With a network, or the file in Torch Hub's cache: scripts/serve --weights imagenet")
+        err.rule()
+        _run("export", "--weights", "untrained", *options)
+
+
+def _run(module: str, *arguments: str, allowed: tuple[int, ...] = ()) -> int:
+    """Runs one of our own steps in a process of its own; its words go to the terminal, its failure ends us too."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", module, *arguments], env=environment, check=False)
+    if done.returncode and done.returncode not in allowed:
+        sys.exit(done.returncode)
+    return done.returncode

@@ -1,0 +1,99 @@
+"""Waiting until the service has really answered, or finding out why it will not.
+
+TorchServe's /ping says Healthy while workers still load, and goes on saying so while they crash and restart.
+"""
+
+import re
+import time
+from pathlib import Path
+
+import requests
+
+from console import Problem, err
+from export import ROOT
+from service import management
+from service.torchserve import Service
+
+PHOTO = ROOT / "export" / "photos" / "cat.jpg"
+TIMEOUT = 360  # seconds; TorchServe itself gives a worker 120 to import torch and 240 to load the model
+_POLL = 0.1
+_SETTLE = 0.5  # seconds for the rest of a traceback to reach the log
+_REASON = re.compile(r" - ((?:\w+\.)*\w*(?:[Ee]rror|Exception|Interrupt): .+)$", re.MULTILINE)  # a traceback's end
+_MODEL_LOG, _SERVER_LOG, _CONSOLE = "model_log.log", "ts_log.log", "console.log"
+
+
+class Watch:
+    """The logs of a service from now on: made before it starts, read when it does not come up."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._sizes = {name: self._size(name) for name in (_MODEL_LOG, _SERVER_LOG)}
+
+    def worker_failure(self) -> str | None:
+        """Why a worker could not load the model, if one could not."""
+        text = self._new(_MODEL_LOG)
+        if "Backend worker process died" not in text and "Load model failed" not in self._new(_SERVER_LOG):
+            return None
+        time.sleep(_SETTLE)
+        reasons = _REASON.findall(self._new(_MODEL_LOG))
+        return reasons[-1] if reasons else f"see {self._logs / _MODEL_LOG}"
+
+    def server_failure(self) -> str:
+        """Why TorchServe itself ended, or did not take the model."""
+        text = self._new(_SERVER_LOG) + self._new(_CONSOLE)
+        reasons = re.findall(r"(?:\w+\.)+\w*(?:Exception|Error): (.+)$", text, re.MULTILINE)
+        return reasons[-1] if reasons else f"see {self._logs / _SERVER_LOG}"
+
+    def _size(self, name: str) -> int:
+        path = self._logs / name
+        return path.stat().st_size if path.exists() else 0
+
+    def _new(self, name: str) -> str:
+        path = self._logs / name
+        if not path.exists():
+            return ""
+        with path.open("rb") as log:
+            log.seek(self._sizes.get(name, 0))
+            return log.read().decode("utf-8", "replace")
+
+
+def wait(service: Service, watch: Watch, count: int | None = None) -> int:
+    """Returns the number of workers once all of them are ready and a photo was answered; scales to `count` first.
+
+    Raises Problem with the reason when that cannot be.
+    """
+    deadline = time.monotonic() + TIMEOUT
+    with err.status("starting TorchServe") as status:
+        while time.monotonic() < deadline:
+            if not service.alive:
+                raise Problem(f"TorchServe ended at once: {watch.server_failure()}")
+            if reason := watch.worker_failure():
+                raise Problem(f"a worker cannot load the model: {reason}")
+            state = _state(service, watch)
+            if state and count and state.wanted != count:
+                management.scale(service, count)
+            elif state and state.ready >= state.wanted and _answers(service):
+                return state.ready
+            if state:
+                status.update(f"loading the model: {state.ready} of {count or state.wanted} workers ready")
+            time.sleep(_POLL)
+    raise Problem(f"the service did not come up within {TIMEOUT} seconds; see {service.logs}")
+
+
+def _state(service: Service, watch: Watch) -> management.Workers | None:
+    try:
+        state = management.workers(service)
+    except (requests.ConnectionError, requests.Timeout):
+        return None
+    # Models are read before the ports are opened: one that is unknown now was refused.
+    if state is None:
+        raise Problem(f"TorchServe did not accept {service.model}.mar: {watch.server_failure()}")
+    return state
+
+
+def _answers(service: Service) -> bool:
+    try:
+        with PHOTO.open("rb") as photo:
+            return requests.post(service.url, data=photo, timeout=60).ok
+    except (requests.ConnectionError, requests.Timeout):
+        return False

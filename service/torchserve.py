@@ -1,0 +1,177 @@
+"""The TorchServe process: started from a configuration, known again later, and ended with all that it started.
+
+Java is run directly rather than through the `torchserve` wrapper: the wrapper does not pass on signals, and its exit
+code is 0 however Java ended. Every service has a folder .run/PORT with its configuration and who it is, a folder
+logs/PORT, and a folder of its own under the system's temporary one for sockets and extracted models (TorchServe would
+delete another instance's socket in a shared one, and socket paths are limited to 107 characters).
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+
+from console import Problem
+from export import ROOT
+from service import java
+from service.properties import Properties
+
+RUN = ROOT / ".run"
+LOGS = ROOT / "logs"
+STATE = "service.json"
+STOP_SECONDS = 20  # for Java to end by itself; it takes about four
+
+
+@dataclass(frozen=True)
+class Service:
+    """A TorchServe that was started here: its process (start time tells a reused pid apart) and its places."""
+
+    pid: int
+    started: float
+    port: int
+    inference: str
+    management: str
+    model: str
+    temp: str
+    logs: str
+
+    @property
+    def url(self) -> str:
+        """Where images are sent."""
+        return f"{self.inference}/predictions/{self.model}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the Java process still runs."""
+        return _process(self) is not None
+
+
+@contextlib.contextmanager
+def lock(run: Path = RUN) -> Iterator[None]:
+    """One start or stop at a time in this checkout; a second one waits."""
+    run.mkdir(exist_ok=True)
+    with (run / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def running(run: Path = RUN) -> list[Service]:
+    """The services of this checkout that are up, by port."""
+    services = [Service(**json.loads(path.read_text())) for path in run.glob(f"*/{STATE}")]
+    return sorted((service for service in services if service.alive), key=lambda service: service.port)
+
+
+def check_ports(properties: Properties) -> None:
+    """Raises Problem naming the first port that something else listens on."""
+    for host, port in properties.listens:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise Problem(f"port {port} is taken ({error.strerror}); choose others with --port") from error
+
+
+def start(properties: Properties, run: Path = RUN, logs: Path = LOGS) -> Service:
+    """Starts Java with a configuration and returns at once; nothing is ready yet. Raises Problem."""
+    program = java.find()
+    folder, logs = run / str(properties.port), logs / str(properties.port)
+    for path in (folder, logs):
+        path.mkdir(parents=True, exist_ok=True)
+    properties.write(folder / "config.properties")
+    temp = tempfile.mkdtemp(prefix="torchserve-")
+    try:
+        process = _launch(program, properties, folder, logs, temp)
+        service = Service(
+            pid=process.pid,
+            started=psutil.Process(process.pid).create_time(),
+            port=properties.port,
+            inference=properties.inference,
+            management=properties.management,
+            model=properties.archive.stem,
+            temp=temp,
+            logs=str(logs),
+        )
+    except (OSError, psutil.Error):
+        shutil.rmtree(temp, ignore_errors=True)
+        raise
+    (folder / STATE).write_text(json.dumps(asdict(service), indent=2))
+    return service
+
+
+def stop(service: Service, run: Path = RUN) -> None:
+    """Ends the service and its workers, and removes what it left in the temporary folder."""
+    process = _process(service)
+    if process is not None:
+        everything = [process, *process.children(recursive=True)]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.terminate()
+        _, left = psutil.wait_procs(everything, timeout=STOP_SECONDS)
+        for survivor in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                survivor.kill()
+        psutil.wait_procs(left, timeout=STOP_SECONDS)
+    shutil.rmtree(service.temp, ignore_errors=True)
+    (run / str(service.port) / STATE).unlink(missing_ok=True)
+
+
+def wait(service: Service) -> int | None:
+    """Waits until the service ends; its exit status where it is a child of this process."""
+    process = _process(service)
+    status: int | None = process.wait() if process else None
+    return status
+
+
+def _launch(program: Path, properties: Properties, folder: Path, logs: Path, temp: str) -> "subprocess.Popen[bytes]":
+    spec = find_spec("ts")
+    if spec is None or spec.origin is None:
+        raise Problem("torchserve is not installed; run scripts/serve, which installs it")
+    home = Path(spec.origin).parents[1]
+    command = [
+        *(str(program), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={temp}"),
+        *_vmargs(properties),
+        *("-cp", f"{home}/ts/frontend/*", "org.pytorch.serve.ModelServer", "--python", sys.executable),
+        *("-f", str(folder / "config.properties"), "-ncs"),
+    ]
+    # Workers inherit the environment: none of this repository on their path, and their bytecode is kept, since
+    # compiling torch anew in every worker triples the time to load it.
+    ours = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "TS_CONFIG_FILE")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment |= {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs), "TEMP": temp}
+    with (logs / "console.log").open("wb") as output:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _vmargs(properties: Properties) -> list[str]:
+    """The JVM's options as config.properties has them; a relative log configuration is one of this repository."""
+    key = "-Dlog4j.configurationFile="
+    arguments = properties.values.get("vmargs", "").split()
+    return [f"{key}{ROOT / word.removeprefix(key)}" if word.startswith(key) else word for word in arguments]
+
+
+def _process(service: Service) -> psutil.Process | None:
+    try:
+        process = psutil.Process(service.pid)
+        same = abs(process.create_time() - service.started) < 1
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
