@@ -6,7 +6,8 @@ from collections.abc import Callable
 import typer
 from rich.console import Console
 
-out = Console(highlight=False, soft_wrap=True)
+# Piped, a table takes the width it needs.
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

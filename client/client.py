@@ -76,4 +76,6 @@ def _answer(response: requests.Response) -> Answer:
         return Answer(predictions, document["recognized"], document["model"]["weights"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         text = response.text.strip()[:200]
-        raise ServiceError(f"{response.url} answered {response.status_code}, not as this service does: {text}") from error
+        raise ServiceError(
+            f"{response.url} answered {response.status_code}, not as this service does: {text}"
+        ) from error

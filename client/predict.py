@@ -73,15 +73,16 @@ def _expand(files: Iterable[str]) -> Iterator[str]:
 
 
 def _print_table(rows: Iterable[Row]) -> int:
-    table = Table("file", "class", "id", "probability", box=None, pad_edge=False)
+    table = Table("file", "class", "id", "probability", "", box=None, pad_edge=False)
     table.columns[3].justify = "right"
     failed, untrained = 0, False
     for name, result in rows:
         if isinstance(result, Answer):
             untrained |= result.weights == "untrained"
             for i, row in enumerate(result.predictions):
-                first = escape(name) + ("" if result.recognized else " (not recognized)") if i == 0 else ""
-                table.add_row(first, row.label, row.class_id, f"{row.probability:.2%}")
+                note = "not recognized" if i == 0 and not result.recognized else ""
+                first = escape(name) if i == 0 else ""
+                table.add_row(first, row.label, row.class_id, f"{row.probability:.2%}", note)
         else:
             failed += 1
             table.add_row(escape(name), f"[red]{escape(_reason(result))}[/red]")

@@ -32,8 +32,8 @@ def main(
     made.write(output)
     agreement = made.card["agreement"]
     console.out.print(
-        f"wrote {output / NETWORK} ({len(made.network) / 1e6:.0f} MB, {len(made.classes)} classes); logits differ "
-        f"by at most {agreement['largest_logit_difference']:.1e} of their spread, {agreement['tolerance']:g} is allowed",
+        f"wrote {output / NETWORK} ({len(made.network) / 1e6:.0f} MB, {len(made.classes)} classes); logits differ by "
+        f"at most {agreement['largest_logit_difference']:.1e} of their spread, {agreement['tolerance']:g} is allowed",
         markup=False,
     )
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,32 +22,41 @@ import yaml
 import console
 from console import Problem
 from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, ROOT
+from handler.settings import Settings
 
 HANDLER = ROOT / "handler"
 DEFAULT_VERSION = "1.0"
 MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG = "model-config.yaml"
+# What zipfile raises for damaged archives, depending on where the damage is; and what is missing in foreign ones.
+_UNREADABLE = (OSError, EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile, yaml.YAMLError)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can hold
 
 
-def build(folder: Path, archive: Path, *, version: str, workers: int) -> None:
+def build(folder: Path, archive: Path, *, version: str, workers: int, config: Path = HANDLER / CONFIG) -> None:
     """Packs the export in `folder` into `archive`, whose stem is the model's name. Raises Problem."""
     for name in (NETWORK, CARD, CLASSES):
         if not (folder / name).is_file():
             raise Problem(f"{folder} holds no export ({name} is missing); make one with python -m export")
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="densenet-archive-") as scratch:
-        packed = _run_archiver(Path(scratch), folder, archive.stem, version, workers)
+        packed = _run_archiver(Path(scratch), folder, archive.stem, version, workers, config)
         _repack(packed, partial := archive.with_suffix(".partial"))
-    os.replace(partial, archive)
+    partial.replace(archive)
 
 
 def is_current(archive: Path, folder: Path) -> bool:
-    """Whether the archive holds the export in `folder` and the handler as they are now."""
+    """Whether the archive holds the export in `folder`, and the handler and its settings as they are now."""
+    contents = _contents(folder)
     try:
         with zipfile.ZipFile(archive) as packed:
-            return all(packed.read(name) == path.read_bytes() for name, path in _contents(folder).items())
-    except (OSError, KeyError, zipfile.BadZipFile):
+            config = yaml.safe_load(packed.read(CONFIG))
+            return (
+                set(packed.namelist()) == {*contents, CONFIG, MANIFEST}
+                and config == _read_config(HANDLER / CONFIG, config["minWorkers"])
+                and all(packed.read(name) == path.read_bytes() for name, path in contents.items())
+            )
+    except _UNREADABLE:
         return False
 
 
@@ -56,9 +66,11 @@ def read_card(archive: Path) -> dict[str, Any]:
         with zipfile.ZipFile(archive) as packed:
             if damaged := packed.testzip():
                 raise Problem(f"{archive} is damaged ({damaged}); make it anew with --rebuild")
-            card: dict[str, Any] = json.loads(packed.read(CARD))
-            return card
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            card = json.loads(packed.read(CARD))
+            if isinstance(card, dict):
+                return card
+            raise ValueError("the model card is no object")
+    except _UNREADABLE as error:
         raise Problem(f"{archive} is no archive of this project, or damaged; make it anew with --rebuild") from error
 
 
@@ -68,30 +80,42 @@ def _contents(folder: Path) -> dict[str, Path]:
     return modules | {"entry.py": HANDLER / "entry.py"} | {name: folder / name for name in (NETWORK, CARD, CLASSES)}
 
 
-def _run_archiver(scratch: Path, folder: Path, name: str, version: str, workers: int) -> Path:
+def _run_archiver(scratch: Path, folder: Path, name: str, version: str, workers: int, config: Path) -> Path:
     # The archiver copies the contents of an extra folder to the archive's root: the parent of handler/ is staged.
     staged = scratch / "extra"
     for inside, path in _contents(folder).items():
         if path.name not in ("entry.py", NETWORK):
             (staged / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, staged / inside)
-    config = yaml.safe_load((HANDLER / CONFIG).read_text()) | {"minWorkers": workers, "maxWorkers": workers}
-    (scratch / CONFIG).write_text(yaml.safe_dump(config))
+    (scratch / CONFIG).write_text(yaml.safe_dump(_read_config(config, workers)))
     # It empties $TMPDIR/<model name> before it starts, so it gets a folder of its own for that.
     (scratch / "tmp").mkdir()
     command = [
         Path(sys.executable).with_name("torch-model-archiver"),
-        *("--model-name", name, "--version", version, "--export-path", scratch),
-        *("--serialized-file", folder / NETWORK, "--handler", HANDLER / "entry.py"),
-        *("--extra-files", staged, "--config-file", scratch / CONFIG),
+        *("--model-name", name, "--version", version, "--export-path", "."),
+        *("--serialized-file", (folder / NETWORK).resolve(), "--handler", HANDLER / "entry.py"),
+        *("--extra-files", staged.name, "--config-file", CONFIG),
         *("--archive-format", "zip-store"),  # weights do not compress
     ]
     environment = os.environ | {"TMPDIR": str(scratch / "tmp")}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    # Run in the scratch folder: brackets and commas in the path of --extra-files would have a meaning.
+    done = subprocess.run(
+        list(map(str, command)), cwd=scratch, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().rpartition("\n")[2]
         raise Problem(f"torch-model-archiver failed: {reason}")
     return scratch / f"{name}.mar"
+
+
+def _read_config(path: Path, workers: int) -> dict[str, Any]:
+    """model-config.yaml with the worker counts. Raises Problem for what a worker would only find out at its start."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        Settings.from_config(config)
+        return {**config, "minWorkers": workers, "maxWorkers": workers}
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise Problem(f"{path}: {error}".replace("\n", " ")) from error
 
 
 def _repack(source: Path, target: Path) -> None:
@@ -119,9 +143,12 @@ def main(
     workers: Annotated[
         int, typer.Option(min=1, help="Workers that TorchServe starts. [default: one a core of this machine]")
     ] = len(os.sched_getaffinity(0)),
+    config: Annotated[
+        Path, typer.Option(help="model-config.yaml: batch size, timeouts, the handler's settings.", metavar="FILE")
+    ] = HANDLER / CONFIG,
 ) -> None:
     """Packs an export and the handler into one self-contained archive for any TorchServe 0.12."""
-    build(model, output, version=version, workers=workers)
+    build(model, output, version=version, workers=workers, config=config)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
     console.out.print(f"wrote {output}: version {version}, {workers} worker(s), sha256 {digest}", markup=False)
 

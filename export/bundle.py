@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,18 +28,21 @@ class Bundle:
     classes: ClassIndex
 
     def write(self, folder: Path) -> None:
-        """Writes all three files or, when one cannot be written, leaves the folder as it was."""
+        """Writes all three files. When the disk is full or the folder cannot be written to, it stays as it was."""
         folder.mkdir(parents=True, exist_ok=True)
         contents = {
             NETWORK: self.network,
             CARD: (json.dumps(self.card, indent=2) + "\n").encode(),
             CLASSES: class_index_json(self.classes),
         }
+        for name in contents:
+            if (folder / name).is_dir():
+                raise Problem(f"{folder / name} is a folder; a file of that name is to be written")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             for name, content in contents.items():
                 Path(scratch, name).write_bytes(content)
             for name in contents:
-                os.replace(Path(scratch, name), folder / name)
+                Path(scratch, name).replace(folder / name)
 
 
 def make(weights: Weights, class_index: Path | None) -> Bundle:

@@ -23,7 +23,9 @@ def build(state: Mapping[str, Tensor]) -> nn.Module:
     if classifier is None or classifier.ndim != 2 or classifier.shape[1] != FEATURES:
         found = "none" if classifier is None else f"one of shape {tuple(classifier.shape)}"
         raise Problem(f"not a DenseNet-121: classifier.weight must be (classes, {FEATURES}), there is {found}")
-    network = densenet121(num_classes=classifier.shape[0]).eval()
+    if classifier.shape[0] < 2:
+        raise Problem("this checkpoint has one class only; there is nothing to tell apart")
+    network: nn.Module = densenet121(num_classes=classifier.shape[0]).eval()
     expected = network.state_dict()
     # Counters of training steps; files older than they are lack them, and nothing reads them in eval mode.
     missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
@@ -33,9 +35,7 @@ def build(state: Mapping[str, Tensor]) -> nn.Module:
         raise Problem(f"not a DenseNet-121: {wrong} ({len(missing)} missing, {len(unknown)} unknown tensors)")
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
-            raise Problem(
-                f"not a DenseNet-121: {name} is {tuple(tensor.shape)}, must be {tuple(expected[name].shape)}"
-            )
+            raise Problem(f"not a DenseNet-121: {name} is {tuple(tensor.shape)}, must be {tuple(expected[name].shape)}")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise Problem(f"{name} holds values that are not finite; this checkpoint cannot be served")
     network.load_state_dict(expected | dict(state))

@@ -1,9 +1,13 @@
 """Weights: from `imagenet`, `untrained` or a file to a state dict of DenseNet-121 with modern key names."""
 
 import hashlib
+import io
 import re
+import socket
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
 
@@ -16,6 +20,7 @@ from torchvision.models import DenseNet121_Weights, densenet121
 from console import Problem, Unreachable
 
 IMAGENET = DenseNet121_Weights.IMAGENET1K_V1
+DOWNLOAD_TIMEOUT = 30  # seconds without a byte
 SEED = 0  # of the untrained network, so that two machines serve the same nonsense
 
 # torchvision's published file dates from a time when module names could hold dots: norm.1, conv.2
@@ -54,14 +59,18 @@ def load_imagenet(url: str = IMAGENET.url) -> Weights:
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            # It sets no timeout of its own; a network that drops packets would hold it for ever.
+            socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
-        except (URLError, TimeoutError, ConnectionError) as error:
+        except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
             raise Unreachable(
                 f"cannot download the ImageNet weights ({getattr(error, 'reason', error)}); "
                 f"put {path.name} into {path.parent} yourself, or give --weights FILE or --weights untrained"
             ) from error
         except RuntimeError as error:
             raise Problem(f"the download of {path.name} arrived damaged; try again ({error})") from error
+        finally:
+            socket.setdefaulttimeout(None)
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if not digest.startswith(digits):
@@ -78,7 +87,7 @@ def load_file(path: Path) -> Weights:
 
 
 def _state(path: Path, content: bytes) -> Mapping[str, Tensor]:
-    document = _read_safetensors(path, content) if path.suffix == ".safetensors" else _read_torch(path)
+    document = _read_safetensors(path, content) if path.suffix == ".safetensors" else _read_torch(path, content)
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(document, Mapping) and isinstance(document.get(wrapper), Mapping):
             document = document[wrapper]
@@ -90,13 +99,15 @@ def _state(path: Path, content: bytes) -> Mapping[str, Tensor]:
 def _read_safetensors(path: Path, content: bytes) -> object:
     try:
         return load_safetensors(content)
-    except SafetensorError as error:
-        raise Problem(f"{path} is no safetensors file, or a damaged one ({error})") from error
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise Problem(f"{path} is no safetensors file, a damaged one, or of unknown types ({error})") from error
 
 
-def _read_torch(path: Path) -> object:
+def _read_torch(path: Path, content: bytes) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong is said below, in one line
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types here, most with pages of text
         raise Problem(
             f"{path} is damaged or holds a program, not only tensors, and is not opened; "

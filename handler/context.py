@@ -12,7 +12,14 @@ class Context(Protocol):
     model_yaml_config: Mapping[str, object] | None
     system_properties: Mapping[str, Any]
 
-    def get_request_id(self, idx: int) -> str | None: ...
-    def get_all_request_header(self, idx: int) -> Mapping[str, object]: ...
-    def set_response_status(self, code: int, phrase: str, idx: int) -> None: ...
-    def set_response_content_type(self, idx: int, value: str) -> None: ...
+    def get_request_id(self, idx: int) -> str | None:
+        """TorchServe's own id of a row's request."""
+
+    def get_all_request_header(self, idx: int) -> Mapping[str, object]:
+        """A row's request headers, and an object for every part of a form."""
+
+    def set_response_status(self, code: int, phrase: str, idx: int) -> None:
+        """The status of a row's answer."""
+
+    def set_response_content_type(self, idx: int, value: str) -> None:
+        """The content type of a row's answer."""

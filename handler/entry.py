@@ -5,11 +5,13 @@ TorchServe takes the module's one class for the handler, so there must be no sec
 
 import json
 import logging
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from PIL.Image import Image
 
 from handler import imaging, labels, payload, reply, scoring, transform
 from handler.context import Context
@@ -52,15 +54,10 @@ class Classifier:
     def handle(self, rows: Sequence[Mapping[str, object]], context: Context) -> list[bytes]:
         """Answers a batch: one answer a row, whatever is in it. Never raises for what a row holds."""
         requests = [self._guard(context, i, self._read, row, context, i) for i, row in enumerate(rows)]
-        crops = [
-            [self._guard(context, i, self._look, upload) for upload in request.uploads]
-            if isinstance(request, Request)
-            else []
-            for i, request in enumerate(requests)
-        ]
-        outcomes = self._classify(requests, crops, context)
+        asked = {i: request for i, request in enumerate(requests) if isinstance(request, Request)}
+        outcomes = self._classify(asked, context)
         replies = [
-            self._guard(context, i, self._reply, request, outcomes[i]) for i, request in enumerate(requests)
+            self._guard(context, i, self._reply, request, outcomes.get(i, [])) for i, request in enumerate(requests)
         ]
         return [self._send(context, i, item) for i, item in enumerate(replies)]
 
@@ -77,33 +74,37 @@ class Classifier:
                 return reply.upload_page()
             raise
 
-    def _look(self, upload: Upload) -> Any:
-        """Decode and crop one upload, to an image of the network's size; larger pictures are not held on to."""
+    def _look(self, upload: Upload) -> Image:
+        """Decode and crop one upload, to a picture of the network's size; larger ones are not held on to."""
         if isinstance(upload.content, Failure):
-            return upload.content
+            raise upload.content
         return transform.crop(imaging.decode(upload.content, max_pixels=self.settings.max_image_pixels))
 
     def _score(self, batch: torch.Tensor) -> torch.Tensor:
         return scoring.score(self.network, batch, chunk=self.settings.network_batch)
 
-    def _classify(
-        self, requests: Sequence[Request | Reply | Failure], crops: Sequence[Sequence[Any]], context: Context
-    ) -> list[list[Outcome]]:
-        """All rows' images through the network together; each row's outcomes in its uploads' order."""
-        images = [crop for row in crops for crop in row if not isinstance(crop, Failure)]
-        logits = iter(self._score_all(images, context))
-        outcomes: list[list[Outcome]] = []
-        for i, (request, row) in enumerate(zip(requests, crops, strict=True)):
-            outcomes.append([])
-            for crop in row:
-                result = crop if isinstance(crop, Failure) else next(logits)
-                if not isinstance(result, Failure):
-                    assert isinstance(request, Request)
-                    result = self._guard(context, i, labels.rank, result, self.classes, request.options.top_k)
-                outcomes[i].append(result)
-        return outcomes
+    def _classify(self, asked: Mapping[int, Request], context: Context) -> dict[int, list[Outcome]]:
+        """All rows' images through the network together; by row, the outcomes in its uploads' order."""
+        crops = {
+            i: [self._guard(context, i, self._look, upload) for upload in request.uploads]
+            for i, request in asked.items()
+        }
+        images = [crop for row in crops.values() for crop in row if not isinstance(crop, Failure)]
+        scored = iter(self._score_all(images, context))
+        return {
+            i: [
+                self._guard(context, i, self._rank, crop if isinstance(crop, Failure) else next(scored), request)
+                for crop in crops[i]
+            ]
+            for i, request in asked.items()
+        }
 
-    def _score_all(self, images: Sequence[Any], context: Context) -> Sequence[torch.Tensor | Failure]:
+    def _rank(self, logits: torch.Tensor | Failure, request: Request) -> Outcome:
+        if isinstance(logits, Failure):
+            return logits
+        return labels.rank(logits, self.classes, request.options.top_k)
+
+    def _score_all(self, images: Sequence[Image], context: Context) -> Sequence[torch.Tensor | Failure]:
         if not images:
             return []
         together = self._guard(context, 0, lambda: self._score(transform.normalize(images)))
@@ -130,7 +131,8 @@ class Classifier:
         except Failure as failure:
             return failure
         except Exception:
-            log.exception("request %s: unexpected failure", context.get_request_id(i))
+            # On one line and escaped: TorchServe acts on what a worker prints at the start of a line.
+            log.error("request %s: unexpected failure: %a", context.get_request_id(i), traceback.format_exc())
             return Failure(Code.INTERNAL_ERROR, "the service failed on this image; its log has the reason")
 
     def _send(self, context: Context, i: int, item: Reply | Failure) -> bytes:

@@ -5,11 +5,12 @@ and only decoders on the list below are ever run.
 """
 
 import io
+import math
 import re
 import warnings
 from contextlib import suppress
 
-from PIL import Image, ImageChops, ImageCms, ImageOps
+from PIL import Image, ImageChops, ImageCms, ImageOps, TiffImagePlugin
 
 from handler.failures import Code, Failure
 
@@ -30,7 +31,7 @@ _SIGNATURES: tuple[tuple[str, bytes], ...] = (
     ("a Photoshop document", rb"8BPS"),
     ("JPEG 2000", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
     ("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL "),
-    ("a Windows icon", rb"\0\0[\x01\x02]\0"),
+    ("a Windows icon", rb"\0\0[\x01\x02]\0(?!\0\0)"),
     ("PPM", rb"P[1-7]\s"),
     ("a camera's raw file", rb"FUJIFILMCCD-RAW|IIRO|IIU\0"),
     ("a video", rb".{4}ftyp|\x1aE\xdf\xa3|RIFF.{4}AVI "),
@@ -41,6 +42,7 @@ _PATTERNS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _S
 
 # Our name of a format on the allow-list → Pillow's name of its decoder.
 _DECODERS = {name: name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")} | {"HEIC": "HEIF"}
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag, and one of its values
 ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 
 
@@ -51,11 +53,11 @@ def decode(content: bytes, *, max_pixels: int) -> Image.Image:
     max_pixels: the limit on width × height, checked on the header before anything is decoded.
     Raises Failure: not_an_image, unsupported_format, broken_image, too_many_pixels.
     """
-    decoder = _decoder(content)
+    name = _accepted(content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged EXIF and the like: worth no line in the log
-            image = Image.open(io.BytesIO(content), formats=[decoder])
+            image = Image.open(io.BytesIO(content), formats=[_DECODERS[name]])
             _check_pixels(image.size, max_pixels)
             image.load()
             return _to_rgb(_upright(image))
@@ -64,7 +66,9 @@ def decode(content: bytes, *, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise Failure(Code.TOO_MANY_PIXELS, f"the image has more than the {max_pixels} pixels allowed") from error
     except Exception as error:  # decoders raise whatever a damaged file leads them into
-        raise Failure(Code.BROKEN_IMAGE, f"the {decoder} file is damaged or cut short; send it again, whole") from error
+        raise Failure(
+            Code.BROKEN_IMAGE, f"the {name} file is damaged, cut short, or of a rare kind; send it whole, or as a PNG"
+        ) from error
 
 
 def identify(content: bytes) -> str | None:
@@ -72,7 +76,7 @@ def identify(content: bytes) -> str | None:
     return next((name for name, pattern in _PATTERNS if pattern.match(content[:256])), None)
 
 
-def _decoder(content: bytes) -> str:
+def _accepted(content: bytes) -> str:
     name = identify(content)
     if name is None:
         text = b"\0" not in content[:256] and content[:256].isascii()
@@ -80,7 +84,7 @@ def _decoder(content: bytes) -> str:
         raise Failure(Code.NOT_AN_IMAGE, f"{what}; send {ACCEPTED}")
     if name not in _DECODERS or (name == "HEIC" and not _has_heic()):
         raise Failure(Code.UNSUPPORTED_FORMAT, f"this is {name}, which is not accepted here; send {ACCEPTED}")
-    return _DECODERS[name]
+    return name
 
 
 def _has_heic() -> bool:
@@ -97,7 +101,7 @@ def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
     if width * height > max_pixels:
         raise Failure(
             Code.TOO_MANY_PIXELS,
-            f"the image has {width} × {height} = {width * height} pixels, {max_pixels} are allowed; send it smaller",
+            f"the image has {width} x {height} = {width * height} pixels, {max_pixels} are allowed; send it smaller",
         )
 
 
@@ -145,12 +149,18 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
     # Full range to full range, 65535 = 257 × 255; Pillow's own conversion would clip everything above 255 to white.
-    return image.convert("I").point([(value + 128) // 257 for value in range(65536)], "L").convert("RGB")
+    grey = image.convert("I").point([(value + 128) // 257 for value in range(65536)], "L")
+    # Pillow turns 8-bit TIFFs whose zero is white the right way round, but not these.
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+        grey = ImageOps.invert(grey)
+    return grey.convert("RGB")
 
 
 def _from_wide_range(image: Image.Image) -> Image.Image:
     # 32-bit integers and floats carry no range of their own; viewers stretch what is there.
     low, high = (float(extreme) for extreme in image.getextrema())  # type: ignore[arg-type]
+    if not math.isfinite(high - low):
+        raise Failure(Code.BROKEN_IMAGE, "the image holds values that are no numbers")
     scale = 255 / (high - low) if high > low else 0.0
     stretched = image.convert("F").point(lambda value: value * scale + (0.5 - low * scale))
     return stretched.convert("L").convert("RGB")

@@ -35,8 +35,8 @@ def load_class_index(path: Path) -> ClassIndex:
     Raises ValueError saying what is wrong: not JSON, positions with gaps, an entry of another form, an id twice.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if isinstance(document, list):
         document = {str(position): entry for position, entry in enumerate(document)}
@@ -44,7 +44,9 @@ def load_class_index(path: Path) -> ClassIndex:
         raise ValueError(f'{path} must be a JSON object such as {{"0": ["n01440764", "tench"], "1": …}}')
     missing = next((p for p in range(len(document)) if str(p) not in document), None)
     if missing is not None:
-        raise ValueError(f"{path} has {len(document)} classes but none at position {missing}; count from 0 without gaps")
+        raise ValueError(
+            f"{path} has {len(document)} classes but none at position {missing}; count from 0 without gaps"
+        )
     rows = [_row(path, position, document[str(position)]) for position in range(len(document))]
     ids = [class_id for class_id, _ in rows]
     twice = next((class_id for class_id in ids if ids.count(class_id) > 1), None)
@@ -63,7 +65,7 @@ def _row(path: Path, position: int, entry: object) -> tuple[str, str]:
 
 
 def rank(logits: torch.Tensor, classes: ClassIndex, top_k: int) -> tuple[Prediction, ...]:
-    """float32 logits (classes,) → the top_k classes by softmax over all of them, best first; all where there are fewer."""
+    """float32 logits (classes,) → the top_k classes (or all there are) by softmax over all classes, best first."""
     best = torch.softmax(logits, dim=0).topk(min(top_k, len(classes)))
     return tuple(
         Prediction(classes.ids[position], classes.names[position], probability)

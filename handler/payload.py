@@ -21,6 +21,9 @@ OPTIONS = ("top_k", "min_probability")
 OPTION_HEADERS = {"x-top-k": "top_k", "x-min-probability": "min_probability"}
 MAX_TOP_K = 1000
 
+# TorchServe's own query parameter of /invocations, handed over like all others.
+_ROUTING = ("model_name",)
+
 # What the framing of one form part may take beyond what can be computed: its file name and rare headers.
 _FILE_PART_SLACK = 1024
 _TEXT_PART_SLACK = 256
@@ -77,8 +80,8 @@ def read(row: Mapping[str, object], headers: Mapping[str, object], settings: Set
     if media_type.startswith("multipart/"):
         _check_form(row, plain, headers)
     fields = {name: value for name, value in row.items() if name in OPTIONS}
-    parts = {name: value for name, value in row.items() if name not in OPTIONS}
-    chosen = {option: plain[name] for name, option in OPTION_HEADERS.items() if name in plain}
+    parts = {name: value for name, value in row.items() if name not in (*OPTIONS, *_ROUTING)}
+    chosen: dict[str, object] = {option: plain[name] for name, option in OPTION_HEADERS.items() if name in plain}
     chosen |= {name: _text(value) for name, value in fields.items()}
     raw = not media_type.startswith("multipart/") and "body" in parts
     if raw:
@@ -112,7 +115,9 @@ def _read_json(body: object, chosen: Mapping[str, object], settings: Settings) -
     document = _parse_json(bytes(body)) if isinstance(body, bytes | bytearray) else body
     instances = document.get("instances") if isinstance(document, Mapping) else None
     if not isinstance(instances, list) or not instances:
-        raise Failure(Code.BAD_JSON, 'JSON must be {"instances": [{"b64": "<base64 of an image>"}, …]}, one entry an image')
+        raise Failure(
+            Code.BAD_JSON, 'JSON must be {"instances": [{"b64": "<base64 of an image>"}, …]}, one entry an image'
+        )
     assert isinstance(document, Mapping)
     parameters = document.get("parameters")
     if not isinstance(parameters, Mapping | None):
@@ -128,7 +133,9 @@ def _parse_json(content: bytes) -> object:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise Failure(Code.BAD_JSON, "the body is announced as JSON, or begins like it, but cannot be parsed") from error
+        raise Failure(
+            Code.BAD_JSON, "the body is announced as JSON, or begins like it, but cannot be parsed"
+        ) from error
 
 
 def _instance(instance: object) -> bytes | Failure:
@@ -206,7 +213,9 @@ def _form_length(row: Mapping[str, object], headers: Mapping[str, object], bound
     total = len("----\r\n") + boundary
     for name, value in row.items():
         content_type = _part_type(headers, name)
-        framing = f'--\r\nContent-Disposition: form-data; name=""; filename=""\r\nContent-Type: {content_type}\r\n\r\n\r\n'
+        framing = (
+            f'--\r\nContent-Disposition: form-data; name=""; filename=""\r\nContent-Type: {content_type}\r\n\r\n\r\n'
+        )
         slack = _FILE_PART_SLACK if content_type else _TEXT_PART_SLACK
         total += boundary + len(framing) + len(name.encode()) + len(_bytes(value)) + slack
     return total

@@ -22,7 +22,7 @@ def load(path: Path, *, sha256: str, threads: int) -> torch.jit.ScriptModule:
     with warnings.catch_warnings():
         # TorchScript is deprecated as of torch 2.x; versions are pinned, and a warning per worker helps nobody.
         warnings.simplefilter("ignore")
-        network = torch.jit.load(str(path), map_location="cpu").eval()
+        network: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu").eval()
     for _ in range(2):  # the profiling executor settles on its second run
         score(network, torch.zeros(1, 3, CROP, CROP), chunk=1)
     return network

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 # Pillow refuses images of more than twice its MAX_IMAGE_PIXELS by itself; a higher limit of ours would do nothing.
 PILLOW_PIXEL_LIMIT = 2 * 89_478_485
@@ -32,13 +33,16 @@ class Settings:
 
         Raises ValueError naming the key and the value that cannot be used.
         """
-        section = (config or {}).get("handler") or {}
+        section = (config or {}).get("handler")
+        if section is None:
+            return cls()
         if not isinstance(section, Mapping):
             raise ValueError(f"model-config.yaml: handler must be a list of settings, not {section!r}")
         unknown = sorted(set(map(str, section)) - _RANGES.keys())
         if unknown:
             raise ValueError(f"model-config.yaml: handler.{unknown[0]} is no setting; there are {', '.join(_RANGES)}")
-        return cls(**{name: _checked(name, value) for name, value in section.items()})
+        values: dict[str, Any] = {name: _checked(name, value) for name, value in section.items()}
+        return cls(**values)
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -58,5 +62,5 @@ def _checked(name: str, value: object) -> int | float:
     right_type = isinstance(value, int) if whole else isinstance(value, int | float)
     if isinstance(value, bool) or not right_type or not low <= value <= high:  # type: ignore[operator]
         kind = "a whole number" if whole else "a number"
-        raise ValueError(f"model-config.yaml: handler.{name} must be {kind} from {low:g} to {high:g}, not {value!r}")
+        raise ValueError(f"model-config.yaml: handler.{name} must be {kind} from {low} to {high}, not {value!r}")
     return value  # type: ignore[return-value]

@@ -35,11 +35,11 @@ setup() {
     echo "installing the pinned packages: about 5 GB the first time, minutes on a slow line" >&2
     "$python" -m pip install --quiet --disable-pip-version-check uv==0.13.8
     install "$@"
-    if ! PYTHONPATH=$root "$python" -m service.java >/dev/null 2>&1; then
+    if ! PYTHONPATH=$root "$python" -P -m service.java >/dev/null 2>&1; then
         echo "no Java 17 or newer here: installing one into .venv" >&2
         install "$@" java
         # Found by the torchserve command too, once .venv/bin is on the PATH.
-        ln -sf "$(PYTHONPATH=$root "$python" -m service.java)" "$venv/bin/java"
+        ln -sf "$(PYTHONPATH=$root "$python" -P -m service.java)" "$venv/bin/java"
     fi
     cat "$root/pyproject.toml" "$root/constraints.txt" > "$stamp"
 }

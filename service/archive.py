@@ -60,7 +60,9 @@ def _is_of_last_export(card: dict[str, Any]) -> bool:
 
 def _export(weights: str | None, class_index: Path | None) -> None:
     options = ["--class-index", str(class_index)] if class_index else []
-    status = _run("export", "--weights", weights or "imagenet", *options, allowed=() if weights else (Unreachable.status,))
+    status = _run(
+        "export", "--weights", weights or "imagenet", *options, allowed=() if weights else (Unreachable.status,)
+    )
     if status == Unreachable.status:
         err.rule("WARNING")
         err.print("The ImageNet weights cannot be reached: serving UNTRAINED weights. Every answer is meaningless.")
@@ -72,7 +74,7 @@ def _export(weights: str | None, class_index: Path | None) -> None:
 def _run(module: str, *arguments: str, allowed: tuple[int, ...] = ()) -> int:
     """Runs one of our own steps in a process of its own; its words go to the terminal, its failure ends us too."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-m", module, *arguments], env=environment, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", module, *arguments], env=environment, check=False)
     if done.returncode and done.returncode not in allowed:
         sys.exit(done.returncode)
     return done.returncode

@@ -27,7 +27,7 @@ class Properties:
         values |= {key: str(path.parent / values[key]) for key in _PATHS if key in values}
         properties = cls(values)
         for key in _ADDRESSES:
-            if not urlsplit(values.get(key, "")).port:
+            if not _port(values.get(key, "")):
                 raise Problem(f"{path}: {key} must be an address with a port such as http://127.0.0.1:8080")
         return properties
 
@@ -73,4 +73,12 @@ class Properties:
 
     def _moved(self, key: str, port: int) -> str:
         url = urlsplit(self.values[key])
-        return f"{url.scheme}://{url.hostname}:{port}"
+        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+        return f"{url.scheme}://{host}:{port}"
+
+
+def _port(address: str) -> int | None:
+    try:
+        return urlsplit(address).port
+    except ValueError:
+        return None

@@ -10,6 +10,7 @@ import typer
 import console
 from console import Problem
 from export import ROOT
+from export.archive import read_card
 from service import archive, management, readiness, torchserve
 from service.properties import Properties
 from service.torchserve import Service
@@ -28,7 +29,9 @@ def main(
         int | None,
         typer.Option(min=1024, max=65531, help="Inference; management, metrics and gRPC take the four that follow."),
     ] = None,
-    foreground: Annotated[bool, typer.Option("--foreground", help="Stay; SIGTERM or Ctrl-C stops the service.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay; SIGTERM or Ctrl-C stops the service.")
+    ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Export and archive anew.")] = False,
 ) -> None:
     """Serves DenseNet-121 at /predictions/densenet: exports and archives what is missing, starts TorchServe, waits
@@ -40,29 +43,26 @@ def main(
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
             _check_running(service, properties, weights, class_index, foreground=foreground, rebuild=rebuild)
-            ready = _scaled(service, workers)
-            _report(service, properties, ready, "already up")
+            _report(service, properties, _scaled(service, workers), "already up")
             return
         card = archive.ensure(properties.archive, weights, class_index, rebuild=rebuild)
-        service = _start(properties, workers)
-        ready = management.workers(service)
-    _report(service, properties, ready.ready if ready else 0, "up")
+        service, ready = _start(properties, workers)
+    _report(service, properties, ready, "up")
     if card["weights"]["name"] == "untrained":
         console.err.print("WARNING: the weights are untrained; every answer is meaningless")
     if foreground:
         _stay(service)
 
 
-def _start(properties: Properties, workers: int | None) -> Service:
+def _start(properties: Properties, workers: int | None) -> tuple[Service, int]:
     torchserve.check_ports(properties)
     watch = readiness.Watch(torchserve.LOGS / str(properties.port))
     service = torchserve.start(properties)
     try:
-        readiness.wait(service, watch, workers)
+        return service, readiness.wait(service, watch, workers)
     except BaseException:
         torchserve.stop(service)
         raise
-    return service
 
 
 def _check_running(
@@ -75,9 +75,7 @@ def _check_running(
     rebuild: bool,
 ) -> None:
     """Raises Problem for what cannot be had while the service is up; nothing asked for is passed over in silence."""
-    other = (weights or class_index) and not archive.satisfies(
-        archive.read_card(properties.archive), weights, class_index
-    )
+    other = (weights or class_index) and not archive.satisfies(read_card(properties.archive), weights, class_index)
     if foreground or rebuild or other:
         raise Problem(f"the service is already up on port {service.port}; end it first: scripts/stop")
 
@@ -90,7 +88,7 @@ def _scaled(service: Service, workers: int | None) -> int:
 
 
 def _report(service: Service, properties: Properties, ready: int, state: str) -> None:
-    weights = archive.read_card(properties.archive)["weights"]["name"]
+    weights = read_card(properties.archive)["weights"]["name"]
     console.out.print(f"DenseNet-121 is {state}: {ready} worker(s), weights {weights}", markup=False)
     photo = readiness.PHOTO.relative_to(ROOT)
     for name, text in (

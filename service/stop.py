@@ -9,7 +9,9 @@ from service import torchserve
 
 
 def main(
-    port: Annotated[int | None, typer.Option(help="Only the service on this port. [default: all of this checkout]")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Only the service on this port. [default: all of this checkout]")
+    ] = None,
 ) -> None:
     """Ends the services that scripts/serve started from this checkout."""
     with torchserve.lock():

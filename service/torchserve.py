@@ -32,6 +32,9 @@ LOGS = ROOT / "logs"
 STATE = "service.json"
 STOP_SECONDS = 20  # for Java to end by itself; it takes about four
 
+# Those started by this very process, which has to wait for them in the end.
+_children: dict[int, "subprocess.Popen[bytes]"] = {}
+
 
 @dataclass(frozen=True)
 class Service:
@@ -93,6 +96,7 @@ def start(properties: Properties, run: Path = RUN, logs: Path = LOGS) -> Service
     temp = tempfile.mkdtemp(prefix="torchserve-")
     try:
         process = _launch(program, properties, folder, logs, temp)
+        _children[process.pid] = process
         service = Service(
             pid=process.pid,
             started=psutil.Process(process.pid).create_time(),
@@ -122,6 +126,8 @@ def stop(service: Service, run: Path = RUN) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 survivor.kill()
         psutil.wait_procs(left, timeout=STOP_SECONDS)
+    if child := _children.pop(service.pid, None):
+        child.wait()
     shutil.rmtree(service.temp, ignore_errors=True)
     (run / str(service.port) / STATE).unlink(missing_ok=True)
 

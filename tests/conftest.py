@@ -1,0 +1,74 @@
+"""What more than one test module needs: a checkpoint whose answers differ from photo to photo, and its export."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision import transforms
+from torchvision.models import densenet121
+
+from export import bundle, weights
+from tests.photos import cutouts
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    random.seed(0)
+    torch.manual_seed(0)
+
+
+def tutorial_transform() -> transforms.Compose:
+    """The Flask tutorial's lines, word for word what its users run."""
+    return transforms.Compose(
+        [
+            transforms.Resize(255),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        ]
+    )
+
+
+def make_network(classes: int = 1000) -> nn.Module:
+    """A DenseNet-121 that was shown photos: random filters, but activations of a trained network's size, and logits
+    that differ from photo to photo (torchvision's own initialisation answers nearly the same to everything)."""
+    generator = torch.Generator().manual_seed(7)
+    torch.manual_seed(7)
+    network = densenet121(num_classes=classes)
+    batch = torch.stack([tutorial_transform()(image) for image in cutouts(20)])
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(batch)
+        network.eval()
+        features = torch.relu(network.features(batch)).mean(dim=(2, 3))
+        scale = features.std(dim=0).clamp_min(1e-3)
+        projection = torch.randn(classes, features.shape[1], generator=generator) * (3 / features.shape[1] ** 0.5)
+        network.classifier.weight.copy_(projection / scale)
+        network.classifier.bias.copy_(-network.classifier.weight @ features.mean(dim=0))
+    return network
+
+
+@pytest.fixture(scope="session")
+def network() -> nn.Module:
+    """The eager network of `checkpoint`."""
+    return make_network()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its state dict as a file."""
+    path = tmp_path_factory.mktemp("checkpoint") / "shown_photos.pth"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that an export of `checkpoint` wrote."""
+    folder = tmp_path_factory.mktemp("exported")
+    bundle.make(weights.load(str(checkpoint)), None).write(folder)
+    return folder

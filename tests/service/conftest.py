@@ -1,0 +1,121 @@
+"""Real TorchServes on free ports, serving the archive of a checkpoint that answers differently to every photo."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import yaml
+
+from console import Problem
+from export import ROOT
+from export import archive as archiving
+from service import readiness, torchserve
+from service.properties import Properties
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running service, and what tests ask it."""
+
+    service: torchserve.Service
+
+    @property
+    def url(self) -> str:
+        return self.service.url
+
+    def post(self, **request: Any) -> requests.Response:
+        return requests.post(self.url, timeout=60, **request)
+
+    def send(self, image: bytes, **headers: str) -> requests.Response:
+        """One image as raw body."""
+        return self.post(data=image, headers={"Content-Type": "application/octet-stream"} | headers)
+
+    def describe(self) -> dict[str, Any]:
+        address = f"{self.service.management}/models/densenet"
+        model: dict[str, Any] = requests.get(address, params={"customized": "true"}, timeout=60).json()[0]
+        return model
+
+    def workers(self) -> set[int]:
+        """Process ids of the workers by the operating system, not by TorchServe's word."""
+        children = psutil.Process(self.service.pid).children(recursive=True)
+        return {child.pid for child in children if "model_service_worker" in " ".join(child.cmdline())}
+
+    def log(self) -> str:
+        return (Path(self.service.logs) / "model_log.log").read_text(errors="replace")
+
+
+Starter = Callable[..., Server]
+
+
+def free_properties(store: Path) -> Properties:
+    """config.properties on five free ports below the range that outgoing connections use."""
+    values = Properties.read(ROOT / "config.properties").values
+    properties = Properties({**values, "model_store": str(store), "load_models": "densenet.mar"})
+    for _ in range(100):
+        moved = properties.on_port(random.SystemRandom().randrange(15000, 30000))
+        try:
+            torchserve.check_ports(moved)
+        except Problem:
+            continue
+        return moved
+    raise RuntimeError("no five free ports in a row")
+
+
+def free_port() -> int:
+    """The first of five free ports."""
+    return free_properties(Path()).port
+
+
+def build_archive(exported: Path, folder: Path, workers: int, **config: Any) -> Path:
+    """An archive with some keys of model-config.yaml changed; `handler` is merged."""
+    template = yaml.safe_load((archiving.HANDLER / archiving.CONFIG).read_text())
+    handler = template["handler"] | config.pop("handler", {})
+    path = folder / "model-config.yaml"
+    path.write_text(yaml.safe_dump(template | config | {"handler": handler}))
+    archiving.build(exported, folder / "densenet.mar", version="1.0", workers=workers, config=path)
+    return folder / "densenet.mar"
+
+
+@pytest.fixture(scope="session")
+def start(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts servers; all of them end with the session."""
+    started: list[tuple[torchserve.Service, Path]] = []
+
+    def starter(workers: int = 1, **config: Any) -> Server:
+        folder = tmp_path_factory.mktemp("server")
+        build_archive(exported, folder, workers, **config)
+        properties = free_properties(folder)
+        watch = readiness.Watch(folder / "logs" / str(properties.port))
+        service = torchserve.start(properties, run=folder, logs=folder / "logs")
+        started.append((service, folder))
+        readiness.wait(service, watch)
+        return Server(service)
+
+    yield starter
+    for service, folder in started:
+        torchserve.stop(service, run=folder)
+
+
+@pytest.fixture(scope="session")
+def server(start: Starter) -> Server:
+    """The service as it is by default: two workers, one request at a time each."""
+    return start(workers=2)
+
+
+@pytest.fixture(scope="session")
+def batching(start: Starter) -> Server:
+    """One worker that takes up to eight requests at a time, and waits for them."""
+    return start(workers=1, batchSize=8, maxBatchDelay=300)
+
+
+def same(answer: dict[str, Any], expected: dict[str, Any]) -> bool:
+    """Whether two answers are equal but for the last digits, which depend on what else is in a batch."""
+    rest = [{key: value for key, value in one.items() if key != "predictions"} for one in (answer, expected)]
+    ids = [[row["class_id"] for row in one["predictions"]] for one in (answer, expected)]
+    ours, theirs = ([row["probability"] for row in one["predictions"]] for one in (answer, expected))
+    return rest[0] == rest[1] and ids[0] == ids[1] and ours == pytest.approx(theirs, abs=1e-5)

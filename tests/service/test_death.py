@@ -1,0 +1,41 @@
+"""A worker that is killed is replaced; those who wait in the queue are answered."""
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.photos import cutouts, encode
+from tests.service.conftest import Server, Starter
+
+PHOTO = encode(cutouts(1)[0])
+
+
+@pytest.fixture(scope="module")
+def mortal(start: Starter) -> Server:
+    return start(workers=1)
+
+
+def test_a_killed_worker_costs_only_the_request_it_was_working_on(mortal: Server) -> None:
+    (victim,) = mortal.workers()
+    with ThreadPoolExecutor(8) as clients:
+        jobs = [clients.submit(mortal.send, PHOTO) for _ in range(8)]
+        os.kill(victim, signal.SIGKILL)
+        statuses = [job.result().status_code for job in jobs]
+    assert statuses.count(200) >= 7
+    assert set(statuses) <= {200, 500, 507}
+    assert victim not in mortal.workers()
+    assert mortal.send(PHOTO).status_code == 200
+
+
+def test_a_worker_that_cannot_decode_for_lack_of_memory_goes_on(mortal: Server) -> None:
+    # 60 megapixels of one colour: 40 kB to send, the most that a request may make a worker decode.
+    from PIL import Image
+
+    started = time.monotonic()
+    assert mortal.send(encode(Image.new("RGB", (8000, 8000)), "PNG")).json()["success"] is True
+    assert time.monotonic() - started < 60
+    response = mortal.send(encode(Image.new("1", (8001, 8000)), "PNG"))
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "too_many_pixels")

@@ -1,0 +1,89 @@
+"""A thousand hostile bodies, a good photo between each of them: no 5xx, no worker lost, every good photo answered."""
+
+import base64
+import json
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import requests
+
+from tests.photos import cutouts, encode
+from tests.service.conftest import Server, same
+
+COUNT = 1000
+SMALL = cutouts(1)[0].resize((96, 64))
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+SEEDS = [encode(SMALL, name) for name in FORMATS] + [
+    encode(SMALL.convert("CMYK"), "JPEG"),
+    encode(SMALL.convert("P"), "PNG"),
+    encode(SMALL.convert("L"), "TIFF", compression="tiff_lzw"),
+    encode(SMALL, "GIF", save_all=True, append_images=[SMALL.rotate(90)]),
+]
+
+
+def mutate(rng: random.Random, content: bytes) -> bytes:
+    """A file with bytes flipped, cut out, repeated, or numbers pushed to their extremes, the header more often."""
+    data = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 5, 20))):
+        reach = rng.choice((16, 64, 512, len(data)))
+        at = rng.randrange(max(1, min(reach, len(data))))
+        kind = rng.randrange(6)
+        if kind == 0:
+            data[at : at + 1] = bytes([rng.randrange(256)])
+        elif kind == 1:
+            data[at : at + 4] = rng.choice((b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f"))
+        elif kind == 2:
+            del data[at : at + rng.randrange(1, 200)]
+        elif kind == 3:
+            data[at:at] = data[at : at + rng.randrange(1, 100)]
+        elif kind == 4:
+            del data[at:]
+        else:
+            data[at:at] = rng.choice(SEEDS)[: rng.randrange(1, 300)]
+    return bytes(data)
+
+
+def hostile(rng: random.Random) -> dict[str, Any]:
+    """Arguments of requests.post for one hostile request."""
+    content = mutate(rng, rng.choice(SEEDS))
+    text = base64.b64encode(content).decode()
+    way = rng.randrange(10)
+    if way == 0:
+        return {"files": {rng.choice(("file", "accept", "top_k", "é")): content, "b": mutate(rng, content)}}
+    if way == 1:
+        return {"json": {"instances": [{"b64": text}, {"b64": text[: rng.randrange(len(text) + 1)]}]}}
+    if way == 2:
+        body = mutate(rng, json.dumps({"instances": [{"b64": "AA=="}], "parameters": {"top_k": 1}}).encode())
+        return {"data": body, "headers": {"Content-Type": "application/json"}}
+    if way == 3:
+        values = {rng.choice(("top_k", "min_probability")): rng.choice(("", "-1", "1e9", "\0", "NaN", "[]", "9" * 400))}
+        return {"files": {"file": content}, "data": values}
+    return {
+        "data": content,
+        "headers": {"Content-Type": rng.choice(("image/jpeg", "application/octet-stream", "text/plain"))},
+    }
+
+
+def requests_of(seed: int) -> Iterator[dict[str, Any]]:
+    rng = random.Random(seed)
+    return (hostile(rng) for _ in range(COUNT))
+
+
+def test_a_thousand_hostile_bodies(server: Server) -> None:
+    good = encode(SMALL)
+    headers = {"Content-Type": "image/jpeg"}
+    expected = server.send(good).json()
+    workers = server.workers()
+    statuses: dict[int, int] = {}
+    # One connection for the good photos: were an answer ever doubled or mixed up, the next one would show it.
+    with requests.Session() as session:
+        for i, request in enumerate(requests_of(seed=20)):
+            status = server.post(**request).status_code
+            statuses[status] = statuses.get(status, 0) + 1
+            assert status < 500, (i, request)
+            assert same(session.post(server.url, data=good, headers=headers, timeout=60).json(), expected), i
+    assert server.workers() == workers
+    assert "unexpected failure" not in server.log()
+    assert "Traceback" not in server.log()
+    assert {200, 415, 422} <= statuses.keys(), statuses

@@ -1,0 +1,108 @@
+"""Settings: the defaults are the repository's, and nothing out of range reaches a worker."""
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import yaml
+
+from export import ROOT
+from handler.settings import Settings
+
+CONFIG = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text(encoding="utf-8"))
+DEFAULTS = {
+    "top_k": 5,
+    "min_probability": 0.2,
+    "max_images": 16,
+    "max_image_pixels": 64_000_000,
+    "max_response_bytes": 6_000_000,
+    "threads": 1,
+    "network_batch": 16,
+}
+LIMITS = {
+    "top_k": (1, 1000),
+    "min_probability": (0, 1),
+    "max_images": (1, 1000),
+    "max_image_pixels": (1, 178_956_970),
+    "max_response_bytes": (1000, 2_000_000_000),
+    "threads": (1, 1024),
+    "network_batch": (1, 4096),
+}
+WHOLE = [name for name in LIMITS if name != "min_probability"]
+
+
+def settings(**section: Any) -> Settings:
+    return Settings.from_config({"batchSize": 1, "handler": section})
+
+
+@pytest.mark.parametrize("config", [None, {}, {"handler": None}, {"handler": {}}, {"batchSize": 1}])
+def test_what_is_not_set_has_its_default(config: dict[str, object] | None) -> None:
+    assert asdict(Settings.from_config(config)) == DEFAULTS
+
+
+def test_one_setting_leaves_the_others_alone() -> None:
+    assert asdict(settings(top_k=3)) == DEFAULTS | {"top_k": 3}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, pair in LIMITS.items() for value in pair])
+def test_a_value_at_its_limit_is_taken(name: str, value: int) -> None:
+    assert getattr(settings(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, pair[0] - 1) for name, pair in LIMITS.items()]
+    + [(name, pair[1] + 1) for name, pair in LIMITS.items()]
+    + [("min_probability", value) for value in (-0.001, 1.001, float("nan"), float("inf"), float("-inf"))],
+)
+def test_a_value_past_its_limit_is_named_with_its_key(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"handler\.{name} ") as caught:
+        settings(**{name: value})
+    assert str(caught.value).endswith(f"not {value!r}")
+
+
+@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("value", [True, False, "1", "", None, [1], {"a": 1}], ids=repr)
+def test_a_value_of_another_type_is_named_with_its_key(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"handler\.{name} ") as caught:
+        settings(**{name: value})
+    assert str(caught.value).endswith(f"not {value!r}")
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_fraction_is_no_whole_number(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"handler\.{name} must be a whole number .*not 1000\.5"):
+        settings(**{name: 1000.5})
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_message_names_limits_that_can_be_used_as_they_stand(name: str) -> None:
+    low, high = LIMITS[name]
+    with pytest.raises(ValueError, match=rf"from {low} to {high}, not"):
+        settings(**{name: high + 1})
+
+
+@pytest.mark.parametrize("key", ["topk", "top-k", "TOP_K", "batchSize", "", 5])
+def test_an_unknown_setting_is_named(key: Any) -> None:
+    with pytest.raises(ValueError, match=rf"handler\.{key} is no setting"):
+        Settings.from_config({"handler": {"top_k": 5, key: 1}})
+
+
+@pytest.mark.parametrize("section", ["top_k: 5", [1], 7, True])
+def test_a_section_that_is_no_mapping_is_refused(section: object) -> None:
+    with pytest.raises(ValueError, match="handler must be"):
+        Settings.from_config({"handler": section})
+
+
+def test_the_repositorys_config_spells_out_the_defaults() -> None:
+    assert CONFIG["handler"] == DEFAULTS
+    assert asdict(Settings.from_config(CONFIG)) == DEFAULTS
+
+
+def test_the_repositorys_config_has_both_timeouts_without_which_torchserve_forces_its_own() -> None:
+    assert CONFIG["responseTimeout"] > 0
+    assert CONFIG["startupTimeout"] > 0
+
+
+def test_the_retry_timeout_in_milliseconds_fits_torchserves_int() -> None:
+    assert 0 < CONFIG["maxRetryTimeoutInSec"] * 1000 < 2**31
