@@ -21,12 +21,19 @@ install() {
     local groups=() name
     for name in "$@"; do groups+=(--group "$name"); done
     (cd "$root" && "$venv/bin/uv" pip install --quiet --python "$python" \
-        --requirements pyproject.toml --constraints constraints.txt "${groups[@]}")
+        --requirements pyproject.toml --constraints constraints.txt "${groups[@]}") ||
+        { echo "$0: the packages cannot be installed; the reason stands above" >&2; return 1; }
 }
 
+# What a stamp must say for its part to be up to date.
+wanted() { cat "$root/pyproject.toml" "$root/constraints.txt"; }
+
 setup() {
-    local stamp=$venv/installed-$(IFS=-; echo "${*:-base}") found
-    if cmp -s "$stamp" <(cat "$root/pyproject.toml" "$root/constraints.txt"); then return; fi
+    local part missing= found
+    for part in base "$@"; do
+        cmp -s "$venv/installed-$part" <(wanted) || missing=1
+    done
+    if [ -z "$missing" ]; then return; fi
     if [ ! -x "$python" ]; then
         found=$(find_python)
         echo "making $venv" >&2
@@ -41,5 +48,5 @@ setup() {
         # Found by the torchserve command too, once .venv/bin is on the PATH.
         ln -sf "$(PYTHONPATH=$root "$python" -P -m service.java)" "$venv/bin/java"
     fi
-    cat "$root/pyproject.toml" "$root/constraints.txt" > "$stamp"
+    for part in base "$@"; do wanted > "$venv/installed-$part"; done
 }

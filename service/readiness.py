@@ -35,9 +35,9 @@ class Watch:
         if "Backend worker process died" not in text and "Load model failed" not in self._new(_SERVER_LOG):
             return None
         time.sleep(_SETTLE)
-        # For a handler that cannot be imported TorchServe then tries one of its own of that name; that is not it.
-        reasons = [r for r in _REASON.findall(self._new(_MODEL_LOG)) if "ts.torch_handler." not in r]
-        return reasons[-1] if reasons else f"see {self._logs / _MODEL_LOG}"
+        # The first one: further tracebacks tell what TorchServe made of it.
+        reasons = _REASON.findall(self._new(_MODEL_LOG))
+        return reasons[0] if reasons else f"see {self._logs / _MODEL_LOG}"
 
     def server_failure(self) -> str:
         """Why TorchServe itself ended, or did not take the model."""

@@ -246,6 +246,7 @@ def test_a_full_disk_is_told_in_one_line(checkout: Checkout) -> None:
 
 
 def test_plain_torchserve_works_from_the_repository_root(checkout: Checkout, tmp_path: Path) -> None:
+    assert checkout.run("archive", "--workers", 1).returncode == 0
     config = checkout.root / "config.properties"
     original = config.read_text()
     ports = {"8080": 0, "8081": 1, "8082": 2, "7070": 3, "7071": 4}

@@ -168,6 +168,6 @@ def test_a_target_that_cannot_be_replaced_leaves_the_older_files(
     for name in others:
         (tmp_path / name).write_text("old")
     (tmp_path / blocked).mkdir()
-    with pytest.raises(OSError, match="directory"):
+    with pytest.raises(Problem, match="is a folder"):
         small.write(tmp_path)
     assert {name: (tmp_path / name).read_text() for name in others} == dict.fromkeys(others, "old")

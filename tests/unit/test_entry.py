@@ -1,0 +1,177 @@
+"""The handler on TorchServe's own context, without a server: what no client can provoke over HTTP."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ts.context import Context, RequestProcessor
+
+from handler import imaging, labels
+from handler.entry import Classifier
+from tests.photos import cutouts, encode
+
+PHOTOS = [encode(image) for image in cutouts(3)]
+
+
+def make_context(folder: Path, rows: int = 1, headers: Mapping[str, Any] | None = None, **config: Any) -> Context:
+    manifest = {"model": {"modelVersion": "7.0"}}
+    context = Context("densenet", str(folder), manifest, rows, None, "0.12.0", model_yaml_config={"handler": config})
+    context.request_processor = [RequestProcessor(dict(headers or {})) for _ in range(rows)]
+    context.request_ids = {i: f"request-{i}" for i in range(rows)}
+    return context
+
+
+@pytest.fixture(scope="module")
+def classifier(exported: Path) -> Classifier:
+    classifier = Classifier()
+    classifier.initialize(make_context(exported))
+    return classifier
+
+
+def ask(classifier: Classifier, exported: Path, *contents: bytes) -> list[tuple[int, Any]]:
+    context = make_context(exported, len(contents))
+    bodies = classifier.handle([{"body": bytearray(content)} for content in contents], context)
+    assert [type(body) for body in bodies] == [bytes] * len(contents)
+    types = {context.get_response_content_type(i) for i in range(len(contents))}
+    assert types == {"application/json"}
+    return [(context.get_response_status(i)[0], json.loads(body)) for i, body in enumerate(bodies)]
+
+
+def test_an_unexpected_exception_costs_only_its_own_row(
+    classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = imaging.decode
+
+    def decode(content: bytes, *, max_pixels: int) -> Any:
+        if content == PHOTOS[1]:
+            raise ZeroDivisionError("a defect\n[PID]99999999999")
+        return original(content, max_pixels=max_pixels)
+
+    monkeypatch.setattr(imaging, "decode", decode)
+    statuses = ask(classifier, exported, *PHOTOS)
+    assert [status for status, _ in statuses] == [200, 500, 200]
+    assert statuses[1][1]["error"]["code"] == "internal_error"
+    assert "defect" not in statuses[1][1]["error"]["message"]
+    assert "request-1" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert "\n[PID]" not in caplog.text
+
+
+@pytest.mark.parametrize("raised", [MemoryError(), RuntimeError("CUDA"), KeyError(1), RecursionError()])
+def test_a_pass_that_fails_together_is_tried_image_by_image(
+    classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    expected = ask(classifier, exported, *PHOTOS)
+    original = classifier._score
+    culprit = original(torch.zeros(1, 3, 224, 224))
+
+    def score(batch: torch.Tensor) -> torch.Tensor:
+        if len(batch) > 1:
+            raise raised
+        return original(batch)
+
+    monkeypatch.setattr(classifier, "_score", score)
+    answers = ask(classifier, exported, *PHOTOS)
+    assert [answer["class_id"] for _, answer in answers] == [answer["class_id"] for _, answer in expected]
+    assert culprit.shape == (1, 1000)
+
+
+def test_logits_that_are_no_numbers_are_a_failure_not_broken_json(
+    classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = classifier._score
+
+    def score(batch: torch.Tensor) -> torch.Tensor:
+        logits = original(batch).clone()
+        logits[0] = float("nan")
+        return logits
+
+    monkeypatch.setattr(classifier, "_score", score)
+    assert [status for status, _ in ask(classifier, exported, *PHOTOS)] == [500, 200, 200]
+
+
+def test_all_rows_go_through_the_network_together(
+    classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    original = classifier._score
+    monkeypatch.setattr(classifier, "_score", lambda batch: (sizes.append(len(batch)), original(batch))[1])
+    ask(classifier, exported, PHOTOS[0], b"no image", PHOTOS[1], PHOTOS[2])
+    assert sizes == [3]
+
+
+@pytest.mark.parametrize(
+    "row", [{}, {"body": None}, {"body": 7}, {"x": {}}, {"body": {"instances": [None]}}, {"data": ""}]
+)
+def test_no_row_however_odd_raises(classifier: Classifier, exported: Path, row: dict[str, object]) -> None:
+    context = make_context(exported)
+    (body,) = classifier.handle([row], context)
+    document = json.loads(body)
+    if "predictions" in document:
+        assert document["predictions"][0]["success"] is False
+    else:
+        assert document["success"] is False
+        assert 400 <= context.get_response_status(0)[0] < 500
+
+
+def test_headers_that_are_objects_do_no_harm(classifier: Classifier, exported: Path) -> None:
+    names = ("accept", "x-top-k", "content-type", "content-length", "describe")
+    context = make_context(exported, headers={name: {"content-type": "image/png"} for name in names})
+    (body,) = classifier.handle([{"body": bytearray(PHOTOS[0])}], context)
+    assert json.loads(body)["success"] is True
+
+
+def test_torchserves_own_question_is_answered_with_the_model_card(classifier: Classifier, exported: Path) -> None:
+    context = make_context(exported, headers={"describe": "True"})
+    card = json.loads(classifier.handle([{}], context)[0])
+    assert card["architecture"] == "DenseNet-121"
+    assert card["model"]["version"] == "7.0"
+
+
+class TestLoading:
+    """A worker that cannot serve rightly does not start, and says why."""
+
+    @pytest.fixture
+    def folder(self, exported: Path, tmp_path: Path) -> Path:
+        return Path(shutil.copytree(exported, tmp_path / "model"))
+
+    def test_a_network_that_is_not_the_cards(self, folder: Path) -> None:
+        with (folder / "model.pt").open("ab") as network:
+            network.write(b"\0")
+        with pytest.raises(ValueError, match="not the file that the model card describes"):
+            Classifier().initialize(make_context(folder))
+
+    def test_a_class_index_of_another_length(self, folder: Path) -> None:
+        (folder / "index_to_name.json").write_text('["cat", "dog"]')
+        with pytest.raises(ValueError, match="1000 outputs, the class index 2 classes"):
+            Classifier().initialize(make_context(folder))
+
+    def test_a_setting_that_does_not_exist(self, folder: Path) -> None:
+        with pytest.raises(ValueError, match=r"handler\.topk is no setting"):
+            Classifier().initialize(make_context(folder, topk=3))
+
+    def test_threads_are_what_the_settings_say(self, folder: Path) -> None:
+        before = torch.get_num_threads()
+        try:
+            for threads in (2, 1):
+                Classifier().initialize(make_context(folder, threads=threads))
+                assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+
+    def test_untrained_weights_are_warned_of(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        card = json.loads((folder / "model_card.json").read_text())
+        card["weights"]["name"] = "untrained"
+        (folder / "model_card.json").write_text(json.dumps(card))
+        with caplog.at_level(logging.INFO):
+            Classifier().initialize(make_context(folder))
+        assert "UNTRAINED" in caplog.text
+
+
+def test_the_class_index_of_an_export_is_read_as_it_was_written(classifier: Classifier, exported: Path) -> None:
+    assert labels.load_class_index(exported / "index_to_name.json") == classifier.classes
