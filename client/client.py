@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 DEFAULT_URL = "http://127.0.0.1:8080/predictions/densenet"
 
@@ -28,6 +31,10 @@ class Answer:
 
 class ServiceError(Exception):
     """No answer about the image: the service is not there, or failed, or this is not the service."""
+
+
+class NotThere(ServiceError):
+    """Nothing listens at the address."""
 
 
 class Refused(Exception):
@@ -55,14 +62,30 @@ def classify(
     headers = {name: str(value) for name, value in options.items() if value is not None}
     headers["Content-Type"] = "application/octet-stream"
     try:
-        response = requests.post(url, data=image, headers=headers, timeout=timeout)
+        with _session(url) as session:
+            response = session.post(url, data=image, headers=headers, timeout=timeout)
     except requests.ConnectionError as error:
-        raise ServiceError(f"nothing answers at {url}; start the service with scripts/serve") from error
+        if "NewConnectionError" in repr(error):
+            raise NotThere(f"nothing answers at {url}; start the service with scripts/serve") from error
+        raise ServiceError(f"the connection to {url} was lost") from error
     except requests.RequestException as error:
         raise ServiceError(f"no answer from {url}: {error}") from error
     if response.status_code == requests.codes.request_entity_too_large and not response.content:
         raise Refused("request_too_large", "the file is larger than the service takes (max_request_size)")
     return _answer(response)
+
+
+def _session(url: str) -> requests.Session:
+    session = requests.Session()
+    # A queue that is full now (503), or a connection that was lost, is worth another try; nothing else is.
+    retry = Retry(
+        total=3, connect=0, status_forcelist=(503,), allowed_methods=None, backoff_factor=0.3, raise_on_status=False
+    )
+    session.mount("http://", HTTPAdapter(max_retries=retry))
+    session.mount("https://", HTTPAdapter(max_retries=retry))
+    # No proxy of the environment stands between this machine and itself.
+    session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
+    return session
 
 
 def _answer(response: requests.Response) -> Answer:

@@ -15,12 +15,12 @@ from rich.progress import track
 from rich.table import Table
 
 import console
-from client.client import DEFAULT_URL, Answer, Refused, ServiceError, classify
+from client.client import DEFAULT_URL, Answer, NotThere, Refused, ServiceError, classify
 from console import Problem
 
 STDIN = "-"
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
-Row = tuple[str, Answer | Refused | OSError]
+Row = tuple[str, Answer | Refused | ServiceError | OSError]
 
 
 def main(
@@ -45,7 +45,9 @@ def main(
         try:
             content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
             return name, classify(content, url=url, top_k=top_k, min_probability=min_probability)
-        except (Refused, OSError) as error:
+        except NotThere:
+            raise
+        except (Refused, ServiceError, OSError) as error:
             return name, error
 
     with ThreadPoolExecutor(parallel) as pool:
@@ -55,7 +57,7 @@ def main(
         )
         try:
             failed = _print_json(shown) if as_json else _print_csv(shown) if as_csv else _print_table(shown)
-        except ServiceError as error:
+        except NotThere as error:
             pool.shutdown(cancel_futures=True)
             raise Problem(str(error)) from error
     if failed:
@@ -100,7 +102,7 @@ def _print_json(rows: Iterable[Row]) -> int:
             line |= asdict(result)
         else:
             failed += 1
-            line["error"] = {"code": getattr(result, "code", "unreadable_file"), "message": _reason(result)}
+            line["error"] = {"code": _code(result), "message": _reason(result)}
         print(json.dumps(line), flush=True)
     return failed
 
@@ -119,7 +121,13 @@ def _print_csv(rows: Iterable[Row]) -> int:
     return failed
 
 
-def _reason(error: Refused | OSError) -> str:
+def _code(error: Refused | ServiceError | OSError) -> str:
+    if isinstance(error, Refused):
+        return error.code
+    return "unreadable_file" if isinstance(error, OSError) else "no_answer"
+
+
+def _reason(error: Refused | ServiceError | OSError) -> str:
     return str(error.strerror or error) if isinstance(error, OSError) else str(error)
 
 

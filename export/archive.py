@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -46,18 +47,32 @@ def build(folder: Path, archive: Path, *, version: str, workers: int, config: Pa
 
 
 def is_current(archive: Path, folder: Path) -> bool:
-    """Whether the archive holds the export in `folder`, and the handler and its settings as they are now."""
+    """Whether the archive holds the export in `folder` and the handler as they are now; its settings are its own."""
     contents = _contents(folder)
     try:
         with zipfile.ZipFile(archive) as packed:
-            config = yaml.safe_load(packed.read(CONFIG))
-            return (
-                set(packed.namelist()) == {*contents, CONFIG, MANIFEST}
-                and config == _read_config(HANDLER / CONFIG, config["minWorkers"])
-                and all(packed.read(name) == path.read_bytes() for name, path in contents.items())
+            return set(packed.namelist()) == {*contents, CONFIG, MANIFEST} and all(
+                packed.read(name) == path.read_bytes() for name, path in contents.items()
             )
     except _UNREADABLE:
         return False
+
+
+def refresh(archive: Path, folder: Path) -> None:
+    """Packs the handler as it is now into an archive, which keeps its version, workers and settings."""
+    with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(archive) as packed:
+        config = Path(packed.extract(CONFIG, scratch))
+        workers = yaml.safe_load(config.read_text())["minWorkers"]
+        version = json.loads(packed.read(MANIFEST))["model"]["modelVersion"]
+        build(folder, archive, version=version, workers=workers, config=config)
+
+
+def copy_with_workers(archive: Path, target: Path, workers: int) -> None:
+    """The same archive with another number of workers: TorchServe takes it from nowhere else at its start."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(archive) as packed:
+        config = yaml.safe_load(packed.read(CONFIG)) | {"minWorkers": workers, "maxWorkers": workers}
+    _repack(archive, target, {CONFIG: yaml.safe_dump(config).encode()})
 
 
 def read_card(archive: Path) -> dict[str, Any]:
@@ -118,11 +133,11 @@ def _read_config(path: Path, workers: int) -> dict[str, Any]:
         raise Problem(f"{path}: {error}".replace("\n", " ")) from error
 
 
-def _repack(source: Path, target: Path) -> None:
+def _repack(source: Path, target: Path, replaced: Mapping[str, bytes] | None = None) -> None:
     try:
         with zipfile.ZipFile(source) as packed, zipfile.ZipFile(target, "w") as repacked:
             for name in sorted(packed.namelist()):
-                content = packed.read(name)
+                content = (replaced or {}).get(name) or packed.read(name)
                 if name == MANIFEST:
                     manifest = json.loads(content) | {"createdOn": "01/01/1980 00:00:00"}
                     content = json.dumps(manifest, indent=2, sort_keys=True).encode()

@@ -41,6 +41,9 @@ class Bundle:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             for name, content in contents.items():
                 Path(scratch, name).write_bytes(content)
+                # What was compared with the eager network is what lies on the disk.
+                if Path(scratch, name).read_bytes() != content:
+                    raise Problem(f"{name} does not read as it was written; is the disk sound?")
             for name in contents:
                 Path(scratch, name).replace(folder / name)
 

@@ -42,6 +42,8 @@ _PATTERNS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _S
 
 # Our name of a format on the allow-list → Pillow's name of its decoder.
 _DECODERS = {name: name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")} | {"HEIC": "HEIF"}
+# A progressive JPEG is drawn anew by every scan; a small file could hold thousands of them. Encoders write about ten.
+_START_OF_SCAN, MAX_SCANS = b"\xff\xda", 100
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag, and one of its values
 ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 
@@ -54,6 +56,8 @@ def decode(content: bytes, *, max_pixels: int) -> Image.Image:
     Raises Failure: not_an_image, unsupported_format, broken_image, too_many_pixels.
     """
     name = _accepted(content)
+    if name == "JPEG" and content.count(_START_OF_SCAN) > MAX_SCANS:
+        raise Failure(Code.BROKEN_IMAGE, "the JPEG file has more passes than any photo needs; save it anew")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged EXIF and the like: worth no line in the log
@@ -149,10 +153,14 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
     # Full range to full range, 65535 = 257 × 255; Pillow's own conversion would clip everything above 255 to white.
-    grey = image.convert("I").point([(value + 128) // 257 for value in range(65536)], "L")
+    wide = image.convert("I")
+    grey = wide.point([(value + 128) // 257 for value in range(65536)], "L")
     # Pillow turns 8-bit TIFFs whose zero is white the right way round, but not these.
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         grey = ImageOps.invert(grey)
+    clear = image.info.get("transparency")  # of a PNG, one shade
+    if isinstance(clear, int):
+        grey.paste(255, mask=wide.point([255 * (value == clear) for value in range(65536)], "L"))
     return grey.convert("RGB")
 
 

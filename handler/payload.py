@@ -93,15 +93,19 @@ def read(row: Mapping[str, object], headers: Mapping[str, object], settings: Set
         request = _read_json(body, chosen, settings)
     else:
         request = _read_parts({"body": body} | parts, chosen, settings)
-    if len(request.uploads) > settings.max_images:
-        raise Failure(
-            Code.TOO_MANY_IMAGES,
-            f"{len(request.uploads)} images in one request; send at most {settings.max_images} at a time",
-        )
     return request
 
 
+def _check_count(count: int, settings: Settings) -> None:
+    """Before anything is decoded: ten megabytes of JSON can hold millions of instances."""
+    if count > settings.max_images:
+        raise Failure(
+            Code.TOO_MANY_IMAGES, f"{count} images in one request; send at most {settings.max_images} at a time"
+        )
+
+
 def _read_parts(parts: Mapping[str, object], chosen: Mapping[str, object], settings: Settings) -> Request:
+    _check_count(len(parts), settings)
     contents = {name: _bytes(value) for name, value in parts.items()}
     if not any(contents.values()):
         raise Failure(Code.NO_IMAGE, f"no image was sent; {HOW_TO_SEND}")
@@ -118,6 +122,7 @@ def _read_json(body: object, chosen: Mapping[str, object], settings: Settings) -
         raise Failure(
             Code.BAD_JSON, 'JSON must be {"instances": [{"b64": "<base64 of an image>"}, …]}, one entry an image'
         )
+    _check_count(len(instances), settings)
     assert isinstance(document, Mapping)
     parameters = document.get("parameters")
     if not isinstance(parameters, Mapping | None):

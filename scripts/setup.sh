@@ -20,7 +20,8 @@ find_python() {
 install() {
     local groups=() name
     for name in "$@"; do groups+=(--group "$name"); done
-    (cd "$root" && "$venv/bin/uv" pip install --quiet --python "$python" \
+    # On a terminal uv shows what it fetches.
+    (cd "$root" && "$venv/bin/uv" pip install $([ -t 2 ] || echo --quiet) --python "$python" \
         --requirements pyproject.toml --constraints constraints.txt "${groups[@]}") ||
         { echo "$0: the packages cannot be installed; the reason stands above" >&2; return 1; }
 }
@@ -28,13 +29,21 @@ install() {
 # What a stamp must say for its part to be up to date.
 wanted() { cat "$root/pyproject.toml" "$root/constraints.txt"; }
 
+# Two scripts at once take turns.
 setup() {
+    (
+        if command -v flock >/dev/null; then flock 9; fi
+        set_up "$@"
+    ) 9>"$root/.venv.lock"
+}
+
+set_up() {
     local part missing= found
     for part in base "$@"; do
         cmp -s "$venv/installed-$part" <(wanted) || missing=1
     done
     if [ -z "$missing" ]; then return; fi
-    if [ ! -x "$python" ]; then
+    if ! "$python" -m pip --version >/dev/null 2>&1; then
         found=$(find_python)
         echo "making $venv" >&2
         "$found" -m venv "$venv"

@@ -10,22 +10,34 @@ from typing import Any
 
 from console import Problem, Unreachable, err
 from export import CARD, DEFAULT_FOLDER, ROOT
-from export.archive import is_current, read_card
+from export.archive import is_current, read_card, refresh
 
 
-def ensure(archive: Path, weights: str | None, class_index: Path | None, *, rebuild: bool) -> dict[str, Any]:
-    """Exports and archives what is missing or differs from what is asked for; returns the archive's model card.
+def ensure(archive: Path, weights: str | None, class_index: Path | None, *, rebuild: bool) -> None:
+    """Exports and archives what is missing or differs from what is asked for.
 
-    With no weights named and no archive yet: ImageNet's or, where they cannot be downloaded, loudly, untrained ones.
-    Raises Problem.
+    With no weights named: the archive's own; with no archive yet, ImageNet's or, where they cannot be downloaded,
+    loudly, untrained ones. Raises Problem.
     """
-    if rebuild or not archive.exists() or not satisfies(read_card(archive), weights, class_index):
-        _export(weights, class_index)
-        _run("export.archive", "--output", str(archive))
+    if not archive.exists():
+        _export(weights or "imagenet", class_index, fall_back=weights is None)
+        _pack(archive)
+        return
+    if rebuild or not satisfies(read_card(archive), weights, class_index):
+        _export(weights or _own_weights(archive), class_index, fall_back=False)
+        _pack(archive)
     elif _is_of_last_export(read_card(archive)) and not is_current(archive, DEFAULT_FOLDER):
-        err.print("the handler has changed: packing the archive anew")
-        _run("export.archive", "--output", str(archive))
-    return read_card(archive)
+        err.print("the handler has changed: packing it into the archive anew")
+        refresh(archive, DEFAULT_FOLDER)
+
+
+def _own_weights(archive: Path) -> str:
+    """What to export again where no weights are named."""
+    name = read_card(archive)["weights"]["name"]
+    own = {"IMAGENET1K_V1": "imagenet", "untrained": "untrained"}.get(name)
+    if own is None:
+        raise Problem(f"{archive.name} was made of the file {name}; name it again: --weights FILE")
+    return own
 
 
 def satisfies(card: dict[str, Any], weights: str | None, class_index: Path | None) -> bool:
@@ -58,17 +70,19 @@ def _is_of_last_export(card: dict[str, Any]) -> bool:
     return path.exists() and bool(json.loads(path.read_bytes()) == card)
 
 
-def _export(weights: str | None, class_index: Path | None) -> None:
+def _export(weights: str, class_index: Path | None, *, fall_back: bool) -> None:
     options = ["--class-index", str(class_index)] if class_index else []
-    status = _run(
-        "export", "--weights", weights or "imagenet", *options, allowed=() if weights else (Unreachable.status,)
-    )
+    status = _run("export", "--weights", weights, *options, allowed=(Unreachable.status,) if fall_back else ())
     if status == Unreachable.status:
         err.rule("WARNING")
         err.print("The ImageNet weights cannot be reached: serving UNTRAINED weights. Every answer is meaningless.")
         err.print("With a network, or the file in Torch Hub's cache: scripts/serve --weights imagenet")
         err.rule()
         _run("export", "--weights", "untrained", *options)
+
+
+def _pack(archive: Path) -> None:
+    _run("export.archive", "--output", str(archive))
 
 
 def _run(module: str, *arguments: str, allowed: tuple[int, ...] = ()) -> int:

@@ -7,6 +7,10 @@ import requests
 from console import Problem
 from service.torchserve import Service
 
+# The service is on this machine: no proxy of the environment comes between.
+http = requests.Session()
+http.trust_env = False
+
 TIMEOUT = 10  # seconds for an answer that involves no loading of a model
 
 
@@ -23,7 +27,7 @@ def workers(service: Service) -> Workers | None:
 
     Raises requests.ConnectionError while it is not listening yet.
     """
-    answer = requests.get(f"{service.management}/models/{service.model}", timeout=TIMEOUT)
+    answer = http.get(f"{service.management}/models/{service.model}", timeout=TIMEOUT)
     if answer.status_code == requests.codes.not_found:
         return None
     answer.raise_for_status()
@@ -35,6 +39,6 @@ def workers(service: Service) -> Workers | None:
 def scale(service: Service, count: int) -> None:
     """Asks for exactly `count` workers, and returns at once."""
     address = f"{service.management}/models/{service.model}"
-    answer = requests.put(address, params={"min_worker": count, "max_worker": count}, timeout=TIMEOUT)
+    answer = http.put(address, params={"min_worker": count, "max_worker": count}, timeout=TIMEOUT)
     if not answer.ok:
         raise Problem(f"TorchServe refused {count} workers: {answer.text.strip()}")

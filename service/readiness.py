@@ -58,8 +58,8 @@ class Watch:
             return log.read().decode("utf-8", "replace")
 
 
-def wait(service: Service, watch: Watch, count: int | None = None) -> int:
-    """Returns the number of workers once all of them are ready and a photo was answered; scales to `count` first.
+def wait(service: Service, watch: Watch) -> int:
+    """Returns the number of workers once as many as are wanted are ready, and a photo was answered.
 
     Raises Problem with the reason when that cannot be.
     """
@@ -71,12 +71,10 @@ def wait(service: Service, watch: Watch, count: int | None = None) -> int:
             if reason := watch.worker_failure():
                 raise Problem(f"a worker cannot load the model: {reason}")
             state = _state(service, watch)
-            if state and count and state.wanted != count:
-                management.scale(service, count)
-            elif state and state.ready >= state.wanted and _answers(service):
+            if state and state.ready == state.wanted and _answers(service):
                 return state.ready
             if state:
-                status.update(f"loading the model: {state.ready} of {count or state.wanted} workers ready")
+                status.update(f"loading the model: {state.ready} of {state.wanted} workers ready")
             time.sleep(_POLL)
     raise Problem(f"the service did not come up within {TIMEOUT} seconds; see {service.logs}")
 
@@ -95,6 +93,10 @@ def _state(service: Service, watch: Watch) -> management.Workers | None:
 def _answers(service: Service) -> bool:
     try:
         with PHOTO.open("rb") as photo:
-            return requests.post(service.url, data=photo, timeout=60).ok
-    except (requests.ConnectionError, requests.Timeout):
+            response = management.http.post(service.url, data=photo, timeout=60)
+        error = None if response.ok else response.json().get("error")
+    except (requests.RequestException, ValueError, AttributeError):
         return False
+    if error:
+        raise Problem(f"the service refuses a photo: {error['code']}: {error['message']}")
+    return response.ok

@@ -10,7 +10,7 @@ import typer
 import console
 from console import Problem
 from export import ROOT
-from export.archive import read_card
+from export.archive import copy_with_workers
 from service import archive, management, readiness, torchserve
 from service.properties import Properties
 from service.torchserve import Service
@@ -36,59 +36,59 @@ def main(
 ) -> None:
     """Serves DenseNet-121 at /predictions/densenet: exports and archives what is missing, starts TorchServe, waits
     until it has answered a photo."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     properties = Properties.read(ROOT / "config.properties")
     properties = properties.on_port(port) if port else properties
     with torchserve.lock():
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
-            _check_running(service, properties, weights, class_index, foreground=foreground, rebuild=rebuild)
-            _report(service, properties, _scaled(service, workers), "already up")
+            _check_running(service, weights, class_index, foreground=foreground, rebuild=rebuild)
+            _report(service, _scaled(service, workers), "already up")
             return
-        card = archive.ensure(properties.archive, weights, class_index, rebuild=rebuild)
-        service, ready = _start(properties, workers)
-    _report(service, properties, ready, "up")
-    if card["weights"]["name"] == "untrained":
-        console.err.print("WARNING: the weights are untrained; every answer is meaningless")
+        archive.ensure(properties.archive, weights, class_index, rebuild=rebuild)
+        service, ready = _start(_with_workers(properties, workers))
     if foreground:
-        _stay(service)
+        _stay(service, ready)
+    else:
+        _report(service, ready, "up")
 
 
-def _start(properties: Properties, workers: int | None) -> tuple[Service, int]:
+def _with_workers(properties: Properties, workers: int | None) -> Properties:
+    if workers is None:
+        return properties
+    store = torchserve.RUN / str(properties.port) / "model_store"
+    copy_with_workers(properties.archive, store / properties.archive.name, workers)
+    return Properties({**properties.values, "model_store": str(store)})
+
+
+def _start(properties: Properties) -> tuple[Service, int]:
     torchserve.check_ports(properties)
     watch = readiness.Watch(torchserve.LOGS / str(properties.port))
     service = torchserve.start(properties)
     try:
-        return service, readiness.wait(service, watch, workers)
+        return service, readiness.wait(service, watch)
     except BaseException:
         torchserve.stop(service)
         raise
 
 
 def _check_running(
-    service: Service,
-    properties: Properties,
-    weights: str | None,
-    class_index: Path | None,
-    *,
-    foreground: bool,
-    rebuild: bool,
+    service: Service, weights: str | None, class_index: Path | None, *, foreground: bool, rebuild: bool
 ) -> None:
     """Raises Problem for what cannot be had while the service is up; nothing asked for is passed over in silence."""
-    other = (weights or class_index) and not archive.satisfies(read_card(properties.archive), weights, class_index)
-    if foreground or rebuild or other:
-        raise Problem(f"the service is already up on port {service.port}; end it first: scripts/stop")
+    if foreground or rebuild or not archive.satisfies(service.card, weights, class_index):
+        raise Problem(f"the service is already up on port {service.port}; end it first: {_how_to_stop(service)}")
 
 
 def _scaled(service: Service, workers: int | None) -> int:
     if workers:
-        return readiness.wait(service, readiness.Watch(Path(service.logs)), workers)
-    state = management.workers(service)
-    return state.ready if state else 0
+        management.scale(service, workers)
+    return readiness.wait(service, readiness.Watch(Path(service.logs)))
 
 
-def _report(service: Service, properties: Properties, ready: int, state: str) -> None:
-    weights = read_card(properties.archive)["weights"]["name"]
+def _report(service: Service, ready: int, state: str) -> None:
+    weights = service.card["weights"]["name"]
     console.out.print(f"DenseNet-121 is {state}: {ready} worker(s), weights {weights}", markup=False)
     photo = readiness.PHOTO.relative_to(ROOT)
     for name, text in (
@@ -96,22 +96,30 @@ def _report(service: Service, properties: Properties, ready: int, state: str) ->
         ("try", f"curl -T {photo} {service.url}"),
         ("page", f"open {service.url} in a browser"),
         ("logs", service.logs),
-        ("stop", "scripts/stop" if service.port == 8080 else f"scripts/stop --port {service.port}"),
+        ("stop", _how_to_stop(service)),
     ):
         console.out.print(f"  {name:8} {text}", markup=False)
+    if weights == "untrained":
+        console.err.print("WARNING: the weights are untrained; every answer is meaningless")
 
 
-def _stay(service: Service) -> None:
-    """Waits for the service's end, or for a signal, which ends it."""
+def _how_to_stop(service: Service) -> str:
+    return f"scripts/stop --port {service.port}"
+
+
+def _stay(service: Service, ready: int) -> None:
+    """Reports, and waits for the service's end, or for a signal, which ends it and is no failure."""
     try:
+        _report(service, ready, "up")
         torchserve.wait(service)
-    except KeyboardInterrupt:
-        return
+        with torchserve.lock():
+            if torchserve.remembers(service):  # scripts/stop would have made it forgotten
+                raise Problem(f"TorchServe ended by itself; see {service.logs}")
+    except SystemExit:
+        sys.exit(0)
     finally:
-        ended_by_itself = not service.alive
-        torchserve.stop(service)
-    if ended_by_itself:
-        raise Problem(f"TorchServe ended by itself; see {service.logs}")
+        with torchserve.lock():
+            torchserve.stop(service)
 
 
 if __name__ == "__main__":

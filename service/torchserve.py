@@ -19,11 +19,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from console import Problem
+from console import Problem, err
 from export import ROOT
+from export.archive import read_card
 from service import java
 from service.properties import Properties
 
@@ -48,6 +50,7 @@ class Service:
     model: str
     temp: str
     logs: str
+    card: dict[str, Any]
 
     @property
     def url(self) -> str:
@@ -65,20 +68,40 @@ def lock(run: Path = RUN) -> Iterator[None]:
     """One start or stop at a time in this checkout; a second one waits."""
     run.mkdir(exist_ok=True)
     with (run / "lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            err.print("waiting for another scripts/serve or scripts/stop of this checkout to finish")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def running(run: Path = RUN) -> list[Service]:
-    """The services of this checkout that are up, by port."""
-    services = [Service(**json.loads(path.read_text())) for path in run.glob(f"*/{STATE}")]
+    """The services of this checkout that are up, by port; what those that died have left behind is removed."""
+    services = [service for path in run.glob(f"*/{STATE}") if (service := _remembered(path))]
+    for service in services:
+        if not service.alive:
+            stop(service, run)
     return sorted((service for service in services if service.alive), key=lambda service: service.port)
+
+
+def remembers(service: Service, run: Path = RUN) -> bool:
+    """Whether this very service is still on record: nobody has stopped it."""
+    recorded = _remembered(run / str(service.port) / STATE)
+    return recorded is not None and (recorded.pid, recorded.started) == (service.pid, service.started)
+
+
+def _remembered(path: Path) -> Service | None:
+    try:
+        return Service(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):  # none, cut short, or of another version
+        return None
 
 
 def check_ports(properties: Properties) -> None:
     """Raises Problem naming the first port that something else listens on."""
     for host, port in properties.listens:
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
@@ -88,6 +111,7 @@ def check_ports(properties: Properties) -> None:
 
 def start(properties: Properties, run: Path = RUN, logs: Path = LOGS) -> Service:
     """Starts Java with a configuration and returns at once; nothing is ready yet. Raises Problem."""
+    card = read_card(properties.archive)
     program = java.find()
     folder, logs = run / str(properties.port), logs / str(properties.port)
     for path in (folder, logs):
@@ -96,7 +120,10 @@ def start(properties: Properties, run: Path = RUN, logs: Path = LOGS) -> Service
     temp = tempfile.mkdtemp(prefix="torchserve-")
     try:
         process = _launch(program, properties, folder, logs, temp)
-        _children[process.pid] = process
+    except BaseException:
+        shutil.rmtree(temp, ignore_errors=True)
+        raise
+    try:
         service = Service(
             pid=process.pid,
             started=psutil.Process(process.pid).create_time(),
@@ -106,11 +133,17 @@ def start(properties: Properties, run: Path = RUN, logs: Path = LOGS) -> Service
             model=properties.archive.stem,
             temp=temp,
             logs=str(logs),
+            card=card,
         )
-    except (OSError, psutil.Error):
+        partial = folder / f"{STATE}.partial"
+        partial.write_text(json.dumps(asdict(service), indent=2))
+        partial.replace(folder / STATE)
+    except BaseException:
+        process.kill()
+        process.wait()
         shutil.rmtree(temp, ignore_errors=True)
         raise
-    (folder / STATE).write_text(json.dumps(asdict(service), indent=2))
+    _children[process.pid] = process
     return service
 
 
@@ -118,8 +151,9 @@ def stop(service: Service, run: Path = RUN) -> None:
     """Ends the service and its workers, and removes what it left in the temporary folder."""
     process = _process(service)
     if process is not None:
-        everything = [process, *process.children(recursive=True)]
+        everything = [process]
         with contextlib.suppress(psutil.NoSuchProcess):
+            everything += process.children(recursive=True)
             process.terminate()
         _, left = psutil.wait_procs(everything, timeout=STOP_SECONDS)
         for survivor in left:
@@ -129,7 +163,8 @@ def stop(service: Service, run: Path = RUN) -> None:
     if child := _children.pop(service.pid, None):
         child.wait()
     shutil.rmtree(service.temp, ignore_errors=True)
-    (run / str(service.port) / STATE).unlink(missing_ok=True)
+    if remembers(service, run):
+        (run / str(service.port) / STATE).unlink()
 
 
 def wait(service: Service) -> int | None:

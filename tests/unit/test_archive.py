@@ -176,11 +176,8 @@ def test_an_archive_of_the_same_files_is_current(handler_copy: Path, folder: Pat
         lambda handler: append(handler / "entry.py"),
         lambda handler: (handler / "new.py").touch(),
         lambda handler: (handler / "reply.py").unlink(),
-        lambda handler: (handler / "model-config.yaml").write_text(
-            (handler / "model-config.yaml").read_text().replace("top_k: 5", "top_k: 3")
-        ),
     ],
-    ids=["module", "entry", "new module", "removed module", "setting"],
+    ids=["module", "entry", "new module", "removed module"],
 )
 def test_an_archive_of_another_handler_is_not_current(
     change: Callable[[Path], object], handler_copy: Path, folder: Path, packed: Path
@@ -198,6 +195,33 @@ def test_an_archive_of_another_export_is_not_current(
     assert archive.is_current(packed, other)
     change(other / name)
     assert not archive.is_current(packed, other)
+
+
+def test_a_refreshed_archive_has_the_new_handler_and_keeps_its_version_workers_and_settings(
+    handler_copy: Path, folder: Path, tmp_path: Path
+) -> None:
+    settings = tmp_path / "mine.yaml"
+    settings.write_text((handler_copy / "model-config.yaml").read_text().replace("top_k: 5", "top_k: 3"))
+    target = tmp_path / "densenet.mar"
+    archive.build(folder, target, version="4.2", workers=7, config=settings)
+    append(handler_copy / "labels.py")
+    archive.refresh(target, folder)
+    assert archive.is_current(target, folder)
+    with zipfile.ZipFile(target) as content:
+        config = yaml.safe_load(content.read("model-config.yaml"))
+        manifest = json.loads(content.read("MAR-INF/MANIFEST.json"))
+    assert (config["handler"]["top_k"], config["minWorkers"], config["maxWorkers"]) == (3, 7, 7)
+    assert manifest["model"]["modelVersion"] == "4.2"
+
+
+def test_a_copy_with_other_workers_differs_in_nothing_else(packed: Path, tmp_path: Path) -> None:
+    archive.copy_with_workers(packed, tmp_path / "copy" / "densenet.mar", 9)
+    with zipfile.ZipFile(packed) as one, zipfile.ZipFile(tmp_path / "copy" / "densenet.mar") as other:
+        differing = [name for name in one.namelist() if one.read(name) != other.read(name)]
+        config = yaml.safe_load(other.read("model-config.yaml"))
+        assert one.namelist() == other.namelist()
+    assert differing == ["model-config.yaml"]
+    assert (config["minWorkers"], config["maxWorkers"]) == (9, 9)
 
 
 def test_no_archive_is_not_current(folder: Path, tmp_path: Path) -> None:

@@ -572,3 +572,28 @@ def test_the_limit_on_pixels_is_the_last_number_accepted(file_format: str) -> No
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1)])
 def test_a_picture_may_be_one_pixel_thin(file_format: str, shape: tuple[int, int]) -> None:
     assert_near(decoded(stored(np.full((*shape, 3), 128), file_format)), np.full((*shape, 3), 128), 2)
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_costs_a_pass_each() -> None:
+    content = encode(Image.new("L", (64, 64), 90), "JPEG", progressive=True)
+    last = content.rindex(b"\xff\xda")
+    scan, end = content[last:-2], content[-2:]
+    repeated = content[:-2] + scan * 5000 + end
+    with pytest.raises(Failure) as refusal:
+        imaging.decode(repeated, max_pixels=64_000_000)
+    assert refusal.value.code is Code.BROKEN_IMAGE
+
+
+def test_one_clear_shade_of_a_16_bit_grey_png_is_laid_over_white() -> None:
+    shades = np.array([[0, 1000, 30000], [1000, 65535, 2000]], np.uint16)
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 3, 2, 16, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", 1000)),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row.astype(">u2").tobytes() for row in shades))),
+        (b"IEND", b""),
+    ]
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in chunks:
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    seen = np.asarray(imaging.decode(content, max_pixels=100))[..., 0]
+    assert seen.tolist() == np.where(shades == 1000, 255, np.round(shades / 257)).astype(int).tolist()
