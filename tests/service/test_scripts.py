@@ -102,63 +102,79 @@ def one_line(done: "subprocess.CompletedProcess[str]", name: str) -> str:
     return line
 
 
-def test_serve_predict_and_stop(checkout: Checkout, fine_tuned: tuple[Path, Path], tmp_path: Path) -> None:
-    weights, classes = fine_tuned
-    done = checkout.serve("--weights", weights, "--class-index", classes, "--workers", 1)
-    assert done.returncode == 0, done.stderr
-    assert "DenseNet-121 is up: 1 worker(s), weights mine.pth" in done.stdout
-    assert f"curl -T export/photos/cat.jpg {checkout.url}" in done.stdout
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photos and a file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "one.jpg").write_bytes(encode(cutouts(1)[0]))
+    (folder / "two.png").write_bytes(encode(cutouts(2)[1], "PNG"))
+    (folder / "bad.jpg").write_bytes(b"no photo")
+    return folder
 
-    photo = encode(cutouts(1)[0])
-    answer = requests.put(checkout.url, data=photo, timeout=60).json()
-    assert {row["class_id"]: row["label"] for row in answer["predictions"]} == {
-        "cat": "cat",
-        "dog": "dog",
-        "bird-1": "bird",
-    }
 
-    started = time.monotonic()
-    again = checkout.serve()
-    assert (again.returncode, "already up" in again.stdout) == (0, True)
-    assert time.monotonic() - started < 20
-    assert "already up" in one_line(checkout.serve("--weights", "untrained"), "serve")
-    assert "already up" in one_line(checkout.serve("--rebuild"), "serve")
-    more = checkout.serve("--workers", 2, "--weights", weights, "--class-index", classes)
-    assert "already up: 2 worker(s)" in more.stdout
+class TestServePredictAndStop:
+    """One service's life, in the order of the tests."""
 
-    (tmp_path / "deep").mkdir()
-    (tmp_path / "deep" / "one.jpg").write_bytes(photo)
-    (tmp_path / "two.png").write_bytes(encode(cutouts(2)[1], "PNG"))
-    (tmp_path / "bad.jpg").write_bytes(b"no photo")
-    good = checkout.run(
-        "predict", "--url", checkout.url, tmp_path / "deep", tmp_path / "two.png", "-", prefix=f"< {tmp_path}/two.png"
-    )
-    assert good.returncode == 0, good.stderr
-    assert good.stdout.count("two.png") == 1
-    table = checkout.run("predict", "--url", checkout.url, tmp_path)
-    assert "1 of 3 images" in one_line(table, "predict")
-    assert "not_an_image" in table.stdout
-    rows = [
-        json.loads(line)
-        for line in checkout.run("predict", "--json", "--url", checkout.url, tmp_path).stdout.splitlines()
-    ]
-    assert [Path(row["file"]).name for row in rows] == ["bad.jpg", "one.jpg", "two.png"]
-    assert rows[0]["error"]["code"] == "not_an_image"
-    assert rows[1]["predictions"] == answer["predictions"]
-    table_rows = list(
-        csv.DictReader(io.StringIO(checkout.run("predict", "--csv", "--url", checkout.url, tmp_path).stdout))
-    )
-    assert [row["rank"] for row in table_rows] == ["", "1", "2", "3", "1", "2", "3"]
+    def test_serve_exports_archives_starts_and_says_where(
+        self, checkout: Checkout, fine_tuned: tuple[Path, Path], folder: Path
+    ) -> None:
+        weights, classes = fine_tuned
+        done = checkout.serve("--weights", weights, "--class-index", classes, "--workers", 1)
+        assert done.returncode == 0, done.stderr
+        assert "DenseNet-121 is up: 1 worker(s), weights mine.pth" in done.stdout
+        assert f"curl -T export/photos/cat.jpg {checkout.url}" in done.stdout
+        with (folder / "two.png").open("rb") as photo:
+            rows = requests.put(checkout.url, data=photo, timeout=60).json()["predictions"]
+        labels = {row["class_id"]: row["label"] for row in rows}
+        assert labels == {"cat": "cat", "dog": "dog", "bird-1": "bird"}
 
-    temp = json.loads((checkout.root / ".run" / str(checkout.port) / "service.json").read_text())["temp"]
-    stopped = checkout.run("stop")
-    assert (stopped.returncode, stopped.stdout.strip()) == (0, f"stopped the service on port {checkout.port}")
-    assert checkout.processes() == []
-    assert not Path(temp).exists()
-    assert "nothing to stop" in checkout.run("stop").stdout
-    assert "start the service with scripts/serve" in one_line(
-        checkout.run("predict", "--url", checkout.url, tmp_path), "predict"
-    )
+    def test_a_second_serve_finds_it_up_and_passes_nothing_over(
+        self, checkout: Checkout, fine_tuned: tuple[Path, Path]
+    ) -> None:
+        again = checkout.serve()
+        assert (again.returncode, "already up: 1 worker(s)" in again.stdout) == (0, True)
+        assert "already up" in one_line(checkout.serve("--weights", "untrained"), "serve")
+        assert "already up" in one_line(checkout.serve("--rebuild"), "serve")
+        more = checkout.serve("--workers", 2, "--weights", fine_tuned[0], "--class-index", fine_tuned[1])
+        assert "already up: 2 worker(s)" in more.stdout
+
+    def test_predict_takes_files_folders_and_standard_input(self, checkout: Checkout, folder: Path) -> None:
+        names = (folder / "deep", folder / "two.png", "-")
+        done = checkout.run("predict", "--url", checkout.url, *names, prefix=f"< {folder}/two.png")
+        assert done.returncode == 0, done.stderr
+        files = [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
+        assert files == ["file", str(folder / "deep" / "one.jpg"), str(folder / "two.png"), "-"]
+
+    def test_predict_shows_a_bad_file_as_a_row_and_in_its_exit_status(self, checkout: Checkout, folder: Path) -> None:
+        done = checkout.run("predict", "--url", checkout.url, folder)
+        assert "1 of 3 images" in one_line(done, "predict")
+        assert "not_an_image" in done.stdout
+
+    def test_predict_prints_json_and_csv(self, checkout: Checkout, folder: Path) -> None:
+        lines = checkout.run("predict", "--json", "--url", checkout.url, folder).stdout.splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [Path(row["file"]).name for row in rows] == ["bad.jpg", "one.jpg", "two.png"]
+        assert rows[0]["error"]["code"] == "not_an_image"
+        answer = requests.put(checkout.url, data=encode(cutouts(1)[0]), timeout=60).json()
+        assert rows[1]["predictions"] == answer["predictions"]
+        table = io.StringIO(checkout.run("predict", "--csv", "--url", checkout.url, folder).stdout)
+        assert [row["rank"] for row in csv.DictReader(table)] == ["", "1", "2", "3", "1", "2", "3"]
+
+    def test_stop_ends_it_and_leaves_nothing(self, checkout: Checkout, folder: Path) -> None:
+        record = checkout.root / ".run" / str(checkout.port) / "service.json"
+        temp = json.loads(record.read_text())["temp"]
+        stopped = checkout.run("stop")
+        assert (stopped.returncode, stopped.stdout.strip()) == (0, f"stopped the service on port {checkout.port}")
+        assert checkout.processes() == []
+        assert not Path(temp).exists()
+        assert "nothing to stop" in checkout.run("stop").stdout
+        done = checkout.run("predict", "--url", checkout.url, folder)
+        assert "start the service with scripts/serve" in one_line(done, "predict")
+
+    def test_a_rebuild_does_not_swap_the_model_for_another(self, checkout: Checkout) -> None:
+        line = one_line(checkout.serve("--rebuild"), "serve")
+        assert line.endswith("densenet.mar was made of the file mine.pth; name it again: --weights FILE")
 
 
 def test_without_a_network_serve_says_loudly_that_it_serves_untrained_weights(tmp_path: Path) -> None:
