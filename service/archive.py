@@ -23,17 +23,22 @@ def ensure(archive: Path, weights: str | None, class_index: Path | None, *, rebu
         _export(weights or "imagenet", class_index, fall_back=weights is None)
         _pack(archive)
         return
-    if rebuild or not satisfies(read_card(archive), weights, class_index):
-        _export(weights or _own_weights(archive), class_index, fall_back=False)
+    if rebuild and weights:  # whatever is there, even if it cannot be read
+        _export(weights, class_index, fall_back=False)
         _pack(archive)
-    elif _is_of_last_export(read_card(archive)) and not is_current(archive, DEFAULT_FOLDER):
+        return
+    card = read_card(archive)
+    if rebuild or not satisfies(card, weights, class_index):
+        _export(weights or _own_weights(archive, card), class_index, fall_back=False)
+        _pack(archive)
+    elif _is_of_last_export(card) and not is_current(archive, DEFAULT_FOLDER):
         err.print("the handler has changed: packing it into the archive anew")
         refresh(archive, DEFAULT_FOLDER)
 
 
-def _own_weights(archive: Path) -> str:
+def _own_weights(archive: Path, card: dict[str, Any]) -> str:
     """What to export again where no weights are named."""
-    name = read_card(archive)["weights"]["name"]
+    name = card["weights"]["name"]
     own = {"IMAGENET1K_V1": "imagenet", "untrained": "untrained"}.get(name)
     if own is None:
         raise Problem(f"{archive.name} was made of the file {name}; name it again: --weights FILE")
