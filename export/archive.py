@@ -23,6 +23,7 @@ import yaml
 import console
 from console import Problem
 from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, ROOT
+from handler.reply import DESCRIPTION
 from handler.settings import Settings
 
 HANDLER = ROOT / "handler"
@@ -93,7 +94,8 @@ def read_card(archive: Path) -> dict[str, Any]:
 
 def _contents(folder: Path) -> dict[str, Path]:
     """Path in the archive → file, for all but what the archiver generates."""
-    modules = {f"handler/{path.name}": path for path in HANDLER.glob("*.py") if path.name != "entry.py"}
+    files = [HANDLER / DESCRIPTION, *(path for path in HANDLER.rglob("*.py") if path.name != "entry.py")]
+    modules = {str(path.relative_to(HANDLER.parent)): path for path in files}
     return modules | {"entry.py": HANDLER / "entry.py"} | {name: folder / name for name in (NETWORK, CARD, CLASSES)}
 
 

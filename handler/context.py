@@ -23,3 +23,6 @@ class Context(Protocol):
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         """The content type of a row's answer."""
+
+    def set_response_header(self, idx: int, key: str, value: str) -> None:
+        """One more header of a row's answer."""

@@ -13,11 +13,12 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from PIL.Image import Image
 
-from handler import imaging, labels, payload, reply, scoring, transform
+from handler import encoding, imaging, labels, payload, protocols, reply, scoring, transform
 from handler.context import Context
 from handler.failures import Code, Failure
-from handler.payload import Request, Upload
-from handler.reply import Outcome, Reply
+from handler.protocols import Asked
+from handler.reply import Reply
+from handler.request import Outcome, Request, Upload
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -53,31 +54,38 @@ class Classifier:
 
     def handle(self, rows: Sequence[Mapping[str, object]], context: Context) -> list[bytes]:
         """Answers a batch: one answer a row, whatever is in it. Never raises for what a row holds."""
-        requests = [self._guard(context, i, self._read, row, context, i) for i, row in enumerate(rows)]
-        asked = {i: request for i, request in enumerate(requests) if isinstance(request, Request)}
-        outcomes = self._classify(asked, context)
-        replies = [
-            self._guard(context, i, self._reply, request, outcomes.get(i, [])) for i, request in enumerate(requests)
+        found = [self._read(row, context, i) for i, row in enumerate(rows)]
+        asked = {i: (item.protocol, item.request) for i, item in enumerate(found) if isinstance(item, Asked)}
+        outcomes = self._classify({i: request for i, (_, request) in asked.items()}, context)
+        return [
+            self._send(context, i, item if isinstance(item, Reply) else self._answer(context, i, item, outcomes[i]))
+            for i, item in enumerate(found)
         ]
-        return [self._send(context, i, item) for i, item in enumerate(replies)]
 
-    def _read(self, row: Mapping[str, object], context: Context, i: int) -> Request | Reply:
+    def _read(self, row: Mapping[str, object], context: Context, i: int) -> Asked | Reply:
         headers = context.get_all_request_header(i)
+        plain = payload.plain_headers(headers)
         # TorchServe asks for the model card with an empty row; a client who sends the header with an image
         # still gets a prediction.
-        if not row and payload.plain_headers(headers).get("describe", "").lower() == "true":
+        if not row and plain.get("describe", "").lower() == "true":
             return reply.document(self.card | {"model": self.model, "options": vars(self.settings)})
-        try:
-            return payload.read(row, headers, self.settings)
-        except Failure as failure:
-            if failure.code is Code.NO_IMAGE and reply.wants_page(payload.plain_headers(headers)):
-                return reply.upload_page()
-            raise
+        protocol = protocols.presume(row, plain)
+        received = self._guard(context, i, payload.read, row, headers)
+        if isinstance(received, Failure):
+            instead = reply.instead_of_an_answer(plain) if received.code is Code.NO_IMAGE else None
+            return instead or protocol.refuse(received)
+        recognized = self._guard(context, i, protocols.recognize, received, plain)
+        if isinstance(recognized, Failure):
+            return protocol.refuse(recognized)
+        request = self._guard(context, i, recognized.read, received, self.settings)
+        return recognized.refuse(request) if isinstance(request, Failure) else Asked(recognized, request)
 
-    def _look(self, upload: Upload) -> Image:
+    def _look(self, upload: Upload) -> Image | torch.Tensor:
         """Decode and crop one upload, to a picture of the network's size; larger ones are not held on to."""
         if isinstance(upload.content, Failure):
             raise upload.content
+        if isinstance(upload.content, torch.Tensor):
+            return upload.content
         return transform.crop(imaging.decode(upload.content, max_pixels=self.settings.max_image_pixels))
 
     def _score(self, batch: torch.Tensor) -> torch.Tensor:
@@ -85,29 +93,31 @@ class Classifier:
 
     def _classify(self, asked: Mapping[int, Request], context: Context) -> dict[int, list[Outcome]]:
         """All rows' images through the network together; by row, the outcomes in its uploads' order."""
-        crops = {
+        looks = {
             i: [self._guard(context, i, self._look, upload) for upload in request.uploads]
             for i, request in asked.items()
         }
-        images = [crop for row in crops.values() for crop in row if not isinstance(crop, Failure)]
+        images = [look for row in looks.values() for look in row if not isinstance(look, Failure)]
         scored = iter(self._score_all(images, context))
         return {
             i: [
-                self._guard(context, i, self._rank, crop if isinstance(crop, Failure) else next(scored), request)
-                for crop in crops[i]
+                self._guard(context, i, self._rank, look, look if isinstance(look, Failure) else next(scored), request)
+                for look in looks[i]
             ]
             for i, request in asked.items()
         }
 
-    def _rank(self, logits: torch.Tensor | Failure, request: Request) -> Outcome:
+    def _rank(self, look: Image | torch.Tensor | Failure, logits: torch.Tensor | Failure, request: Request) -> Outcome:
         if isinstance(logits, Failure):
             return logits
-        return labels.rank(logits, self.classes, request.options.top_k)
+        if isinstance(look, torch.Tensor):
+            encoding.check_finite(logits)
+        return labels.rank(logits, self.classes, request.top_k)
 
-    def _score_all(self, images: Sequence[Image], context: Context) -> Sequence[torch.Tensor | Failure]:
+    def _score_all(self, images: Sequence[Image | torch.Tensor], context: Context) -> Sequence[torch.Tensor | Failure]:
         if not images:
             return []
-        together = self._guard(context, 0, lambda: self._score(transform.normalize(images)))
+        together = self._guard(context, 0, lambda: self._score(transform.to_batch(images)))
         if not isinstance(together, Failure):
             return list(together)
         if len(images) == 1:
@@ -115,12 +125,13 @@ class Classifier:
         # One image must not take the others down: each for itself then.
         return [result for image in images for result in self._score_all([image], context)]
 
-    def _reply(self, request: Request | Reply | Failure, outcomes: Sequence[Outcome]) -> Reply:
-        if isinstance(request, Reply):
-            return request
-        if isinstance(request, Failure):
-            raise request
-        return reply.success(request, outcomes, self.model, max_bytes=self.settings.max_response_bytes)
+    def _answer(self, context: Context, i: int, asked: Asked, outcomes: Sequence[Outcome]) -> Reply:
+        answer = self._guard(context, i, asked.request.answer, outcomes, self.model)
+        if isinstance(answer, Reply) and len(answer.body) > self.settings.max_response_bytes:
+            answer = Failure(
+                Code.ANSWER_TOO_LARGE, "the answer would be too large; ask for a smaller top_k or fewer images"
+            )
+        return asked.protocol.refuse(answer) if isinstance(answer, Failure) else answer
 
     def _guard(
         self, context: Context, i: int, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -135,11 +146,12 @@ class Classifier:
             log.error("request %s: unexpected failure: %a", context.get_request_id(i), traceback.format_exc())
             return Failure(Code.INTERNAL_ERROR, "the service failed on this image; its log has the reason")
 
-    def _send(self, context: Context, i: int, item: Reply | Failure) -> bytes:
-        answer = reply.failure(item) if isinstance(item, Failure) else item
+    def _send(self, context: Context, i: int, answer: Reply) -> bytes:
         # The phrase stays empty: a non-ASCII or foreign one would break the worker's protocol.
         context.set_response_status(answer.status, "", i)
         context.set_response_content_type(i, answer.content_type)
+        for name, value in answer.headers.items():
+            context.set_response_header(i, name, value)
         return answer.body
 
 

@@ -12,6 +12,7 @@ class Code(StrEnum):
     BAD_FORM = "bad_form"
     BAD_JSON = "bad_json"
     BAD_BASE64 = "bad_base64"
+    BAD_TENSOR = "bad_tensor"
     BAD_OPTION = "bad_option"
     TOO_MANY_IMAGES = "too_many_images"
     TOO_MANY_PIXELS = "too_many_pixels"

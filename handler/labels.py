@@ -21,11 +21,13 @@ class ClassIndex:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class of an answer; probability in 0..1."""
+    """One class of an answer: its output position, its names, its probability in 0..1 and the logit behind that."""
 
+    index: int
     class_id: str
     label: str
     probability: float
+    logit: float
 
 
 def load_class_index(path: Path) -> ClassIndex:
@@ -67,7 +69,8 @@ def _row(path: Path, position: int, entry: object) -> tuple[str, str]:
 def rank(logits: torch.Tensor, classes: ClassIndex, top_k: int) -> tuple[Prediction, ...]:
     """float32 logits (classes,) → the top_k classes (or all there are) by softmax over all classes, best first."""
     best = torch.softmax(logits, dim=0).topk(min(top_k, len(classes)))
+    values = zip(best.indices.tolist(), best.values.tolist(), logits[best.indices].tolist(), strict=True)
     return tuple(
-        Prediction(classes.ids[position], classes.names[position], probability)
-        for probability, position in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        Prediction(index, classes.ids[index], classes.names[index], probability, logit)
+        for index, probability, logit in values
     )

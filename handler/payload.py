@@ -1,25 +1,23 @@
-"""Read: from a row of TorchServe's batch and its headers to the images and options that a client asks about.
+"""Read: from a row of TorchServe's batch and its headers to images or a JSON document, and the options beside them.
 
 TorchServe hands over a raw body as `{"body": bytearray}`, a form as one entry a part (the last of a repeated name),
-JSON as parsed or as bytes depending on its settings, and query parameters, on the routes where it does, as further
-entries. Nothing here trusts any of it.
+a gRPC call's `input` as its entries, JSON as parsed or as bytes depending on its settings, and query parameters, on
+the routes where it does, as further entries. Nothing here trusts any of it.
 """
 
-import base64
-import binascii
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 
 from handler.failures import Code, Failure
-from handler.settings import Settings
+from handler.request import HOW_TO_SEND, listed, quoted
 
-HOW_TO_SEND = "send the image's bytes (curl -T photo.jpg URL) or a multipart form (curl -F file=@photo.jpg URL)"
-OPTIONS = ("top_k", "min_probability")
-OPTION_HEADERS = {"x-top-k": "top_k", "x-min-probability": "min_probability"}
-MAX_TOP_K = 1000
+OPTIONS = ("top_k", "min_probability", "format")
+OPTION_HEADERS = {"x-top-k": "top_k", "x-min-probability": "min_probability", "x-format": "format"}
+
+# Of a body in the v2 protocol's binary form: how many bytes at its start are the JSON.
+_JSON_LENGTH = "inference-header-content-length"
 
 # TorchServe's own query parameter of /invocations, handed over like all others.
 _ROUTING = ("model_name",)
@@ -29,37 +27,24 @@ _FILE_PART_SLACK = 1024
 _TEXT_PART_SLACK = 256
 
 
-class Shape(Enum):
-    """Which answer a request is due."""
+@dataclass(frozen=True)
+class Images:
+    """Encoded images by the name of their form part or gRPC entry; a raw body's name is `body`."""
 
-    SINGLE = "one image, one object"
-    RESULTS = "several parts of a form, a list of results"
-    INSTANCES = "JSON instances, a list of predictions"
+    parts: Mapping[str, bytes]
+    options: Mapping[str, object]
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a request may choose: top_k in 1..1000, min_probability in 0..1."""
+class Document:
+    """A JSON body, and the bytes that followed it where the client said that it is not all."""
 
-    top_k: int
-    min_probability: float
-
-
-@dataclass(frozen=True)
-class Upload:
-    """One encoded image of a request, or why there is none; its form part's name where it has one."""
-
-    content: bytes | Failure
-    name: str | None = None
+    content: object
+    options: Mapping[str, object]
+    appended: bytes = b""
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a client asks: images in the order sent, options, and the shape its answer is due in."""
-
-    uploads: tuple[Upload, ...]
-    options: Options
-    shape: Shape
+Payload = Images | Document
 
 
 def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
@@ -67,123 +52,59 @@ def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
 
 
-def read(row: Mapping[str, object], headers: Mapping[str, object], settings: Settings) -> Request:
-    """Reads one row of a batch.
+def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Payload:
+    """Reads one row of a batch; options are as the client wrote them, by name, from headers, fields and query.
 
     row: TorchServe's entries; headers: as `context.get_all_request_header` gives them.
-    Raises Failure when the request as a whole cannot be understood; a single bad image is kept as its Upload.
+    Raises Failure when nothing can be made of it.
     """
     plain = plain_headers(headers)
     media_type = plain.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/x-www-form-urlencoded":
         _refuse_urlencoded(plain)
-    if media_type.startswith("multipart/"):
+    is_form = media_type.startswith("multipart/")
+    if is_form:
         _check_form(row, plain, headers)
-    fields = {name: value for name, value in row.items() if name in OPTIONS}
+    options: dict[str, object] = {option: plain[name] for name, option in OPTION_HEADERS.items() if name in plain}
+    options |= {name: _text(value) for name, value in row.items() if name in OPTIONS}
     parts = {name: value for name, value in row.items() if name not in (*OPTIONS, *_ROUTING)}
-    chosen: dict[str, object] = {option: plain[name] for name, option in OPTION_HEADERS.items() if name in plain}
-    chosen |= {name: _text(value) for name, value in fields.items()}
-    raw = not media_type.startswith("multipart/") and "body" in parts
-    if raw:
-        body = parts.pop("body")
-    _refuse_text_fields(parts, headers)
-    if not raw:
-        return _read_parts(parts, chosen, settings)
-    if media_type == "application/json" or _looks_like_json(body):
-        return _read_json(body, chosen, settings)
-    return _read_parts({"body": body} | parts, chosen, settings)
-
-
-def _check_count(count: int, settings: Settings) -> None:
-    """Before anything is decoded: ten megabytes of JSON can hold millions of instances."""
-    if count > settings.max_images:
-        raise Failure(
-            Code.TOO_MANY_IMAGES, f"{count} images in one request; send at most {settings.max_images} at a time"
-        )
-
-
-def _read_parts(parts: Mapping[str, object], chosen: Mapping[str, object], settings: Settings) -> Request:
-    _check_count(len(parts), settings)
+    body = None if is_form else _body(parts)
+    others = {name: value for name, value in parts.items() if name != body}
+    _refuse_text_fields(others, headers)
+    if body is not None and (media_type == "application/json" or _JSON_LENGTH in plain or _is_json(parts[body])):
+        return _read_json(parts[body], options, plain.get(_JSON_LENGTH))
     contents = {name: _bytes(value) for name, value in parts.items()}
     if not any(contents.values()):
         raise Failure(Code.NO_IMAGE, f"no image was sent; {HOW_TO_SEND}")
-    single = len(contents) == 1
-    empty = Failure(Code.NO_IMAGE, "this part is empty; send the image's bytes in it, or leave it out")
-    uploads = tuple(Upload(content or empty, None if single else name) for name, content in contents.items())
-    return Request(uploads, _options(chosen, settings), Shape.SINGLE if single else Shape.RESULTS)
+    return Images(contents, options)
 
 
-def _read_json(body: object, chosen: Mapping[str, object], settings: Settings) -> Request:
-    document = _parse_json(bytes(body)) if isinstance(body, bytes | bytearray) else body
-    instances = document.get("instances") if isinstance(document, Mapping) else None
-    if not isinstance(instances, list) or not instances:
+def _body(parts: Mapping[str, object]) -> str | None:
+    """The entry that holds the whole of a request: a raw body, or the one entry of a gRPC call."""
+    return "body" if "body" in parts else next(iter(parts)) if len(parts) == 1 else None
+
+
+def _is_json(body: object) -> bool:
+    if isinstance(body, str | bytes | bytearray):
+        return _bytes(body[:64]).lstrip()[:1] in (b"{", b"[")
+    return True  # TorchServe has parsed it
+
+
+def _read_json(body: object, options: Mapping[str, object], json_length: str | None) -> Document:
+    if not isinstance(body, bytes | bytearray):
+        return Document(body, options)
+    end = len(body) if json_length is None else int(json_length) if re.fullmatch(r"[0-9]{1,9}", json_length) else -1
+    if not 0 <= end <= len(body):
         raise Failure(
-            Code.BAD_JSON, 'JSON must be {"instances": [{"b64": "<base64 of an image>"}, …]}, one entry an image'
+            Code.BAD_JSON,
+            "Inference-Header-Content-Length must be the length of the JSON at the body's start, in bytes",
         )
-    _check_count(len(instances), settings)
-    assert isinstance(document, Mapping)
-    parameters = document.get("parameters")
-    if not isinstance(parameters, Mapping | None):
-        raise Failure(Code.BAD_JSON, 'JSON "parameters" must be an object such as {"top_k": 3}')
-    for name in parameters or {}:
-        if name not in OPTIONS:
-            raise Failure(Code.BAD_OPTION, f"there is no parameter {_quoted(name)}; there are {' and '.join(OPTIONS)}")
-    uploads = tuple(Upload(_instance(instance)) for instance in instances)
-    return Request(uploads, _options({**chosen, **(parameters or {})}, settings), Shape.INSTANCES)
-
-
-def _parse_json(content: bytes) -> object:
     try:
-        return json.loads(content)
+        return Document(json.loads(bytes(body[:end])), options, bytes(body[end:]))
     except (ValueError, RecursionError) as error:
         raise Failure(
             Code.BAD_JSON, "the body is announced as JSON, or begins like it, but cannot be parsed"
         ) from error
-
-
-def _instance(instance: object) -> bytes | Failure:
-    text = instance.get("b64") if isinstance(instance, Mapping) else None
-    if not isinstance(text, str):
-        return Failure(Code.BAD_JSON, 'an instance must be {"b64": "<base64 of an image>"}')
-    try:
-        return _from_base64(text) or Failure(Code.NO_IMAGE, "this instance is empty; put an image's base64 in it")
-    except (binascii.Error, ValueError):
-        return Failure(Code.BAD_BASE64, "this is no base64; send the image's bytes in standard base64, padded with =")
-
-
-def _from_base64(text: str) -> bytes:
-    # Browsers' toDataURL() puts a prefix before the data, and the base64 command breaks its lines.
-    if text.startswith("data:"):
-        text = text.partition(",")[2]
-    return base64.b64decode("".join(text.split()), validate=True)
-
-
-def _options(chosen: Mapping[str, object], settings: Settings) -> Options:
-    top_k, min_probability = chosen.get("top_k"), chosen.get("min_probability")
-    return Options(
-        top_k=settings.top_k if top_k is None else _top_k(top_k),
-        min_probability=settings.min_probability if min_probability is None else _min_probability(min_probability),
-    )
-
-
-def _top_k(value: object) -> int:
-    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_TOP_K:
-        raise Failure(Code.BAD_OPTION, f"top_k must be a whole number from 1 to {MAX_TOP_K}, not {_quoted(value)}")
-    return value
-
-
-def _min_probability(value: object) -> float:
-    number = value
-    if isinstance(number, str):
-        try:
-            number = float(number)
-        except ValueError:
-            number = None
-    if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number <= 1:
-        raise Failure(Code.BAD_OPTION, f"min_probability must be a number from 0 to 1, not {_quoted(value)}")
-    return float(number)
 
 
 def _refuse_urlencoded(headers: Mapping[str, str]) -> None:
@@ -238,8 +159,8 @@ def _refuse_text_fields(parts: Mapping[str, object], headers: Mapping[str, objec
         if content.isascii() and content.decode("ascii").isprintable():
             raise Failure(
                 Code.UNKNOWN_FIELD,
-                f"the field {_quoted(name)} holds text, not a file; images are sent as files "
-                f"(curl -F file=@photo.jpg, with the @), options are {' and '.join(OPTIONS)}",
+                f"the field {quoted(name)} holds text, not a file; images are sent as files "
+                f"(curl -F file=@photo.jpg, with the @), options are {listed(OPTIONS)}",
             )
 
 
@@ -247,12 +168,6 @@ def _part_type(headers: Mapping[str, object], name: str) -> str:
     entry = headers.get(name)
     content_type = entry.get("content-type") if isinstance(entry, Mapping) else None
     return content_type if isinstance(content_type, str) else ""
-
-
-def _looks_like_json(body: object) -> bool:
-    if isinstance(body, str | bytes | bytearray):
-        return _bytes(body[:64]).lstrip()[:1] in (b"{", b"[")
-    return True
 
 
 def _bytes(value: object) -> bytes:
@@ -263,9 +178,3 @@ def _bytes(value: object) -> bytes:
 
 def _text(value: object) -> object:
     return bytes(value).decode("utf-8", "replace") if isinstance(value, bytes | bytearray) else value
-
-
-def _quoted(value: object) -> str:
-    """A client's words inside a message: escaped to ASCII, and short however long they were."""
-    text = ascii(value if not isinstance(value, str) else value[:40])
-    return text if len(text) <= 80 else text[:80] + "…"

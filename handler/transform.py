@@ -44,3 +44,11 @@ def normalize(crops: Sequence[Image.Image]) -> torch.Tensor:
     batch = planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     return batch.sub_(mean).div_(std)
+
+
+def to_batch(images: Sequence[Image.Image | torch.Tensor]) -> torch.Tensor:
+    """N crops, or preprocessed images of float32 (3, 224, 224), to one batch: float32, (N, 3, 224, 224)."""
+    crops = [image for image in images if isinstance(image, Image.Image)]
+    if len(crops) == len(images):
+        return normalize(crops)
+    return torch.stack([normalize([image])[0] if isinstance(image, Image.Image) else image for image in images])

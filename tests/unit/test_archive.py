@@ -59,10 +59,11 @@ def move_temporary_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
 
 
 def expected_entries() -> list[str]:
-    handler = [path.name for path in (ROOT / "handler").glob("*.py") if path.name != "entry.py"]
+    names = [str(path.relative_to(ROOT)) for path in (ROOT / "handler").rglob("*.py")]
+    handler = [name for name in names if name != "handler/entry.py"] + ["handler/openapi.yaml"]
     export = ["model.pt", "model_card.json", "index_to_name.json"]
     generated = ["MAR-INF/MANIFEST.json", "model-config.yaml"]
-    return sorted([*(f"handler/{name}" for name in handler), "entry.py", *export, *generated])
+    return sorted([*handler, "entry.py", *export, *generated])
 
 
 def test_an_archive_holds_what_serving_needs_and_nothing_else(packed: Path) -> None:

@@ -1,0 +1,79 @@
+"""The protocols that callers of image classifiers speak. Which one a request is in is read from what it holds:
+
+    images as bytes              ours and the tutorials'         native.py
+    {"instances": […]}           KServe v1, TensorFlow Serving   kserve_v1.py
+    {"inputs": […]}              Open Inference Protocol (v2)    open_inference.py
+    {"inputs": "…"}              Hugging Face                    hugging_face.py
+
+Each module reads a payload into a Request, which knows how to answer, and has the protocol's way to refuse one.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from handler.failures import Code, Failure
+from handler.payload import Images, Payload
+from handler.protocols import hugging_face, kserve_v1, native, open_inference
+from handler.reply import Reply
+from handler.request import Request
+from handler.settings import Settings
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """read: raises Failure for a request that cannot be understood; refuse: the answer to a whole request's failure."""
+
+    read: Callable[[Any, Settings], Request]
+    refuse: Callable[[Failure], Reply]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request, and the protocol it came in."""
+
+    protocol: Protocol
+    request: Request
+
+
+NATIVE = Protocol(native.read, native.refuse)
+KSERVE_V1 = Protocol(kserve_v1.read, kserve_v1.refuse)
+# `instances` are also the JSON of our own address, whose failures have one shape whatever was sent.
+NATIVE_INSTANCES = Protocol(kserve_v1.read, native.refuse)
+OPEN_INFERENCE = Protocol(open_inference.read, open_inference.refuse)
+HUGGING_FACE = Protocol(hugging_face.read, hugging_face.refuse)
+
+
+def presume(row: Mapping[str, object], headers: Mapping[str, str]) -> Protocol:
+    """The protocol to refuse a request in that cannot be read: by its address, and the words in it.
+
+    headers: by lower-case name. TorchServe adds `url_path` on /predictions, and on KServe's addresses only `explain`.
+    """
+    if _on_kserve_route(headers):
+        return KSERVE_V1
+    body = row.get("body")
+    # `{"inputs": …` that breaks off: v2 and Hugging Face refuse alike.
+    spoken = isinstance(body, bytes | bytearray) and body[:1] == b"{" and b'"inputs"' in body[:4096]
+    return OPEN_INFERENCE if spoken else NATIVE
+
+
+def recognize(payload: Payload, headers: Mapping[str, str]) -> Protocol:
+    """The protocol of a payload. Raises Failure bad_json for a document in none of them."""
+    if isinstance(payload, Images):
+        return HUGGING_FACE if "format" in payload.options else NATIVE
+    match payload.content:
+        case {"instances": _}:
+            return KSERVE_V1 if _on_kserve_route(headers) else NATIVE_INSTANCES
+        case {"inputs": list()}:
+            return OPEN_INFERENCE
+        case {"inputs": _}:
+            return HUGGING_FACE
+    raise Failure(
+        Code.BAD_JSON,
+        'JSON must be {"instances": [{"b64": "<base64 of an image>"}, …]}, {"inputs": "<base64 of an image>"}, or an '
+        "inference request of the Open Inference Protocol (v2)",
+    )
+
+
+def _on_kserve_route(headers: Mapping[str, str]) -> bool:
+    return "explain" in headers and "url_path" not in headers

@@ -1,0 +1,129 @@
+"""What a client asks, whichever protocol it speaks: images, and the options that say how to answer."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from handler.failures import Code, Failure
+from handler.labels import Prediction
+from handler.reply import Reply
+from handler.settings import Settings
+
+HOW_TO_SEND = "send the image's bytes (curl -T photo.jpg URL) or a multipart form (curl -F file=@photo.jpg URL)"
+MAX_TOP_K = 1000
+
+Content = bytes | torch.Tensor
+"""An encoded image, or one that the client has preprocessed: float32, (3, 224, 224), normalized."""
+
+Outcome = tuple[Prediction, ...] | Failure
+"""What became of one image: its ranked classes, or why there are none."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One image of a request, or why there is none; its form part's name where it has one."""
+
+    content: Content | Failure
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a request may choose: top_k in 1..1000, min_probability in 0..1."""
+
+    top_k: int
+    min_probability: float
+
+    @classmethod
+    def read(cls, chosen: Mapping[str, object], settings: Settings) -> "Options":
+        """The two options as numbers or text, by name; what is absent or null is as the settings say.
+
+        Raises Failure bad_option.
+        """
+        top_k, min_probability = chosen.get("top_k"), chosen.get("min_probability")
+        return cls(
+            top_k=settings.top_k if top_k is None else read_count("top_k", top_k),
+            min_probability=settings.min_probability if min_probability is None else _read_share(min_probability),
+        )
+
+
+class Request(Protocol):
+    """One request in some protocol: what to look at, and how to tell what was seen."""
+
+    @property
+    def uploads(self) -> Sequence[Upload]:
+        """The images in the order sent."""
+
+    @property
+    def top_k(self) -> int:
+        """How many classes of each image the answer needs."""
+
+    def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
+        """The answer, from one outcome an upload and the model's name, version, weights and precision.
+
+        Raises Failure where one image's failure is that of the whole request.
+        """
+
+
+def read_count(name: str, value: object) -> int:
+    """An option that counts classes, 1..1000, as a number or as text. Raises Failure bad_option."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_TOP_K:
+        raise Failure(Code.BAD_OPTION, f"{name} must be a whole number from 1 to {MAX_TOP_K}, not {quoted(value)}")
+    return value
+
+
+def _read_share(value: object) -> float:
+    number = value
+    if isinstance(number, str):
+        try:
+            number = float(number)
+        except ValueError:
+            number = None
+    if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number <= 1:
+        raise Failure(Code.BAD_OPTION, f"min_probability must be a number from 0 to 1, not {quoted(value)}")
+    return float(number)
+
+
+def read_parameters(parameters: object, chosen: Mapping[str, object], known: Collection[str]) -> dict[str, object]:
+    """JSON `parameters` over the options that came beside the body; none is passed over in silence.
+
+    Raises Failure: bad_json where parameters are no object, bad_option for one that this protocol does not have.
+    """
+    if not isinstance(parameters, Mapping | None):
+        raise Failure(Code.BAD_JSON, 'JSON "parameters" must be an object such as {"top_k": 3}')
+    together = {**chosen, **(parameters or {})}
+    for name in together:
+        if name not in known:
+            raise Failure(Code.BAD_OPTION, f"there is no parameter {quoted(name)} here; there are {listed(known)}")
+    return together
+
+
+def check_count(count: int, settings: Settings) -> None:
+    """Before anything is decoded: ten megabytes of JSON can hold millions of instances."""
+    if count > settings.max_images:
+        raise Failure(
+            Code.TOO_MANY_IMAGES, f"{count} images in one request; send at most {settings.max_images} at a time"
+        )
+
+
+def listed(names: Collection[str]) -> str:
+    """Names for a sentence: "a, b and c"."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def quoted(value: object) -> str:
+    """A client's words inside a message: escaped to ASCII, and short however long they were."""
+    match value:
+        case str():
+            return ascii(value[:40]) + ("…" if len(value) > 40 else "")
+        case list():
+            return "a list"
+        case Mapping():
+            return "an object"
+    return ascii(value)[:80]
