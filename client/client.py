@@ -1,104 +1,241 @@
 """A client of the running service."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from threading import Event
+from typing import Self, TypeAlias
 from urllib.parse import urlsplit
 
 import requests
+import stamina
 from requests.adapters import HTTPAdapter
-from urllib3.util import Retry
+from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ProtocolError, ReadTimeoutError
+
+from client import answers
+from client.answers import Answer
+from client.errors import NotThere, Refused, ServiceError, Unauthorized, Unavailable
+from client.images import Source, prepare
 
 DEFAULT_URL = "http://127.0.0.1:8080/predictions/densenet"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+Result: TypeAlias = Answer | Refused | ServiceError | OSError
+"""What became of one image of many."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """One class of an answer; probability in 0..1."""
+class Client:
+    """The service at one address, over connections that are kept open. Threads may share a client.
 
-    class_id: str
-    label: str
-    probability: float
+    Use it in a `with` statement, or close() it.
 
+    url: where images are sent. token: sent as `Authorization: Bearer`. timeout: seconds, for each of connecting and
+    waiting for an answer. retries: further tries of a request that met a full queue (503) or lost its connection.
+    parallel: requests at once, at most. verify: whether a certificate is checked, or the path of a CA bundle.
+    Raises ValueError for any of them out of its range.
+    """
 
-@dataclass(frozen=True)
-class Answer:
-    """What the service says of one image: classes best first, and whether the best one is likely enough to count."""
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        token: str | None = None,
+        timeout: float = 60,
+        retries: int = 3,
+        parallel: int = 4,
+        verify: bool | str = True,
+    ) -> None:
+        _check(url, token, timeout=timeout, retries=retries, parallel=parallel)
+        self._url = url
+        self._token = token
+        self._timeout = timeout
+        self._parallel = parallel
+        self._verify = verify
+        # Nothing is passed through stamina but functions: it logs arguments, and images and tokens are not for logs.
+        self._retrying = stamina.RetryingCaller(attempts=retries + 1, timeout=None)
+        self._session = _session(url, token, parallel)
 
-    predictions: tuple[Prediction, ...]
-    recognized: bool
-    weights: str
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-class ServiceError(Exception):
-    """No answer about the image: the service is not there, or failed, or this is not the service."""
+    def close(self) -> None:
+        """Closes the connections."""
+        self._session.close()
 
+    def classify(self, image: Source, *, top_k: int | None = None, min_probability: float | None = None) -> Answer:
+        """What is on an image: the path of a file, its bytes, or a Pillow picture, which is sent without any loss.
 
-class NotThere(ServiceError):
-    """Nothing listens at the address."""
+        top_k: classes wanted, 1..1000. min_probability: 0..1, below it nothing is recognized. None: as the service
+        has it. Raises Refused for an image or option that the service does not accept, ServiceError where there is no
+        answer, OSError for a file or picture that cannot be read.
+        """
+        return self._ask(prepare(image), _options(top_k, min_probability), Event())
 
+    def classify_many(
+        self, images: Iterable[Source], *, top_k: int | None = None, min_probability: float | None = None
+    ) -> Generator[Result, None, None]:
+        """Like classify() for each image, `parallel` of them at once; what it raises of an image stands in its place.
 
-class Refused(Exception):
-    """The service refused the image; code is one of the stable error codes, the message says what to send instead."""
+        Results come in the order of the images, each as soon as it and those before it are known. `images` may be
+        endless: it is advanced in the caller's thread, at most 2 × parallel ahead of the results. Closing the
+        generator waits for requests under way. Raises NotThere and Unauthorized, which all other images would meet.
+        """
+        if isinstance(images, str | bytes | bytearray | memoryview):
+            raise TypeError("several images are wanted, such as a list of paths; classify() takes one")
+        return self._classify_many(images, _options(top_k, min_probability))
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
+    def _classify_many(self, images: Iterable[Source], options: dict[str, str]) -> Generator[Result, None, None]:
+        stopped = Event()
+        pending: deque[Future[Answer]] = deque()
+        with ThreadPoolExecutor(self._parallel, "classify") as pool:
+            try:
+                for image in images:
+                    pending.append(self._submit(pool, image, options, stopped))
+                    while pending and (pending[0].done() or len(pending) == 2 * self._parallel):
+                        yield _result(pending.popleft())
+                while pending:
+                    yield _result(pending.popleft())
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+                stopped.set()
+
+    def _submit(
+        self, pool: ThreadPoolExecutor, image: Source, options: dict[str, str], stopped: Event
+    ) -> Future[Answer]:
+        try:
+            return pool.submit(self._ask, prepare(image), options, stopped)
+        except OSError as error:
+            failed: Future[Answer] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def _ask(self, encode: Callable[[], bytes], options: dict[str, str], stopped: Event) -> Answer:
+        return self._retrying(partial(self._again, stopped), partial(self._request, encode(), options))
+
+    def _again(self, stopped: Event, error: Exception) -> bool | float:
+        """Whether to try again, or in how many seconds; without a number stamina backs off exponentially, jittered."""
+        if not isinstance(error, Unavailable) or stopped.is_set():
+            return False
+        return True if error.retry_after is None else min(error.retry_after, self._timeout)
+
+    def _request(self, content: bytes, options: dict[str, str]) -> Answer:
+        headers = options | {"Content-Type": "application/octet-stream"}
+        try:
+            # The session's own `verify` would lose to the environment's; a redirect would turn POST into GET.
+            response = self._session.post(
+                self._url,
+                data=content,
+                headers=headers,
+                timeout=self._timeout,
+                verify=self._verify,
+                allow_redirects=False,
+            )
+        except (OSError, HTTPError) as error:  # requests' own are OSErrors; a missing CA bundle is a plain one
+            raise self._failure(error) from error
+        if response.status_code == requests.codes.service_unavailable:
+            raise Unavailable(answers.describe(response), _retry_after(response))
+        if answers.is_unauthorized(response):
+            raise Unauthorized(self._token_wanted())
+        return answers.read(response)
+
+    def _failure(self, error: Exception) -> ServiceError:
+        """What it means that there is no response."""
+        cause = error.args[0] if error.args else None
+        if isinstance(cause, MaxRetryError) and isinstance(cause.reason, NewConnectionError):
+            return NotThere(f"nothing answers at {self._url}; start the service with scripts/serve")
+        if isinstance(error, requests.ConnectTimeout):
+            return ServiceError(f"no connection to {self._url} within {self._timeout:g} seconds")
+        if isinstance(error, requests.Timeout) or _is_timeout(cause):
+            return ServiceError(f"no answer from {self._url} within {self._timeout:g} seconds")
+        if isinstance(cause, ProtocolError):
+            return Unavailable(f"the connection to {self._url} was lost")
+        return ServiceError(f"no answer from {self._url}: {error}")
+
+    def _token_wanted(self) -> str:
+        if self._token is None:
+            return f"{self._url} asks for a token: give one, such as the inference key of TorchServe's key_file.json"
+        return f"{self._url} does not accept the token: it is wrong or has expired; give the current one"
 
 
 def classify(
-    image: bytes,
+    image: Source,
     *,
     url: str = DEFAULT_URL,
     top_k: int | None = None,
     min_probability: float | None = None,
+    token: str | None = None,
     timeout: float = 60,
 ) -> Answer:
-    """Sends one encoded image. timeout: seconds for each of connecting and waiting.
-
-    Raises Refused for an image or option that is not accepted, ServiceError for everything else.
-    """
-    options = {"X-Top-K": top_k, "X-Min-Probability": min_probability}
-    headers = {name: str(value) for name, value in options.items() if value is not None}
-    headers["Content-Type"] = "application/octet-stream"
-    try:
-        with _session(url) as session:
-            response = session.post(url, data=image, headers=headers, timeout=timeout)
-    except requests.ConnectionError as error:
-        if "NewConnectionError" in repr(error):
-            raise NotThere(f"nothing answers at {url}; start the service with scripts/serve") from error
-        raise ServiceError(f"the connection to {url} was lost") from error
-    except requests.RequestException as error:
-        raise ServiceError(f"no answer from {url}: {error}") from error
-    if response.status_code == requests.codes.request_entity_too_large and not response.content:
-        raise Refused("request_too_large", "the file is larger than the service takes (max_request_size)")
-    return _answer(response)
+    """One image through a Client for the moment; see there, and Client.classify(). For more images keep a Client."""
+    with Client(url, token=token, timeout=timeout) as client:
+        return client.classify(image, top_k=top_k, min_probability=min_probability)
 
 
-def _session(url: str) -> requests.Session:
+class _Bearer(AuthBase):
+    """The token. As `auth` it is not replaced by a password that ~/.netrc has for the host, as a plain header is."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+def _check(url: str, token: str | None, *, timeout: float, retries: int, parallel: int) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"url must be an address such as {DEFAULT_URL}, not {url!r}")
+    if token is not None and not (token and token.isascii() and token.isprintable()):
+        raise ValueError("token must be of printable ASCII characters; this one is empty, or has a line break or worse")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+    for name, value, least in (("retries", retries, 0), ("parallel", parallel, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value!r}")
+
+
+def _session(url: str, token: str | None, parallel: int) -> requests.Session:
     session = requests.Session()
-    # A queue that is full now (503), or a connection that was lost, is worth another try; nothing else is.
-    retry = Retry(
-        total=3, connect=0, status_forcelist=(503,), allowed_methods=None, backoff_factor=0.3, raise_on_status=False
-    )
-    session.mount("http://", HTTPAdapter(max_retries=retry))
-    session.mount("https://", HTTPAdapter(max_retries=retry))
+    # More threads than connections take turns, instead of opening and throwing away connections.
+    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=parallel, pool_block=True)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, adapter)
+    if token is not None:
+        session.auth = _Bearer(token)
     # No proxy of the environment stands between this machine and itself.
-    session.trust_env = urlsplit(url).hostname not in ("127.0.0.1", "localhost", "::1")
+    session.trust_env = urlsplit(url).hostname not in _LOOPBACK
     return session
 
 
-def _answer(response: requests.Response) -> Answer:
+def _options(top_k: int | None, min_probability: float | None) -> dict[str, str]:
+    options = {"X-Top-K": top_k, "X-Min-Probability": min_probability}
+    return {name: str(value) for name, value in options.items() if value is not None}
+
+
+def _result(future: Future[Answer]) -> Result:
     try:
-        document = response.json()
-        if isinstance(error := document.get("error"), Mapping):
-            raise Refused(str(error["code"]), str(error["message"]))
-        predictions = tuple(
-            Prediction(row["class_id"], row["label"], row["probability"]) for row in document["predictions"]
-        )
-        return Answer(predictions, document["recognized"], document["model"]["weights"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        text = response.text.strip()[:200]
-        raise ServiceError(
-            f"{response.url} answered {response.status_code}, not as this service does: {text}"
-        ) from error
+        return future.result()
+    except (NotThere, Unauthorized):
+        raise
+    except (Refused, ServiceError, OSError) as error:
+        # A list of results must not keep the images alive, which tracebacks and requests' own errors hold.
+        error.__cause__ = error.__context__ = error.__traceback__ = None
+        return error
+
+
+def _is_timeout(cause: object) -> bool:
+    """Time-outs that requests does not call so: in the middle of a body, received or sent."""
+    sending = isinstance(cause, ProtocolError) and any(isinstance(detail, TimeoutError) for detail in cause.args)
+    return sending or isinstance(cause, ReadTimeoutError)
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else None  # a date, the other form, would need clocks that agree

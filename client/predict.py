@@ -4,23 +4,27 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
+import stamina
 import typer
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
 import console
-from client.client import DEFAULT_URL, Answer, NotThere, Refused, ServiceError, classify
+from client.answers import Answer
+from client.client import DEFAULT_URL, Client, Result
+from client.errors import NotThere, Refused, ServiceError, Unauthorized
 from console import Problem
 
 STDIN = "-"
+TOKEN = "DENSENET_TOKEN"
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
-Row = tuple[str, Answer | Refused | ServiceError | OSError]
+Row = tuple[str, Result]
 
 
 def main(
@@ -33,6 +37,10 @@ def main(
     ] = None,
     url: Annotated[str, typer.Option(help="Where the service answers.")] = DEFAULT_URL,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Requests in flight at once.")] = 4,
+    token: Annotated[
+        str | None, typer.Option(envvar=TOKEN, help="For a service that asks for one; the variable keeps it unseen.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds, for each of connecting and waiting for an answer.")] = 60,
 ) -> None:
     """Classifies images through the running service. The exit status is 1 if any of them was refused."""
     if as_json and as_csv:
@@ -40,28 +48,33 @@ def main(
     names = list(_expand(files))
     if not names:
         raise Problem("no images found; in folders, only files with an image's extension are taken")
-
-    def ask(name: str) -> Row:
-        try:
-            content = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
-            return name, classify(content, url=url, top_k=top_k, min_probability=min_probability)
-        except NotThere:
-            raise
-        except (Refused, ServiceError, OSError) as error:
-            return name, error
-
-    with ThreadPoolExecutor(parallel) as pool:
-        rows = pool.map(ask, names)
-        shown = track(
-            rows, "classifying", len(names), console=console.err, transient=True, disable=not sys.stderr.isatty()
-        )
-        try:
-            failed = _print_json(shown) if as_json else _print_csv(shown) if as_csv else _print_table(shown)
-        except NotThere as error:
-            pool.shutdown(cancel_futures=True)
-            raise Problem(str(error)) from error
+    show = _print_json if as_json else _print_csv if as_csv else _print_table
+    images = (sys.stdin.buffer.read() if name == STDIN else name for name in names)
+    try:
+        with (
+            _client(url, token=token, timeout=timeout, parallel=parallel) as client,
+            closing(client.classify_many(images, top_k=top_k, min_probability=min_probability)) as results,
+        ):
+            failed = show(_tracked(zip(names, results, strict=True), len(names)))
+    except (NotThere, Unauthorized) as error:
+        hint = f" (--token, or {TOKEN} in the environment)" if isinstance(error, Unauthorized) else ""
+        raise Problem(f"{error}{hint}") from error
     if failed:
         raise Problem(f"{failed} of {len(names)} images could not be classified")
+
+
+def _client(url: str, *, token: str | None, timeout: float, parallel: int) -> Client:
+    # Which request was tried again is no news to the person at the terminal.
+    stamina.instrumentation.set_on_retry_hooks([])
+    try:
+        return Client(url, token=token, timeout=timeout, parallel=parallel)
+    except ValueError as error:
+        raise Problem(str(error)) from error
+
+
+def _tracked(rows: Iterable[Row], count: int) -> Iterable[Row]:
+    """The same, with a progress bar where a person watches."""
+    return track(rows, "classifying", count, console=console.err, transient=True, disable=not sys.stderr.isatty())
 
 
 def _expand(files: Iterable[str]) -> Iterator[str]:
@@ -80,8 +93,8 @@ def _print_table(rows: Iterable[Row]) -> int:
     failed, untrained = 0, False
     for name, result in rows:
         if isinstance(result, Answer):
-            untrained |= result.weights == "untrained"
-            for i, row in enumerate(result.predictions):
+            untrained |= result.model.weights == "untrained"
+            for i, row in enumerate(result):
                 note = "not recognized" if i == 0 and not result.recognized else ""
                 first = escape(name) if i == 0 else ""
                 table.add_row(first, row.label, row.class_id, f"{row.probability:.2%}", note)
@@ -99,7 +112,8 @@ def _print_json(rows: Iterable[Row]) -> int:
     for name, result in rows:
         line: dict[str, object] = {"file": name}
         if isinstance(result, Answer):
-            line |= asdict(result)
+            line["predictions"] = [asdict(row) for row in result]
+            line |= {"recognized": result.recognized, "weights": result.model.weights}
         else:
             failed += 1
             line["error"] = {"code": _code(result), "message": _reason(result)}
@@ -113,7 +127,7 @@ def _print_csv(rows: Iterable[Row]) -> int:
     writer.writerow(["file", "rank", "class_id", "label", "probability", "recognized", "error"])
     for name, result in rows:
         if isinstance(result, Answer):
-            for rank, row in enumerate(result.predictions, start=1):
+            for rank, row in enumerate(result, start=1):
                 writer.writerow([name, rank, row.class_id, row.label, row.probability, result.recognized, ""])
         else:
             failed += 1

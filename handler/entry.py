@@ -65,9 +65,9 @@ class Classifier:
     def _read(self, row: Mapping[str, object], context: Context, i: int) -> Asked | Reply:
         headers = context.get_all_request_header(i)
         plain = payload.plain_headers(headers)
-        # TorchServe asks for the model card with an empty row; a client who sends the header with an image
-        # still gets a prediction.
-        if not row and plain.get("describe", "").lower() == "true":
+        # TorchServe asks for the model card with an empty row and no content; a client who sends the header still
+        # gets a prediction, or is told what is wrong with the form.
+        if not row and "content-type" not in plain and plain.get("describe", "").lower() == "true":
             return reply.document(self.card | {"model": self.model, "options": vars(self.settings)})
         protocol = protocols.presume(row, plain)
         received = self._guard(context, i, payload.read, row, headers)

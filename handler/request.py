@@ -15,6 +15,9 @@ from handler.settings import Settings
 HOW_TO_SEND = "send the image's bytes (curl -T photo.jpg URL) or a multipart form (curl -F file=@photo.jpg URL)"
 MAX_TOP_K = 1000
 
+# A number as text; float() would take "0_1" and other scripts' digits too.
+_NUMBER = re.compile(r"\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?\s*")
+
 Content = bytes | torch.Tensor
 """An encoded image, or one that the client has preprocessed: float32, (3, 224, 224), normalized."""
 
@@ -78,15 +81,11 @@ def read_count(name: str, value: object) -> int:
 
 
 def _read_share(value: object) -> float:
-    number = value
-    if isinstance(number, str):
-        try:
-            number = float(number)
-        except ValueError:
-            number = None
-    if not isinstance(number, int | float) or isinstance(number, bool) or not 0 <= number <= 1:
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
         raise Failure(Code.BAD_OPTION, f"min_probability must be a number from 0 to 1, not {quoted(value)}")
-    return float(number)
+    return float(value)
 
 
 def read_parameters(parameters: object, chosen: Mapping[str, object], known: Collection[str]) -> dict[str, object]:

@@ -49,6 +49,8 @@ def presume(row: Mapping[str, object], headers: Mapping[str, str]) -> Protocol:
 
     headers: by lower-case name. TorchServe adds `url_path` on /predictions, and on KServe's addresses only `explain`.
     """
+    if headers.get("x-format") == hugging_face.FORMAT:
+        return HUGGING_FACE
     if _on_kserve_route(headers):
         return KSERVE_V1
     body = row.get("body")

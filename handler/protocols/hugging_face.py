@@ -55,7 +55,8 @@ def read(payload: Images | Document, settings: Settings) -> Request:
     options = read_parameters(parameters, payload.options, _OPTIONS)
     if options.get("format", FORMAT) != FORMAT:
         raise Failure(Code.BAD_OPTION, f"format must be {FORMAT}, not {quoted(options['format'])}, or be left out")
-    function = options.get("function_to_apply") or "softmax"
+    function = options.get("function_to_apply")
+    function = "softmax" if function is None else function
     if not isinstance(function, str) or function not in _SCORES:
         raise Failure(Code.BAD_OPTION, f"function_to_apply must be one of {listed(_SCORES)}, not {quoted(function)}")
     top_k = options.get("top_k")

@@ -26,6 +26,7 @@ refuse = kserve_v1.refuse  # a string under "error", here too
 # Datatype, and the dimensions of one image. BYTES [N, 1] is [N] with Triton's batch dimension.
 _INPUTS: tuple[tuple[str, list[int]], ...] = (("BYTES", []), ("BYTES", [1]), ("FP32", [*encoding.IMAGE_SHAPE]))
 _PARAMETERS = ("top_k", "min_probability", "classification", "binary_data_output")
+_OUTPUT_PARAMETERS = ("classification", "binary_data")
 _CLASSIFIED = "probabilities"
 # Each output of the best classes: its datatype, and its value for one class.
 _CLASS_OUTPUTS: dict[str, tuple[str, Callable[[Prediction], object]]] = {
@@ -117,8 +118,13 @@ def _read_inputs(inputs: Sequence[object], appended: bytes, settings: Settings) 
 
 
 def _read_shape(shape: object) -> list[int]:
-    if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
-        raise Failure(Code.BAD_TENSOR, f'"shape" must be a list of whole numbers, not {quoted(shape)}')
+    """At most four dimensions, none of more than nine digits: what is refused later is repeated in the message."""
+    if (
+        not isinstance(shape, list)
+        or len(shape) > 4
+        or not all(type(side) is int and 0 <= side < 1e9 for side in shape)
+    ):
+        raise Failure(Code.BAD_TENSOR, f'"shape" must be a list of one to four whole numbers, not {quoted(shape)}')
     return shape
 
 
@@ -185,7 +191,7 @@ def _floats(data: list[Any] | bytes, shape: list[int]) -> torch.Tensor:
 
 
 def _read_outputs(asked: object, parameters: Mapping[str, object], top_k: int) -> list[Output]:
-    binary = parameters.get("binary_data_output") is True
+    binary = _read_switch("binary_data_output", parameters.get("binary_data_output"), default=False)
     classes = parameters.get("classification")
     if asked is None or asked == []:
         names = [_CLASSIFIED] if classes is not None else list(_OUTPUTS)
@@ -199,14 +205,20 @@ def _read_output(output: object, classes: object, top_k: int, *, binary: bool) -
     name = output.get("name") if isinstance(output, Mapping) else None
     if not isinstance(output, Mapping) or name not in _OUTPUTS:
         raise Failure(Code.BAD_OPTION, f"there is no output {quoted(name)}; there are {listed(_OUTPUTS)}")
-    parameters = output.get("parameters")
-    parameters = parameters if isinstance(parameters, Mapping) else {}
+    parameters = read_parameters(output.get("parameters"), {}, _OUTPUT_PARAMETERS)
     own = parameters.get("classification")
     if own is not None and name != _CLASSIFIED:
         raise Failure(Code.BAD_OPTION, f"classification can be had of the output {_CLASSIFIED} only")
     classes = (own if own is not None else classes) if name == _CLASSIFIED else None
     count = top_k if classes is None else read_count("classification", classes)
-    return Output(name, count, classes is not None, parameters.get("binary_data", binary) is True)
+    binary = _read_switch("binary_data", parameters.get("binary_data"), default=binary)
+    return Output(name, count, classes is not None, binary)
+
+
+def _read_switch(name: str, value: object, *, default: bool) -> bool:
+    if not isinstance(value, bool | None):
+        raise Failure(Code.BAD_OPTION, f"{name} must be true or false, not {quoted(value)}")
+    return default if value is None else value
 
 
 def _tensor(output: Output, ranked: Sequence[tuple[Prediction, ...]], options: Options) -> dict[str, Any]:

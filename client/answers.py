@@ -1,0 +1,92 @@
+"""What the service says of one image, and how it is read from HTTP."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import requests
+
+from client.errors import Refused, ServiceError
+
+_EXCERPT = 200  # characters of a foreign answer that are shown
+_INVALID_KEY = "InvalidKeyException"  # TorchServe's word for every kind of wrong token, with status 400
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of an answer: its WordNet synset (or the id that the model's class index has), its name, which need
+    not be unique, and its probability in 0..1."""
+
+    class_id: str
+    label: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that answered. weights: "imagenet", a file's name, or "untrained": then the answer means nothing."""
+
+    name: str
+    version: str
+    weights: str
+    precision: str
+
+
+@dataclass(frozen=True)
+class Answer(Sequence[Prediction]):
+    """What the service says of one image: the sequence of its predictions, best first.
+
+    recognized: whether the best one is at least as likely as min_probability; if not, "none of these".
+    """
+
+    predictions: tuple[Prediction, ...]
+    recognized: bool
+    model: Model
+
+    def __len__(self) -> int:
+        return len(self.predictions)
+
+    @overload
+    def __getitem__(self, index: int) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Prediction, ...]: ...
+    def __getitem__(self, index: int | slice) -> Prediction | tuple[Prediction, ...]:
+        return self.predictions[index]
+
+
+def read(response: requests.Response) -> Answer:
+    """The answer of the service. Raises Refused, or ServiceError where these are not the service's words."""
+    try:
+        document = response.json()
+        if isinstance(error := document.get("error"), Mapping):
+            raise Refused(str(error["code"]), str(error["message"]), response.status_code)
+        model = document["model"]
+        return Answer(
+            tuple(Prediction(row["class_id"], row["label"], row["probability"]) for row in document["predictions"]),
+            document["recognized"],
+            Model(model["name"], model["version"], model["weights"], model["precision"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if response.status_code == requests.codes.request_entity_too_large:
+            raise _too_large(response) from error
+        raise ServiceError(describe(response)) from error
+
+
+def describe(response: requests.Response) -> str:
+    """An answer that is not the service's, in one line."""
+    text = " ".join(response.text[:_EXCERPT].split())
+    return f"{response.url} answered {response.status_code}, not as this service does: {text}"
+
+
+def is_unauthorized(response: requests.Response) -> bool:
+    """Whether the token is missing, wrong or expired: TorchServe's answer, or a proxy's."""
+    if response.status_code in (requests.codes.unauthorized, requests.codes.forbidden):
+        return True
+    return response.status_code == requests.codes.bad_request and _INVALID_KEY in response.text[:_EXCERPT]
+
+
+def _too_large(response: requests.Response) -> Refused:
+    # TorchServe says so without a body, a proxy with a page of its own.
+    size = len(response.request.body or b"") / 2**20
+    message = f"{size:.1f} MiB are more than the service takes (max_request_size); send a smaller or compressed image"
+    return Refused("request_too_large", message, response.status_code)

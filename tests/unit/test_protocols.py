@@ -1,0 +1,558 @@
+"""Every protocol's reading and answering, on its own: documents in, requests out; outcomes in, replies out."""
+
+import base64
+import json
+import math
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from handler import protocols
+from handler.failures import Code, Failure
+from handler.labels import Prediction
+from handler.payload import Document, Images, Payload
+from handler.protocols import HUGGING_FACE, KSERVE_V1, NATIVE, NATIVE_INSTANCES, OPEN_INFERENCE, Protocol
+from handler.reply import Reply
+from handler.request import Request, Upload
+from handler.settings import Settings
+
+ON_KSERVE = {"explain": "False"}
+ON_PREDICTIONS = {"explain": "False", "url_path": ""}
+MODEL = {"name": "densenet", "version": "1.0", "weights": "none", "precision": "fp32"}
+
+IMAGES = [b"\xff\xd8 one", b"\xff\xd8 two", b"\xff\xd8 three"]
+TEXTS = [base64.b64encode(image).decode() for image in IMAGES]
+TENSOR = torch.arange(3 * 224 * 224, dtype=torch.float32).view(3, 224, 224) / 1000
+NESTED, FLAT = TENSOR.tolist(), TENSOR.flatten().tolist()
+
+ROBIN = (Prediction(7, "n01", "robin", 0.75, 3.0), Prediction(9, "n02", "crane", 0.25, -2.0))
+CRANE = (Prediction(9, "n02", "crane", 0.5, 0.5), Prediction(0, "n03", "crane", 0.125, -800.0))
+BROKEN = Failure(Code.BROKEN_IMAGE, "it is broken")
+
+
+def read(protocol: Protocol, content: object, *, appended: bytes = b"", **options: object) -> Any:
+    return protocol.read(Document(content, options, appended), Settings())
+
+
+def contents(request: Request) -> list[object]:
+    """Images as bytes, tensors as whether they are TENSOR, failures as their codes."""
+    plain: dict[type, Callable[[Any], object]] = {
+        Failure: lambda failure: failure.code,
+        torch.Tensor: lambda tensor: tensor.equal(TENSOR),
+    }
+    return [plain.get(type(upload.content), bytes)(upload.content) for upload in request.uploads]
+
+
+def refusal(protocol: Protocol, content: object, **more: Any) -> Code:
+    with pytest.raises(Failure) as refused:
+        read(protocol, content, **more)
+    return refused.value.code
+
+
+def body(reply: Reply) -> Any:
+    return json.loads(reply.body)
+
+
+class TestRecognition:
+    """Which protocol a request is in, and in which it is refused before that is known."""
+
+    @pytest.mark.parametrize(
+        ("payload", "headers", "protocol"),
+        [
+            (Images({"body": b"x"}, {}), ON_PREDICTIONS, NATIVE),
+            (Images({"body": b"x"}, {}), ON_KSERVE, NATIVE),
+            (Images({"body": b"x"}, {"format": "huggingface"}), ON_PREDICTIONS, HUGGING_FACE),
+            (Images({"body": b"x"}, {"format": "nonsense"}), {}, HUGGING_FACE),
+            (Document({"instances": []}, {}), ON_PREDICTIONS, NATIVE_INSTANCES),
+            (Document({"instances": None, "inputs": []}, {}), {}, NATIVE_INSTANCES),
+            (Document({"instances": []}, {}), ON_KSERVE, KSERVE_V1),
+            (Document({"inputs": []}, {}), ON_PREDICTIONS, OPEN_INFERENCE),
+            (Document({"inputs": [1], "id": 7}, {}), ON_KSERVE, OPEN_INFERENCE),
+            (Document({"inputs": ""}, {}), {}, HUGGING_FACE),
+            (Document({"inputs": None}, {}), ON_KSERVE, HUGGING_FACE),
+            (Document({"inputs": {}}, {}), ON_PREDICTIONS, HUGGING_FACE),
+        ],
+    )
+    def test_what_a_request_holds_decides(
+        self, payload: Payload, headers: Mapping[str, str], protocol: Protocol
+    ) -> None:
+        assert protocols.recognize(payload, headers) is protocol
+
+    @pytest.mark.parametrize(
+        "content", [None, 7, 0.5, True, "inputs", [], [{"inputs": []}], {}, {"input": "x"}, {"Instances": []}]
+    )
+    def test_a_document_of_no_protocol_is_refused(self, content: object) -> None:
+        with pytest.raises(Failure) as refused:
+            protocols.recognize(Document(content, {}), {})
+        assert refused.value.code is Code.BAD_JSON
+
+    @pytest.mark.parametrize(
+        ("row", "headers", "protocol"),
+        [
+            ({}, {}, NATIVE),
+            ({"body": b""}, ON_PREDICTIONS, NATIVE),
+            ({"body": b""}, ON_KSERVE, KSERVE_V1),
+            ({"body": b'{"instances": ['}, ON_PREDICTIONS, NATIVE),
+            ({"body": b'{"instances": ['}, ON_KSERVE, KSERVE_V1),
+            ({"body": bytearray(b'{"id": "1", "inputs": [')}, ON_PREDICTIONS, OPEN_INFERENCE),
+            ({"body": b'a text with "inputs"'}, ON_PREDICTIONS, NATIVE),
+            ({"body": {"inputs": []}}, {}, NATIVE),
+            ({"body": None}, {}, NATIVE),
+        ],
+    )
+    def test_an_unreadable_request_is_refused_as_its_address_or_its_words_suggest(
+        self, row: Mapping[str, object], headers: Mapping[str, str], protocol: Protocol
+    ) -> None:
+        assert protocols.presume(row, headers) is protocol
+
+    @pytest.mark.parametrize("protocol", [KSERVE_V1, OPEN_INFERENCE, HUGGING_FACE])
+    def test_a_refusal_is_a_string_with_our_code_beside_it(self, protocol: Protocol) -> None:
+        reply = protocol.refuse(BROKEN)
+        assert (reply.status, body(reply)) == (422, {"error": "it is broken", "code": "broken_image"})
+
+    @pytest.mark.parametrize("protocol", [NATIVE, NATIVE_INSTANCES])
+    def test_our_own_refusal_is_an_object(self, protocol: Protocol) -> None:
+        reply = protocol.refuse(BROKEN)
+        error = {"code": "broken_image", "message": "it is broken"}
+        assert (reply.status, body(reply)) == (422, {"success": False, "error": error})
+
+
+class TestOwn:
+    """Images as bytes."""
+
+    @staticmethod
+    def request(*images: bytes, **options: object) -> Request:
+        return NATIVE.read(Images({f"part {i}": image for i, image in enumerate(images)}, options), Settings())
+
+    def test_every_part_is_an_image_and_an_empty_one_a_failure_in_its_place(self) -> None:
+        request = self.request(IMAGES[0], b"", IMAGES[1], top_k="3")
+        assert contents(request) == [IMAGES[0], Code.NO_IMAGE, IMAGES[1]]
+        assert request.top_k == 3
+
+    def test_one_image_is_answered_with_one_object(self) -> None:
+        assert body(self.request(IMAGES[0]).answer([ROBIN], MODEL)) == {
+            "success": True,
+            "class_id": "n01",
+            "class_name": "robin",
+            "predictions": [
+                {"class_id": "n01", "label": "robin", "probability": 0.75},
+                {"class_id": "n02", "label": "crane", "probability": 0.25},
+            ],
+            "recognized": True,
+            "model": MODEL,
+        }
+
+    def test_several_are_answered_with_their_names_and_a_failure_in_its_place(self) -> None:
+        answer = body(self.request(*IMAGES, min_probability=0.6).answer([ROBIN, BROKEN, CRANE], MODEL))
+        assert [row["name"] for row in answer["results"]] == ["part 0", "part 1", "part 2"]
+        assert [row["success"] for row in answer["results"]] == [True, False, True]
+        assert [answer["results"][i]["recognized"] for i in (0, 2)] == [True, False]
+
+    def test_the_failure_of_an_only_image_is_that_of_the_request(self) -> None:
+        with pytest.raises(Failure, match="it is broken"):
+            self.request(IMAGES[0]).answer([BROKEN], MODEL)
+
+
+class TestKServeV1:
+    """Lists of instances."""
+
+    @pytest.mark.parametrize("name", ["image", "image_bytes", "data"])
+    def test_an_image_has_many_spellings(self, name: str) -> None:
+        text = TEXTS[0]
+        spellings = [text, {"b64": text}, {name: text}, {name: {"b64": text}}, {name: f"data:image/png;base64,{text}"}]
+        assert contents(read(KSERVE_V1, {"instances": spellings})) == [IMAGES[0]] * 5
+
+    @pytest.mark.parametrize("wrap", [lambda numbers: numbers, lambda numbers: {"image": numbers}])
+    def test_a_tensor_is_nested_or_flat(self, wrap: Callable[[object], object]) -> None:
+        request = read(KSERVE_V1, {"instances": [wrap(NESTED), wrap(FLAT)]})
+        assert contents(request) == [True, True]
+
+    @pytest.mark.parametrize(
+        ("instance", "code"),
+        [
+            (None, Code.BAD_JSON),
+            (7, Code.BAD_JSON),
+            (True, Code.BAD_JSON),
+            ({}, Code.BAD_JSON),
+            ({"b64": None}, Code.BAD_JSON),
+            ({"picture": TEXTS[0]}, Code.BAD_JSON),
+            ({"b64": TEXTS[0], "key": 1}, Code.BAD_JSON),
+            ({"image": {"image": TEXTS[0]}}, Code.BAD_JSON),
+            ({"b64": {"b64": TEXTS[0]}}, Code.BAD_JSON),
+            ("", Code.NO_IMAGE),
+            ({"b64": ""}, Code.NO_IMAGE),
+            ("?", Code.BAD_BASE64),
+            ({"image": {"b64": "?"}}, Code.BAD_BASE64),
+            ([], Code.BAD_TENSOR),
+            ([1, 2, 3], Code.BAD_TENSOR),
+            ([NESTED], Code.BAD_TENSOR),
+            ([TEXTS[0]], Code.BAD_TENSOR),
+            ([*NESTED[:2], [[math.nan] * 224] * 224], Code.BAD_TENSOR),
+        ],
+    )
+    def test_a_bad_instance_is_a_failure_in_its_place(self, instance: object, code: Code) -> None:
+        request = read(KSERVE_V1, {"instances": [TEXTS[0], instance, TEXTS[1]]})
+        assert contents(request) == [IMAGES[0], code, IMAGES[1]]
+
+    @pytest.mark.parametrize("instances", [[], None, {}, "x", 7, {"b64": TEXTS[0]}])
+    def test_instances_that_are_no_list_of_any_are_refused(self, instances: object) -> None:
+        assert refusal(KSERVE_V1, {"instances": instances}) is Code.BAD_JSON
+
+    def test_there_is_an_answer_for_each_instance(self) -> None:
+        request = read(KSERVE_V1, {"instances": TEXTS, "parameters": {"min_probability": 0.6}})
+        rows = body(request.answer([CRANE, BROKEN, ROBIN], MODEL))["predictions"]
+        assert [row.get("recognized") for row in rows] == [False, None, True]
+        assert rows[1] == {"success": False, "error": {"code": "broken_image", "message": "it is broken"}}
+
+    def test_parameters_win_over_the_options_beside_the_body(self) -> None:
+        document = {"instances": TEXTS, "parameters": {"top_k": "7"}}
+        request = read(KSERVE_V1, document, top_k="3", min_probability="0.5")
+        assert (request.options.top_k, request.options.min_probability) == (7, 0.5)
+
+
+# Protocols that take parameters, and a good request of each.
+GOOD: dict[str, tuple[Protocol, dict[str, object]]] = {
+    "v1": (KSERVE_V1, {"instances": TEXTS[:1]}),
+    "v2": (OPEN_INFERENCE, {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": TEXTS[:1]}]}),
+    "hugging face": (HUGGING_FACE, {"inputs": TEXTS[0]}),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("parameters", [None, {}, {"top_k": None}])
+def test_absent_parameters_are_as_the_settings_say(name: str, parameters: object) -> None:
+    protocol, document = GOOD[name]
+    assert read(protocol, document | {"parameters": parameters}).top_k == Settings().top_k
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("top_k", [0, -1, 1001, 2.0, True, "x", "", "5.0", "１", [], {}, math.nan, 10**400, "9" * 400])
+def test_a_top_k_that_is_no_count_of_classes_is_refused_everywhere(name: str, top_k: object) -> None:
+    protocol, document = GOOD[name]
+    assert refusal(protocol, document | {"parameters": {"top_k": top_k}}) is Code.BAD_OPTION
+    assert refusal(protocol, document, top_k=top_k) is Code.BAD_OPTION
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize(
+    ("parameters", "code"),
+    [
+        ([], Code.BAD_JSON),
+        ("top_k=3", Code.BAD_JSON),
+        (7, Code.BAD_JSON),
+        ({"topk": 3}, Code.BAD_OPTION),
+        ({"": 3}, Code.BAD_OPTION),
+        ({"\ud800" * 100: 3}, Code.BAD_OPTION),
+        ({"Top_K": 3}, Code.BAD_OPTION),
+    ],
+)
+def test_parameters_of_a_wrong_kind_and_unknown_ones_are_refused_everywhere(
+    name: str, parameters: object, code: Code
+) -> None:
+    protocol, document = GOOD[name]
+    assert refusal(protocol, document | {"parameters": parameters}) is code
+
+
+def tensor(datatype: object = "BYTES", shape: object = (3,), data: object = TEXTS, **more: object) -> dict[str, Any]:
+    shape = list(shape) if isinstance(shape, tuple) else shape
+    return {"inputs": [{"name": "x", "datatype": datatype, "shape": shape, "data": data} | more]}
+
+
+def binary(blob: bytes, size: object = None, **more: object) -> dict[str, Any]:
+    """Keywords of `read`: a tensor whose data follow the JSON."""
+    size = len(blob) if size is None else size
+    document: dict[str, Any] = tensor(parameters={"binary_data_size": size}, **more)
+    del document["inputs"][0]["data"]
+    return {"content": document, "appended": blob}
+
+
+def framed(*elements: bytes) -> bytes:
+    """Elements of BYTES as Triton lays them out."""
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+class TestOpenInference:
+    """Named tensors."""
+
+    @pytest.mark.parametrize(
+        "document", [tensor(), tensor(shape=(3, 1)), tensor(shape=(3, 1), data=[[text] for text in TEXTS])]
+    )
+    def test_bytes_are_images_in_base64(self, document: object) -> None:
+        assert contents(read(OPEN_INFERENCE, document)) == IMAGES
+
+    def test_an_element_that_is_no_base64_is_a_failure_in_its_place(self) -> None:
+        request = read(OPEN_INFERENCE, tensor(shape=(5,), data=["?", TEXTS[0], "", 7, ["a", "b"]]))
+        codes = [Code.BAD_BASE64, IMAGES[0], Code.NO_IMAGE, Code.BAD_JSON, Code.BAD_JSON]
+        assert contents(request) == codes
+
+    @pytest.mark.parametrize("data", [[NESTED, NESTED], FLAT + FLAT])
+    def test_numbers_are_preprocessed_images(self, data: object) -> None:
+        assert contents(read(OPEN_INFERENCE, tensor("FP32", (2, 3, 224, 224), data))) == [True, True]
+
+    @pytest.mark.parametrize("shape", [(3,), (3, 1)])
+    def test_binary_bytes_are_images_or_their_base64(self, shape: tuple[int, ...]) -> None:
+        blob = framed(IMAGES[0], TEXTS[1].encode(), b"")
+        assert contents(read(OPEN_INFERENCE, **binary(blob, shape=shape))) == [IMAGES[0], IMAGES[1], Code.NO_IMAGE]
+
+    def test_binary_numbers_are_little_endian_floats(self) -> None:
+        blob = np.stack([TENSOR.numpy()] * 2).astype("<f4").tobytes()
+        request = read(OPEN_INFERENCE, **binary(blob, datatype="FP32", shape=(2, 3, 224, 224)))
+        assert contents(request) == [True, True]
+
+    @pytest.mark.parametrize(
+        ("document", "code"),
+        [
+            ({"inputs": []}, Code.BAD_JSON),
+            ({"inputs": [None]}, Code.BAD_JSON),
+            ({"inputs": [[]]}, Code.BAD_JSON),
+            ({"inputs": tensor()["inputs"] * 2}, Code.BAD_JSON),
+            ({"inputs": [{}]}, Code.BAD_TENSOR),
+            *((tensor() | {"id": value}, Code.BAD_JSON) for value in (7, True, [], {}, 1.5)),
+            *((tensor(data=value), Code.BAD_JSON) for value in (None, "x", 7, {})),
+            (tensor(data=TEXTS[:2]), Code.BAD_TENSOR),
+            (tensor(data=[TEXTS]), Code.BAD_TENSOR),
+            (tensor(data=[]), Code.BAD_TENSOR),
+            (tensor(shape=(0,), data=[]), Code.NO_IMAGE),
+            (tensor(shape=(17,)), Code.TOO_MANY_IMAGES),
+            (tensor(shape=(10**300,)), Code.TOO_MANY_IMAGES),
+            *((tensor(shape=value), Code.BAD_TENSOR) for value in (None, "3", 3, {}, [], [[3]], ["3"], [None])),
+            *((tensor(shape=[value]), Code.BAD_TENSOR) for value in (-1, 3.0, True, math.nan, math.inf)),
+            *((tensor(shape=value), Code.BAD_TENSOR) for value in ((1, 3), (3, 1, 1), (3, 2), (3, 0))),
+            *((tensor(value), Code.BAD_TENSOR) for value in (None, 7, [], {}, "", "bytes", "UINT8", "FP64", "x" * 999)),
+            (tensor("FP32", (3,), [1, 2, 3]), Code.BAD_TENSOR),
+            (tensor("FP32", (3, 224, 224), NESTED), Code.BAD_TENSOR),
+            (tensor("FP32", (1, 224, 224, 3), FLAT), Code.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), FLAT[1:]), Code.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), NESTED), Code.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), TEXTS), Code.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), [math.nan, *FLAT[1:]]), Code.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), [10**400, *FLAT[1:]]), Code.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), [[], *FLAT[1:]]), Code.BAD_TENSOR),
+        ],
+    )
+    def test_a_request_that_cannot_be_understood_is_refused(self, document: object, code: Code) -> None:
+        assert refusal(OPEN_INFERENCE, document) is code
+
+    @pytest.mark.parametrize(
+        "request_of",
+        [
+            binary(framed(*IMAGES), size=0),
+            binary(framed(*IMAGES), size=-1),
+            binary(framed(*IMAGES), size=True),
+            binary(framed(*IMAGES), size="9"),
+            binary(framed(*IMAGES), size=float(len(framed(*IMAGES)))),
+            binary(framed(*IMAGES), size=len(framed(*IMAGES)) + 1),
+            binary(framed(*IMAGES), size=[]),
+            binary(framed(*IMAGES[:2])),
+            binary(framed(*IMAGES, b"")),
+            binary(framed(*IMAGES)[:-1]),
+            binary(framed(*IMAGES) + b"\0"),
+            binary(b"\xff\xff\xff\xff"),
+            binary(b""),
+            binary(bytes(4 * len(FLAT) - 4), datatype="FP32", shape=(1, 3, 224, 224)),
+            binary(b"\xff" * 4 * len(FLAT), datatype="FP32", shape=(1, 3, 224, 224)),
+        ],
+    )
+    def test_binary_data_that_are_not_what_the_json_says_are_refused(self, request_of: dict[str, Any]) -> None:
+        assert refusal(OPEN_INFERENCE, **request_of) is Code.BAD_TENSOR
+
+    @pytest.mark.parametrize(
+        ("outputs", "code"),
+        [
+            ("labels", Code.BAD_JSON),
+            ({"name": "labels"}, Code.BAD_JSON),
+            ([{"name": "labels"}] * 6, Code.BAD_JSON),
+            *(([value], Code.BAD_OPTION) for value in (None, "labels", 7, [], {}, {"name": None}, {"name": []})),
+            ([{"name": "Labels"}], Code.BAD_OPTION),
+            ([{"name": "labels", "parameters": {"classification": 1}}], Code.BAD_OPTION),
+            *(
+                ([{"name": "probabilities", "parameters": {"classification": value}}], Code.BAD_OPTION)
+                for value in (0, -1, 1001, True, 1.0, [], "many")
+            ),
+        ],
+    )
+    def test_outputs_that_there_are_not_are_refused(self, outputs: object, code: Code) -> None:
+        assert refusal(OPEN_INFERENCE, tensor() | {"outputs": outputs}) is code
+
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            {"top_k": 3},
+            {"shared_memory_region": "x", "shared_memory_byte_size": 40},
+            {"binary_data": "yes"},
+            {"binary_data": 1},
+            ["classification"],
+        ],
+    )
+    def test_an_outputs_parameters_are_not_passed_over_either(self, parameters: object) -> None:
+        outputs = [{"name": "labels", "parameters": parameters}]
+        assert refusal(OPEN_INFERENCE, tensor() | {"outputs": outputs}) in {Code.BAD_JSON, Code.BAD_OPTION}
+
+    @pytest.mark.parametrize("value", ["yes", "true", 1, 0, [], {}])
+    def test_binary_data_output_is_true_or_false(self, value: object) -> None:
+        assert refusal(OPEN_INFERENCE, tensor() | {"parameters": {"binary_data_output": value}}) is Code.BAD_OPTION
+
+
+def answer(outputs: object = None, **parameters: object) -> Reply:
+    document = tensor(shape=(2,), data=TEXTS[:2]) | {"id": "42", "outputs": outputs, "parameters": parameters}
+    return OPEN_INFERENCE.read(Document(document, {}), Settings()).answer([ROBIN, CRANE], MODEL)
+
+
+class TestOpenInferenceAnswers:
+    """All five tensors, or those asked for."""
+
+    @pytest.mark.parametrize("outputs", [None, []])
+    def test_all_outputs_as_flat_data_with_their_shapes(self, outputs: object) -> None:
+        assert body(answer(outputs)) == {
+            "model_name": "densenet",
+            "model_version": "1.0",
+            "id": "42",
+            "outputs": [
+                {"name": "probabilities", "datatype": "FP32", "shape": [2, 2], "data": [0.75, 0.25, 0.5, 0.125]},
+                {"name": "class_ids", "datatype": "BYTES", "shape": [2, 2], "data": ["n01", "n02", "n02", "n03"]},
+                {
+                    "name": "labels",
+                    "datatype": "BYTES",
+                    "shape": [2, 2],
+                    "data": ["robin", "crane", "crane", "crane"],
+                },
+                {"name": "indices", "datatype": "INT64", "shape": [2, 2], "data": [7, 9, 9, 0]},
+                {"name": "recognized", "datatype": "BOOL", "shape": [2], "data": [True, True]},
+            ],
+        }
+
+    def test_those_asked_for_in_that_order(self) -> None:
+        outputs = body(answer([{"name": "recognized"}, {"name": "indices"}], min_probability=0.6))["outputs"]
+        assert [(row["name"], row["data"]) for row in outputs] == [
+            ("recognized", [True, False]),
+            ("indices", [7, 9, 9, 0]),
+        ]
+
+    @pytest.mark.parametrize(
+        ("outputs", "parameters"),
+        [
+            (None, {"classification": 2}),
+            ([{"name": "probabilities"}], {"classification": "2"}),
+            ([{"name": "probabilities", "parameters": {"classification": 2}}], {"classification": 1}),
+        ],
+    )
+    def test_classification_is_value_index_and_label(self, outputs: object, parameters: dict[str, object]) -> None:
+        (row,) = body(answer(outputs, **parameters))["outputs"]
+        assert (row["datatype"], row["shape"]) == ("BYTES", [2, 2])
+        assert row["data"] == ["0.75:7:robin", "0.25:9:crane", "0.5:9:crane", "0.125:0:crane"]
+
+    def test_each_output_has_as_many_classes_as_it_was_asked_for(self) -> None:
+        asked = [{"name": "probabilities", "parameters": {"classification": 1}}, {"name": "labels"}]
+        request = OPEN_INFERENCE.read(Document(tensor() | {"outputs": asked}, {"top_k": 2}), Settings())
+        assert request.top_k == 2
+        shapes = [row["shape"] for row in body(request.answer([ROBIN, CRANE, CRANE], MODEL))["outputs"]]
+        assert shapes == [[3, 1], [3, 2]]
+
+    def test_binary_data_follow_the_json_in_the_order_of_the_outputs(self) -> None:
+        reply = answer([{"name": name} for name in ("indices", "labels", "recognized")], binary_data_output=True)
+        end = int(reply.headers["Inference-Header-Content-Length"])
+        head, blob = json.loads(reply.body[:end]), reply.body[end:]
+        blobs = [struct.pack("<4q", 7, 9, 9, 0), framed(b"robin", b"crane", b"crane", b"crane"), b"\1\1"]
+        assert (reply.content_type, blob) == ("application/octet-stream", b"".join(blobs))
+        assert [row["parameters"]["binary_data_size"] for row in head["outputs"]] == [len(part) for part in blobs]
+        assert not any("data" in row for row in head["outputs"])
+
+    @pytest.mark.parametrize(("all_of_them", "this_one"), [(True, False), (False, True)])
+    def test_an_outputs_own_word_on_binary_data_wins(self, all_of_them: bool, this_one: bool) -> None:
+        asked = [{"name": "labels", "parameters": {"binary_data": this_one}}, {"name": "indices"}]
+        reply = answer(asked, binary_data_output=all_of_them)
+        rows = json.loads(reply.body[: int(reply.headers["Inference-Header-Content-Length"])])["outputs"]
+        assert ["data" in row for row in rows] == [not this_one, not all_of_them]
+
+    def test_an_id_that_was_not_sent_is_not_answered(self) -> None:
+        assert "id" not in body(read(OPEN_INFERENCE, tensor()).answer([ROBIN] * 3, MODEL))
+
+    def test_a_bad_image_fails_the_whole_request_and_is_counted_from_one(self) -> None:
+        with pytest.raises(Failure, match=r"^image 2 of 3: it is broken$") as refused:
+            read(OPEN_INFERENCE, tensor()).answer([ROBIN, BROKEN, CRANE], MODEL)
+        assert refused.value.code is Code.BROKEN_IMAGE
+
+
+class TestHuggingFace:
+    """One image, as text or as bytes."""
+
+    @pytest.mark.parametrize("text", [TEXTS[0], f"data:image/jpeg;base64,{TEXTS[0]}"])
+    def test_inputs_are_an_image_in_base64(self, text: str) -> None:
+        request = read(HUGGING_FACE, {"inputs": text, "parameters": {"top_k": 7}})
+        assert (request.uploads, request.top_k) == ([Upload(IMAGES[0])], 7)
+
+    @pytest.mark.parametrize("name", ["body", "사진"])
+    def test_bytes_are_an_image(self, name: str) -> None:
+        options = {"format": "huggingface", "top_k": "7"}
+        request = HUGGING_FACE.read(Images({name: IMAGES[0]}, options), Settings())
+        assert (request.uploads, request.top_k) == ([Upload(IMAGES[0])], 7)
+
+    def test_two_images_are_one_too_many(self) -> None:
+        with pytest.raises(Failure) as refused:
+            HUGGING_FACE.read(Images({"a": b"a", "b": b"b"}, {"format": "huggingface"}), Settings())
+        assert refused.value.code is Code.TOO_MANY_IMAGES
+
+    @pytest.mark.parametrize(
+        ("document", "code"),
+        [
+            *(({"inputs": value}, Code.BAD_JSON) for value in (None, 7, 0.5, False, {}, {"b64": TEXTS[0]})),
+            ({"inputs": ""}, Code.NO_IMAGE),
+            ({"inputs": "https://example.com/cat.jpg"}, Code.BAD_BASE64),
+            ({"inputs": TEXTS[0], "parameters": {"min_probability": 0.5}}, Code.BAD_OPTION),
+            ({"inputs": TEXTS[0], "parameters": {"format": "json"}}, Code.BAD_OPTION),
+            ({"inputs": TEXTS[0], "parameters": {"function_to_apply": "relu"}}, Code.BAD_OPTION),
+            ({"inputs": TEXTS[0], "parameters": {"function_to_apply": ["softmax"]}}, Code.BAD_OPTION),
+            ({"inputs": TEXTS[0], "parameters": {"function_to_apply": 7}}, Code.BAD_OPTION),
+        ],
+    )
+    def test_what_it_does_not_have_is_refused(self, document: object, code: Code) -> None:
+        assert refusal(HUGGING_FACE, document) is code
+
+    @pytest.mark.parametrize("function_to_apply", [False, 0, "", [], {}])
+    def test_a_function_that_is_empty_is_refused_and_not_taken_for_none(self, function_to_apply: object) -> None:
+        parameters = {"function_to_apply": function_to_apply}
+        assert refusal(HUGGING_FACE, {"inputs": TEXTS[0], "parameters": parameters}) is Code.BAD_OPTION
+
+    @pytest.mark.parametrize(
+        ("function_to_apply", "scores"),
+        [
+            (None, [0.5, 0.125]),
+            ("softmax", [0.5, 0.125]),
+            ("sigmoid", [1 / (1 + math.exp(-0.5)), 0.0]),
+            ("none", [0.5, -800.0]),
+        ],
+    )
+    def test_scores_are_what_the_function_makes_of_the_logits(
+        self, function_to_apply: str | None, scores: list[float]
+    ) -> None:
+        request = read(HUGGING_FACE, {"inputs": TEXTS[0], "parameters": {"function_to_apply": function_to_apply}})
+        rows = body(request.answer([CRANE], MODEL))
+        assert [row["label"] for row in rows] == ["crane", "crane"]
+        assert [row["score"] for row in rows] == pytest.approx(scores)
+
+    def test_the_images_failure_is_that_of_the_request(self) -> None:
+        with pytest.raises(Failure, match="it is broken"):
+            read(HUGGING_FACE, {"inputs": TEXTS[0]}).answer([BROKEN], MODEL)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        tensor(shape=[0] * 100_000),
+        tensor(shape=[10**4000]),
+        tensor(datatype="x" * 100_000),
+        tensor(shape="x" * 100_000),
+        tensor() | {"id": ["x" * 100_000]},
+        tensor() | {"outputs": [{"name": "x" * 100_000}]},
+        tensor("FP32", (1, 3, 224, 224), [[]] * 100_000),
+        binary(framed(*IMAGES), size="x" * 100_000)["content"],
+    ],
+)
+def test_a_refusal_is_short_however_long_the_request_was(document: object) -> None:
+    with pytest.raises(Failure) as refused:
+        read(OPEN_INFERENCE, document)
+    assert len(OPEN_INFERENCE.refuse(refused.value).body) < 1000
