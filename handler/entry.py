@@ -152,6 +152,10 @@ class Classifier:
         context.set_response_content_type(i, answer.content_type)
         for name, value in answer.headers.items():
             context.set_response_header(i, name, value)
+        # A gRPC call has no headers of its own. If it is a stream, TorchServe looks for this one in the answer and ends
+        # the worker where it is missing; on an HTTP answer it would break the framing.
+        if not payload.plain_headers(context.get_all_request_header(i)):
+            context.set_response_header(i, "ts_stream_next", "false")
         return answer.body
 
 

@@ -70,10 +70,11 @@ def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Payload:
     parts = {name: value for name, value in row.items() if name not in (*OPTIONS, *_ROUTING)}
     body = None if is_form else _body(parts)
     others = {name: value for name, value in parts.items() if name != body}
-    if plain and not is_form:
-        _refuse_query(others)
+    is_json = body is not None and (media_type == "application/json" or _JSON_LENGTH in plain or _is_json(parts[body]))
+    if is_json or (plain and not is_form):
+        _refuse_others(others)
     _refuse_text_fields(others, headers)
-    if body is not None and (media_type == "application/json" or _JSON_LENGTH in plain or _is_json(parts[body])):
+    if body is not None and is_json:
         return _read_json(parts[body], options, plain.get(_JSON_LENGTH))
     contents = {name: _bytes(value) for name, value in parts.items()}
     if not any(contents.values()):
@@ -152,11 +153,11 @@ def _length(headers: Mapping[str, str]) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0
 
 
-def _refuse_query(others: Mapping[str, object]) -> None:
-    """Beside the body of an HTTP request there are query parameters only; a gRPC call, which has no headers, may have
-    further images there."""
+def _refuse_others(others: Mapping[str, object]) -> None:
+    """Beside the body of an HTTP request there are query parameters only, beside JSON nothing but options; a gRPC call,
+    which has no headers, may have further images there."""
     for name in others:
-        raise Failure(Code.UNKNOWN_FIELD, f"there is no query parameter {quoted(name)}; there are {listed(OPTIONS)}")
+        raise Failure(Code.UNKNOWN_FIELD, f"there is no parameter {quoted(name)}; there are {listed(OPTIONS)}")
 
 
 def _refuse_text_fields(parts: Mapping[str, object], headers: Mapping[str, object]) -> None:

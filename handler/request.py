@@ -91,7 +91,7 @@ def _read_share(value: object) -> float:
 def read_parameters(parameters: object, chosen: Mapping[str, object], known: Collection[str]) -> dict[str, object]:
     """JSON `parameters` over the options that came beside the body; none is passed over in silence.
 
-    Raises Failure: bad_json where parameters are no object, bad_option for one that this protocol does not have.
+    Raises Failure: bad_json where parameters are no object, bad_option for one that there is not.
     """
     if not isinstance(parameters, Mapping | None):
         raise Failure(Code.BAD_JSON, 'JSON "parameters" must be an object such as {"top_k": 3}')
@@ -100,6 +100,17 @@ def read_parameters(parameters: object, chosen: Mapping[str, object], known: Col
         if name not in known:
             raise Failure(Code.BAD_OPTION, f"there is no parameter {quoted(name)} here; there are {listed(known)}")
     return together
+
+
+def read_document_parameters(
+    document: Mapping[str, object], chosen: Mapping[str, object], known: Collection[str]
+) -> dict[str, object]:
+    """The `parameters` of a JSON request, as read_parameters has them; options beside them are told of, too."""
+    if misplaced := next((name for name in known if name in document), None):
+        raise Failure(
+            Code.BAD_OPTION, f'{misplaced} must stand in "parameters": {{"parameters": {{"{misplaced}": …}}}}'
+        )
+    return read_parameters(document.get("parameters"), chosen, known)
 
 
 def check_count(count: int, settings: Settings) -> None:

@@ -49,7 +49,7 @@ def presume(row: Mapping[str, object], headers: Mapping[str, str]) -> Protocol:
 
     headers: by lower-case name. TorchServe adds `url_path` on /predictions, and on KServe's addresses only `explain`.
     """
-    if headers.get("x-format") == hugging_face.FORMAT:
+    if headers.get("x-format") == hugging_face.FORMAT or "format" in row:
         return HUGGING_FACE
     if _on_kserve_route(headers):
         return KSERVE_V1
@@ -65,16 +65,20 @@ def recognize(payload: Payload, headers: Mapping[str, str]) -> Protocol:
         return HUGGING_FACE if "format" in payload.options else NATIVE
     match payload.content:
         case {"instances": _}:
-            return KSERVE_V1 if _on_kserve_route(headers) else NATIVE_INSTANCES
+            protocol = KSERVE_V1 if _on_kserve_route(headers) else NATIVE_INSTANCES
         case {"inputs": list()}:
             return OPEN_INFERENCE
         case {"inputs": _}:
-            return HUGGING_FACE
-    raise Failure(
-        Code.BAD_JSON,
-        'JSON must be {"instances": [{"b64": "<base64 of an image>"}, …]}, {"inputs": "<base64 of an image>"}, or an '
-        "inference request of the Open Inference Protocol (v2)",
-    )
+            protocol = HUGGING_FACE
+        case _:
+            raise Failure(
+                Code.BAD_JSON,
+                'JSON must be {"instances": [{"b64": "<base64 of an image>"}, …]}, {"inputs": "<base64 of an image>"}, or '
+                "an inference request of the Open Inference Protocol (v2)",
+            )
+    if payload.appended:
+        raise Failure(Code.BAD_JSON, "bytes follow the JSON; only tensors of the Open Inference Protocol may be there")
+    return protocol
 
 
 def _on_kserve_route(headers: Mapping[str, str]) -> bool:

@@ -13,7 +13,16 @@ from handler.labels import Prediction
 from handler.payload import Document, Images
 from handler.protocols import kserve_v1
 from handler.reply import Reply, document
-from handler.request import Content, Outcome, Upload, listed, quoted, read_count, read_parameters
+from handler.request import (
+    Content,
+    Outcome,
+    Upload,
+    listed,
+    quoted,
+    read_count,
+    read_document_parameters,
+    read_parameters,
+)
 from handler.settings import Settings
 
 FORMAT = "huggingface"
@@ -48,11 +57,11 @@ class Request:
 def read(payload: Images | Document, settings: Settings) -> Request:
     """An image as bytes, or JSON {"inputs": "<base64>", "parameters": {…}}. Raises Failure."""
     if isinstance(payload, Images):
-        content, parameters = _only_image(payload), None
+        content, options = _only_image(payload), read_parameters(None, payload.options, _OPTIONS)
     else:
         assert isinstance(payload.content, Mapping)  # else it would not have been recognized
-        content, parameters = _read_inputs(payload.content["inputs"]), payload.content.get("parameters")
-    options = read_parameters(parameters, payload.options, _OPTIONS)
+        content = _read_inputs(payload.content["inputs"])
+        options = read_document_parameters(payload.content, payload.options, _OPTIONS)
     if options.get("format", FORMAT) != FORMAT:
         raise Failure(Code.BAD_OPTION, f"format must be {FORMAT}, not {quoted(options['format'])}, or be left out")
     function = options.get("function_to_apply")

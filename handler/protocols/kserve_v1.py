@@ -11,7 +11,7 @@ from handler.failures import Code, Failure
 from handler.payload import Document
 from handler.protocols import native
 from handler.reply import Reply, document
-from handler.request import Content, Options, Outcome, Upload, check_count, read_parameters
+from handler.request import Content, Options, Outcome, Upload, check_count, read_document_parameters
 from handler.settings import Settings
 
 _OPTIONS = ("top_k", "min_probability")
@@ -43,7 +43,7 @@ def read(payload: Document, settings: Settings) -> Request:
     if not isinstance(instances, list) or not instances:
         raise Failure(Code.BAD_JSON, '"instances" must be a list with one entry an image: [{"b64": "<base64>"}, …]')
     check_count(len(instances), settings)
-    options = read_parameters(content.get("parameters"), payload.options, _OPTIONS)
+    options = read_document_parameters(content, payload.options, _OPTIONS)
     return Request([Upload(_read_instance(instance)) for instance in instances], Options.read(options, settings))
 
 

@@ -18,7 +18,18 @@ from handler.labels import Prediction
 from handler.payload import Document
 from handler.protocols import kserve_v1
 from handler.reply import Reply, encode
-from handler.request import Content, Options, Outcome, Upload, check_count, listed, quoted, read_count, read_parameters
+from handler.request import (
+    Content,
+    Options,
+    Outcome,
+    Upload,
+    check_count,
+    listed,
+    quoted,
+    read_count,
+    read_document_parameters,
+    read_parameters,
+)
 from handler.settings import Settings
 
 refuse = kserve_v1.refuse  # a string under "error", here too
@@ -90,7 +101,7 @@ def read(payload: Document, settings: Settings) -> Request:
     request_id = content.get("id")
     if not isinstance(request_id, str | None):
         raise Failure(Code.BAD_JSON, f'"id" must be text, not {quoted(request_id)}')
-    parameters = read_parameters(content.get("parameters"), payload.options, _PARAMETERS)
+    parameters = read_document_parameters(content, payload.options, _PARAMETERS)
     options = Options.read(parameters, settings)
     outputs = _read_outputs(content.get("outputs"), parameters, options.top_k)
     return Request(_read_inputs(content["inputs"], payload.appended, settings), options, request_id, outputs)
@@ -134,6 +145,8 @@ def _read_data(tensor: Mapping[Any, Any], appended: bytes) -> list[Any] | bytes:
     size = parameters.get("binary_data_size") if isinstance(parameters, Mapping) else None
     if size is None:
         data = tensor.get("data")
+        if appended:
+            raise Failure(Code.BAD_TENSOR, "bytes follow the JSON, but the input has no binary_data_size")
         if not isinstance(data, list):
             raise Failure(Code.BAD_JSON, 'the input needs "data", a list of its elements')
         return data

@@ -194,7 +194,7 @@ BAD_REQUESTS: list[tuple[object, int, str]] = [
     *((tensor(shape=[value]), 400, "bad_tensor") for value in (-1, True, 1.0, float("nan"), float("inf"))),
     (tensor(shape=[0], data=[]), 400, "no_image"),
     (tensor(shape=[17], data=["QUJD"] * 17), 413, "too_many_images"),
-    (tensor(shape=[10**300]), 413, "too_many_images"),
+    (tensor(shape=[10**300]), 400, "bad_tensor"),
     *((tensor(data=value), 400, "bad_json") for value in (None, "x", 7, {})),
     *((tensor(data=value), 400, "bad_tensor") for value in ([], [TEXT, TEXT], ["QUJD"] * 100_000)),
     *((tensor(data=value), 400, "bad_json") for value in ([None], [7], [{}], [[]], [["a", "b"]])),

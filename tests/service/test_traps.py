@@ -117,3 +117,19 @@ def test_a_log_line_is_not_written_for_every_request(server: Server) -> None:
     before = server.log()
     server.send(PHOTO)
     assert server.log() == before
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"), [(MULTIPART, b"--xyz\r\nfoo"), ("application/x-www-form-urlencoded", b"justtext")]
+)
+def test_an_empty_form_does_not_get_at_the_model_card(server: Server, content_type: str, body: bytes) -> None:
+    response = server.post(data=body, headers={"Content-Type": content_type, "describe": "True"})
+    assert code(response) == (400, "bad_form")
+
+
+@pytest.mark.parametrize("body", [b"", b"no image"])
+def test_an_answer_asked_for_in_the_query_is_refused_in_its_shape(server: Server, body: bytes) -> None:
+    url = f"{server.service.inference}/models/densenet/invoke?format=huggingface"
+    response = requests.post(url, data=body, headers={"Content-Type": "image/jpeg"}, timeout=60)
+    assert response.status_code in (400, 415)
+    assert isinstance(response.json()["error"], str)

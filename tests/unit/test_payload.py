@@ -43,3 +43,42 @@ def test_a_part_that_cannot_have_been_lost_is_not_missed() -> None:
     with pytest.raises(Failure) as refusal:
         read({"file": bytearray(900)}, headers | file | {"Content-Length": "3000"})
     assert refusal.value.code is Code.REPEATED_PART
+
+
+def refused(row: Mapping[str, object], headers: Mapping[str, object] | None = None) -> Code:
+    with pytest.raises(Failure) as refusal:
+        read(row, headers or {})
+    return refusal.value.code
+
+
+@pytest.mark.parametrize("value", ["0_1", "０.５", "1e", ".", "", "1.5", "-0", "nan", "inf", "0x1"])
+def test_a_min_probability_as_text_is_read_strictly(value: str) -> None:
+    assert refused({"data": b"\xff\xd8", "min_probability": value.encode()}) is Code.BAD_OPTION
+
+
+@pytest.mark.parametrize("value", ["0", "1", "1.", ".5", "1e-06", " 0.25 ", "2.5E-1"])
+def test_a_min_probability_as_text_may_be_written_as_numbers_are(value: str) -> None:
+    request = read({"data": b"\xff\xd8", "min_probability": value.encode()}, {})
+    assert request.options.min_probability == float(value)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("value", [b"", b"\0", b"3", b"\xff\xd8 a photo"])
+def test_an_unknown_query_parameter_is_no_image(value: bytes) -> None:
+    headers = {"Host": "here", "Content-Type": "image/jpeg"}
+    assert refused({"body": b"\xff\xd8", "topk": value}, headers) is Code.UNKNOWN_FIELD
+
+
+def test_beside_the_body_of_a_grpc_call_there_may_be_images_but_not_beside_json() -> None:
+    assert len(read({"body": b"\xff\xd8", "other": b"\xff\xd8"}, {}).uploads) == 2
+    assert refused({"body": b'{"instances": ["QUJD"]}', "other": b"\xff\xd8"}) is Code.UNKNOWN_FIELD
+
+
+@pytest.mark.parametrize("document", ['{"instances": ["QUJD"], "top_k": 3}', '{"inputs": "QUJD", "top_k": 3}'])
+def test_an_option_beside_the_parameters_is_told_rather_than_ignored(document: str) -> None:
+    assert refused({"body": document.encode()}) is Code.BAD_OPTION
+
+
+@pytest.mark.parametrize("document", [b'{"instances": ["QUJD"]}', b'{"inputs": "QUJD"}'])
+def test_bytes_after_the_json_that_nothing_claims_are_refused(document: bytes) -> None:
+    headers = {"Host": "here", "Inference-Header-Content-Length": str(len(document))}
+    assert refused({"body": document + b"more"}, headers) is Code.BAD_JSON
