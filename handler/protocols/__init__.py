@@ -73,8 +73,8 @@ def recognize(payload: Payload, headers: Mapping[str, str]) -> Protocol:
         case _:
             raise Failure(
                 Code.BAD_JSON,
-                'JSON must be {"instances": [{"b64": "<base64 of an image>"}, …]}, {"inputs": "<base64 of an image>"}, or '
-                "an inference request of the Open Inference Protocol (v2)",
+                'JSON must be {"instances": [{"b64": "<base64 of an image>"}, …]}, {"inputs": "<base64 of an image>"}, '
+                "or an inference request of the Open Inference Protocol (v2)",
             )
     if payload.appended:
         raise Failure(Code.BAD_JSON, "bytes follow the JSON; only tensors of the Open Inference Protocol may be there")
