@@ -702,7 +702,7 @@ class TestMany:
             assert server.asked == []
 
     def test_closing_early_leaves_no_thread_and_tries_nothing_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        arrived, closing_down = threading.Barrier(3), threading.Event()
+        arrived, closing_down = threading.Event(), threading.Event()
 
         class Telling(threading.Event):
             def set(self) -> None:
@@ -712,7 +712,7 @@ class TestMany:
         def stuck(asked: Asked) -> Reply:
             if asked.body == b"0":
                 return FINE
-            arrived.wait(20)
+            arrived.set()
             closing_down.wait(20)
             return BUSY
 
@@ -721,10 +721,11 @@ class TestMany:
             results = client.classify_many(numbered(100))
             next(results)
             arrived.wait(20)
-            assert len(threads()) == 2
+            assert threads() != []
             results.close()
             assert threads() == []
-            assert len(server.asked) == 3
+            sent = [asked.body for asked in server.asked]
+        assert len(set(sent)) == len(sent) <= 3
 
     def test_an_exception_among_the_images_comes_through_and_leaves_no_thread(self) -> None:
         def failing() -> Iterator[bytes]:
