@@ -1,5 +1,6 @@
 """From weights to an archive: weights → eager network → TorchScript, checked against the eager one → archive."""
 
+from enum import StrEnum
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -10,3 +11,10 @@ DEFAULT_ARCHIVE = ROOT / "model_store" / "densenet.mar"
 NETWORK = "model.pt"
 CARD = "model_card.json"
 CLASSES = "index_to_name.json"  # the name and form that TorchServe's own handlers expect
+
+
+class Precision(StrEnum):
+    """What a network computes in."""
+
+    FP32 = "fp32"
+    INT8 = "int8"

@@ -1,12 +1,14 @@
 """python -m export: weights to a TorchScript network that is proven to say what the weights say."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 import console
-from export import DEFAULT_FOLDER, NETWORK, bundle, weights
+from console import Problem
+from export import DEFAULT_FOLDER, NETWORK, Precision, bundle, weights
+from export.bundle import Quantization
 
 
 def main(
@@ -17,24 +19,43 @@ def main(
         Path | None,
         typer.Option(help='Class ids and names, {"0": ["id", "name"], …}. [default: ImageNet\'s 1000]', metavar="FILE"),
     ] = None,
+    precision: Annotated[Precision, typer.Option(help="What the network computes in.")] = Precision.FP32,
+    calibration_images: Annotated[
+        Path | None, typer.Option(help="Folder of photos like those to be served, for int8.", metavar="DIR")
+    ] = None,
+    min_agreement: Annotated[
+        float, typer.Option(min=0, max=1, help="int8: least share of held-out photos that keep their best class.")
+    ] = 0.9,
     output: Annotated[Path, typer.Option(help="Folder to write to.", metavar="DIR")] = DEFAULT_FOLDER,
 ) -> None:
-    """Exports DenseNet-121 to TorchScript: traces, freezes, saves, loads again and compares with the eager network.
+    """Exports DenseNet-121 to TorchScript: rewrites, traces, saves, loads again and compares with the eager network.
 
     Writes model.pt, model_card.json and index_to_name.json, or nothing if the networks disagree.
     """
+    if (precision is Precision.INT8) != (calibration_images is not None):
+        raise Problem("--precision int8 and --calibration-images DIR go together")
+    quantization = Quantization(calibration_images, min_agreement) if calibration_images else None
     console.out.print(f"loading weights: {weights_from}", markup=False)
     loaded = weights.load(weights_from)
     if loaded.name == "untrained":
         console.err.print("WARNING: these weights are untrained; every answer will be meaningless")
     console.out.print("exporting to TorchScript and comparing with the eager network")
-    made = bundle.make(loaded, class_index)
+    made = bundle.make(loaded, class_index, quantization)
     made.write(output)
-    agreement = made.card["agreement"]
-    console.out.print(
-        f"wrote {output / NETWORK} ({len(made.network) / 1e6:.0f} MB, {len(made.classes)} classes); logits differ by "
-        f"at most {agreement['largest_logit_difference']:.1e} of their spread, {agreement['tolerance']:g} is allowed",
-        markup=False,
+    size = f"{len(made.network) / 1e6:.0f} MB, {len(made.classes)} classes"
+    console.out.print(f"wrote {output / NETWORK} ({size}); {_proof(made.card)}", markup=False)
+
+
+def _proof(card: dict[str, Any]) -> str:
+    found = card["agreement"]
+    if held_out := found.get("held_out"):
+        return (
+            f"of {held_out['images']} held-out photos {held_out['same_top1']:.1%} keep their best class, "
+            f"probabilities move by {held_out['mean_distance']:.1%} on average"
+        )
+    return (
+        f"logits differ by at most {found['largest_logit_difference']:.1e} of their spread, "
+        f"{found['tolerance']:g} is allowed"
     )
 
 

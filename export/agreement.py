@@ -1,5 +1,6 @@
 """Agreement: does the exported network say what the eager one says?"""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -47,3 +48,27 @@ def _compare(expected: Tensor, actual: Tensor) -> float:
     if not torch.equal(expected.topk(top).indices, actual.topk(top).indices):
         raise Problem(f"the exported network ranks the best {top} classes in another order than the eager one")
     return difference
+
+
+@dataclass(frozen=True)
+class Resemblance:
+    """How alike two networks answer some images.
+
+    images: how many. same_top1: share with the same best class. mean_distance, largest_distance: half the sum of
+    absolute differences of an image's probabilities (total variation). All but the first in 0..1.
+    """
+
+    images: int
+    same_top1: float
+    mean_distance: float
+    largest_distance: float
+
+
+def compare(eager: nn.Module, exported: nn.Module, images: Tensor) -> Resemblance:
+    """Compares both on float32 (N, 3, 224, 224), normalized."""
+    with torch.inference_mode():
+        pairs = [(eager(part), exported(part)) for part in images.split(8)]
+    expected, actual = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
+    distances = (expected.softmax(1) - actual.softmax(1)).abs().sum(1) / 2
+    same = (expected.argmax(1) == actual.argmax(1)).float().mean()
+    return Resemblance(len(images), float(same), float(distances.mean()), float(distances.max()))

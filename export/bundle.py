@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
+from rich.progress import Progress
+from torch import nn
 
-from console import Problem
-from export import CARD, CLASSES, NETWORK, ROOT, agreement, network
+from console import Problem, err
+from export import CARD, CLASSES, NETWORK, ROOT, agreement, calibration, network, quantized
+from export.fused import Fused
 from export.weights import Weights
-from handler import transform
+from handler import scoring, transform
 from handler.labels import ClassIndex, load_class_index
 
 IMAGENET_CLASSES = ROOT / "handler" / "imagenet_class_index.json"
@@ -48,16 +52,24 @@ class Bundle:
                 Path(scratch, name).replace(folder / name)
 
 
-def make(weights: Weights, class_index: Path | None) -> Bundle:
-    """Exports weights to TorchScript and proves that it agrees with the eager network. Raises Problem."""
+@dataclass(frozen=True)
+class Quantization:
+    """How to quantise: the folder with photos to calibrate and measure with, and the least share of held-out photos of
+    which the best class must stay the same."""
+
+    images: Path
+    least_agreement: float
+
+
+def make(weights: Weights, class_index: Path | None, quantization: Quantization | None = None) -> Bundle:
+    """Exports weights to TorchScript and proves how well it agrees with the eager network. Raises Problem."""
     eager = network.build(weights.state)
     classes = class_index_for(class_index, outputs=len(weights.state["classifier.weight"]))
-    content = network.to_torchscript(eager)
-    difference = agreement.check(eager, network.load_torchscript(content))
+    content, proof = _in_int8(eager, quantization) if quantization else _in_fp32(eager)
     card = {
         "architecture": "DenseNet-121",
         "weights": {"name": weights.name, "source": weights.source, "sha256": weights.sha256},
-        "precision": "fp32",
+        "precision": "int8" if quantization else "fp32",
         "network": {"file": NETWORK, "format": "TorchScript", "sha256": hashlib.sha256(content).hexdigest()},
         "input": {
             "shape": ["N", 3, transform.CROP, transform.CROP],
@@ -68,10 +80,32 @@ def make(weights: Weights, class_index: Path | None) -> Bundle:
             "std": list(transform.STD),
         },
         "classes": {"count": len(classes), "sha256": hashlib.sha256(class_index_json(classes)).hexdigest()},
-        "agreement": {"largest_logit_difference": difference, "tolerance": agreement.TOLERANCE, "unit": "spread"},
+        "agreement": proof,
         "exported_with": {"torch": torch.__version__, "torchvision": torchvision.__version__},
     }
     return Bundle(content, card, classes)
+
+
+def _in_fp32(eager: nn.Module) -> tuple[bytes, dict[str, Any]]:
+    content = network.to_torchscript(Fused(eager).eval())
+    difference = agreement.check(eager, scoring.read(content))
+    return content, {"largest_logit_difference": difference, "tolerance": agreement.TOLERANCE, "unit": "spread"}
+
+
+def _in_int8(eager: nn.Module, quantization: Quantization) -> tuple[bytes, dict[str, Any]]:
+    images = calibration.read(quantization.images)
+    with Progress(console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("quantising", total=quantized.STEPS)
+        made = quantized.quantize(eager, images.calibrating, lambda: progress.advance(task))
+    content = network.to_torchscript(made)
+    found = agreement.compare(eager, scoring.read(content), images.held_out)
+    if found.same_top1 < quantization.least_agreement:
+        raise Problem(
+            f"in int8 {found.same_top1:.1%} of {found.images} held-out photos keep their best class, "
+            f"{quantization.least_agreement:.1%} are wanted: give more photos like those to be served, or a lower "
+            "--min-agreement"
+        )
+    return content, {"calibrating_images": len(images.calibrating), "held_out": asdict(found)}
 
 
 def class_index_for(path: Path | None, outputs: int) -> ClassIndex:

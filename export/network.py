@@ -43,22 +43,15 @@ def build(state: Mapping[str, Tensor]) -> nn.Module:
 
 
 def to_torchscript(network: nn.Module) -> bytes:
-    """Traces and freezes an eager network in eval mode; the bytes of the TorchScript file.
+    """Traces a network in eval mode; the bytes of the TorchScript file.
 
-    The trace holds for any batch size of float32 (N, 3, 224, 224).
+    The trace holds for any batch size of float32 (N, 3, 224, 224). It is frozen when it is loaded, since the packed
+    weights that freezing can put into it are not for keeping (handler/scoring.py).
     """
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")  # TorchScript is deprecated; versions are pinned
         traced = torch.jit.trace(network, torch.zeros(1, 3, CROP, CROP))
         # Saved through a buffer: a file's name would become part of its content, and a full disk no OSError.
         buffer = io.BytesIO()
-        torch.jit.save(torch.jit.freeze(traced), buffer)
+        torch.jit.save(traced, buffer)
     return buffer.getvalue()
-
-
-def load_torchscript(content: bytes) -> nn.Module:
-    """The network as a worker will load it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module: nn.Module = torch.jit.load(io.BytesIO(content), map_location="cpu")
-    return module.eval()

@@ -86,7 +86,8 @@ class Classifier:
             raise upload.content
         if isinstance(upload.content, torch.Tensor):
             return upload.content
-        return transform.crop(imaging.decode(upload.content, max_pixels=self.settings.max_image_pixels))
+        enough = None if self.settings.exact_decoding else transform.ENOUGH
+        return transform.crop(imaging.decode(upload.content, max_pixels=self.settings.max_image_pixels, enough=enough))
 
     def _score(self, batch: torch.Tensor) -> torch.Tensor:
         return scoring.score(self.network, batch, chunk=self.settings.network_batch)

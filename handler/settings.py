@@ -10,7 +10,7 @@ PILLOW_PIXEL_LIMIT = 2 * 89_478_485
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator may change. Each field: its default here, its range in `_RANGES`."""
+    """What an operator may change. Each field: its default here, a number's range in `_RANGES`."""
 
     top_k: int = 5
     """How many classes an answer lists, where the request does not say."""
@@ -20,6 +20,8 @@ class Settings:
     """The most images in one request."""
     max_image_pixels: int = 64_000_000
     """The most pixels (width × height) of one image; 64 million take about 1 GB of memory to decode."""
+    exact_decoding: bool = False
+    """Whether large JPEGs are decoded whole, pixel for pixel as the tutorials do, at several times the cost."""
     max_response_bytes: int = 6_000_000
     """The largest answer; must stay below TorchServe's max_response_size, past which it kills the worker."""
     threads: int = 1
@@ -38,9 +40,10 @@ class Settings:
             return cls()
         if not isinstance(section, Mapping):
             raise ValueError(f"model-config.yaml: handler must be a list of settings, not {section!r}")
-        unknown = sorted(set(map(str, section)) - _RANGES.keys())
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(map(str, section)) - set(known))
         if unknown:
-            raise ValueError(f"model-config.yaml: handler.{unknown[0]} is no setting; there are {', '.join(_RANGES)}")
+            raise ValueError(f"model-config.yaml: handler.{unknown[0]} is no setting; there are {', '.join(known)}")
         values: dict[str, Any] = {name: _checked(name, value) for name, value in section.items()}
         return cls(**values)
 
@@ -56,7 +59,11 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def _checked(name: str, value: object) -> int | float:
+def _checked(name: str, value: object) -> bool | int | float:
+    if name not in _RANGES:
+        if not isinstance(value, bool):
+            raise ValueError(f"model-config.yaml: handler.{name} must be true or false, not {value!r}")
+        return value
     low, high = _RANGES[name]
     whole = {field.name: field.type for field in fields(Settings)}[name] is int
     right_type = isinstance(value, int) if whole else isinstance(value, int | float)

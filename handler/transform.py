@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 RESIZE = 255  # pixels, the shorter side after resizing
+ENOUGH = 2 * RESIZE  # pixels of a shorter side that a picture may have been scaled down to before
 CROP = 224  # pixels, the side of the square that the network sees
 MEAN = (0.485, 0.456, 0.406)  # red, green, blue, of values in 0..1: torchvision's ImageNet presets
 STD = (0.229, 0.224, 0.225)

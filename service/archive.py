@@ -5,31 +5,42 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from console import Problem, Unreachable, err
-from export import CARD, DEFAULT_FOLDER, ROOT
+from export import CARD, DEFAULT_FOLDER, ROOT, Precision
 from export.archive import is_current, read_card, refresh
 
 
-def ensure(archive: Path, weights: str | None, class_index: Path | None, *, rebuild: bool) -> None:
-    """Exports and archives what is missing or differs from what is asked for.
+@dataclass(frozen=True)
+class Wanted:
+    """What an archive should hold; what is None may be anything."""
+
+    weights: str | None = None
+    class_index: Path | None = None
+    precision: Precision | None = None
+    calibration_images: Path | None = None
+
+
+def ensure(archive: Path, wanted: Wanted, *, rebuild: bool) -> None:
+    """Exports and archives what is missing or differs from what is wanted.
 
     With no weights named: the archive's own; with no archive yet, ImageNet's or, where they cannot be downloaded,
     loudly, untrained ones. Raises Problem.
     """
     if not archive.exists():
-        _export(weights or "imagenet", class_index, fall_back=weights is None)
+        _export(wanted.weights or "imagenet", wanted, fall_back=wanted.weights is None)
         _pack(archive)
         return
-    if rebuild and weights:  # whatever is there, even if it cannot be read
-        _export(weights, class_index, fall_back=False)
+    if rebuild and wanted.weights:  # whatever is there, even if it cannot be read
+        _export(wanted.weights, wanted, fall_back=False)
         _pack(archive)
         return
     card = read_card(archive)
-    if rebuild or not satisfies(card, weights, class_index):
-        _export(weights or _own_weights(archive, card), class_index, fall_back=False)
+    if rebuild or not satisfies(card, wanted):
+        _export(wanted.weights or _own_weights(archive, card), wanted, fall_back=False)
         _pack(archive)
     elif _is_of_last_export(card) and not is_current(archive, DEFAULT_FOLDER):
         err.print("the handler has changed: packing it into the archive anew")
@@ -45,8 +56,14 @@ def _own_weights(archive: Path, card: dict[str, Any]) -> str:
     return own
 
 
-def satisfies(card: dict[str, Any], weights: str | None, class_index: Path | None) -> bool:
-    """Whether an archive with this card is what --weights and --class-index ask for; unnamed, anything is."""
+def satisfies(card: dict[str, Any], wanted: Wanted) -> bool:
+    """Whether an archive with this card is what is wanted. Raises Problem for files that are not there."""
+    if wanted.precision is not None and card["precision"] != wanted.precision:
+        return False
+    return _has_classes(card, wanted.class_index) and _has_weights(card, wanted.weights)
+
+
+def _has_classes(card: dict[str, Any], class_index: Path | None) -> bool:
     if class_index is not None:
         from export.bundle import class_index_json  # torch comes with it: seconds that only this option costs
         from handler.labels import load_class_index
@@ -55,8 +72,11 @@ def satisfies(card: dict[str, Any], weights: str | None, class_index: Path | Non
             asked = class_index_json(load_class_index(class_index))
         except (OSError, ValueError) as error:
             raise Problem(str(error)) from error
-        if card["classes"]["sha256"] != hashlib.sha256(asked).hexdigest():
-            return False
+        return bool(card["classes"]["sha256"] == hashlib.sha256(asked).hexdigest())
+    return True
+
+
+def _has_weights(card: dict[str, Any], weights: str | None) -> bool:
     have = card["weights"]
     if weights is None:
         return True
@@ -75,8 +95,13 @@ def _is_of_last_export(card: dict[str, Any]) -> bool:
     return path.exists() and bool(json.loads(path.read_bytes()) == card)
 
 
-def _export(weights: str, class_index: Path | None, *, fall_back: bool) -> None:
-    options = ["--class-index", str(class_index)] if class_index else []
+def _export(weights: str, wanted: Wanted, *, fall_back: bool) -> None:
+    named = (
+        ("--class-index", wanted.class_index),
+        ("--precision", wanted.precision),
+        ("--calibration-images", wanted.calibration_images),
+    )
+    options = [word for name, value in named if value is not None for word in (name, str(value))]
     status = _run("export", "--weights", weights, *options, allowed=(Unreachable.status,) if fall_back else ())
     if status == Unreachable.status:
         err.rule("WARNING")

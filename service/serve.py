@@ -9,9 +9,10 @@ import typer
 
 import console
 from console import Problem
-from export import ROOT
+from export import ROOT, Precision
 from export.archive import copy_with_workers
 from service import archive, management, readiness, torchserve
+from service.archive import Wanted
 from service.properties import Properties
 from service.torchserve import Service
 
@@ -23,6 +24,12 @@ def main(
     ] = None,
     class_index: Annotated[
         Path | None, typer.Option(help="Class ids and names of a fine-tuned checkpoint.", metavar="FILE")
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="What the network computes in. [default: the archive's own, else fp32]")
+    ] = None,
+    calibration_images: Annotated[
+        Path | None, typer.Option(help="Folder of photos like those to be served, for int8.", metavar="DIR")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Workers. [default: one a core]")] = None,
     port: Annotated[
@@ -38,15 +45,16 @@ def main(
     until it has answered a photo."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    wanted = Wanted(weights, class_index, precision, calibration_images)
     properties = Properties.read(ROOT / "config.properties")
     properties = properties.on_port(port) if port else properties
     with torchserve.lock():
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
-            _check_running(service, weights, class_index, foreground=foreground, rebuild=rebuild)
+            _check_running(service, wanted, foreground=foreground, rebuild=rebuild)
             _report(service, _scaled(service, workers), "already up")
             return
-        archive.ensure(properties.archive, weights, class_index, rebuild=rebuild)
+        archive.ensure(properties.archive, wanted, rebuild=rebuild)
         service, ready = _start(_with_workers(properties, workers))
     if foreground:
         _stay(service, ready)
@@ -73,11 +81,9 @@ def _start(properties: Properties) -> tuple[Service, int]:
         raise
 
 
-def _check_running(
-    service: Service, weights: str | None, class_index: Path | None, *, foreground: bool, rebuild: bool
-) -> None:
+def _check_running(service: Service, wanted: Wanted, *, foreground: bool, rebuild: bool) -> None:
     """Raises Problem for what cannot be had while the service is up; nothing asked for is passed over in silence."""
-    if foreground or rebuild or not archive.satisfies(service.card, weights, class_index):
+    if foreground or rebuild or not archive.satisfies(service.card, wanted):
         raise Problem(f"the service is already up on port {service.port}; end it first: {_how_to_stop(service)}")
 
 
@@ -88,8 +94,8 @@ def _scaled(service: Service, workers: int | None) -> int:
 
 
 def _report(service: Service, ready: int, state: str) -> None:
-    weights = service.card["weights"]["name"]
-    console.out.print(f"DenseNet-121 is {state}: {ready} worker(s), weights {weights}", markup=False)
+    weights, precision = service.card["weights"]["name"], service.card["precision"]
+    console.out.print(f"DenseNet-121 is {state}: {ready} worker(s), weights {weights}, {precision}", markup=False)
     photo = readiness.PHOTO.relative_to(ROOT)
     for name, text in (
         ("address", service.url),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from console import Problem
-from export.agreement import PHOTOS, check
-from export.network import load_torchscript
+from export.agreement import PHOTOS, check, compare
+from handler.scoring import read
 
 LOGITS = [9.0, 7.0, 5.0, 3.0, 1.0, -1.0, -3.0, -5.0]
 
@@ -44,7 +44,7 @@ def changed(position: int, by: float) -> list[float]:
 
 
 def test_a_faithful_export_passes(network: nn.Module, exported: Path) -> None:
-    assert 0 <= check(network, load_torchscript((exported / "model.pt").read_bytes())) <= 1e-4
+    assert 0 <= check(network, read((exported / "model.pt").read_bytes())) <= 1e-4
 
 
 def test_slightly_different_weights_do_not_pass(network: nn.Module) -> None:
@@ -108,3 +108,13 @@ def test_fewer_than_five_classes_are_compared_in_full() -> None:
     assert check(Says(1.0, 2.0, -1.0), Says(1.0, 2.0, -1.0)) == 0
     with pytest.raises(Problem, match="order"):
         check(Says(1.0, 1.0 - 1e-6, -1.0), Says(1.0 - 1e-6, 1.0, -1.0))
+
+
+def test_resemblance_is_that_of_the_probabilities() -> None:
+    images = torch.zeros(3, 3, 8, 8)
+    same = compare(Says(*LOGITS), Says(*LOGITS), images)
+    assert (same.images, same.same_top1, same.mean_distance, same.largest_distance) == (3, 1, 0, 0)
+    other = compare(Says(0.0, 100.0), Says(100.0, 0.0), images)
+    assert (other.same_top1, other.mean_distance, other.largest_distance) == (0, pytest.approx(1), pytest.approx(1))
+    halves = compare(Says(0.0, 100.0), Says(0.0, 0.0), images)
+    assert halves.largest_distance == pytest.approx(0.5)

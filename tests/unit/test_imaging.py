@@ -13,9 +13,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from handler import imaging
+from handler import imaging, transform
 from handler.failures import Code, Failure
-from tests.photos import encode, photos
+from tests.photos import cutouts, encode, photos
 
 Pixels = npt.NDArray[np.generic]
 
@@ -597,3 +597,56 @@ def test_one_clear_shade_of_a_16_bit_grey_png_is_laid_over_white() -> None:
         content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     seen = np.asarray(imaging.decode(content, max_pixels=100))[..., 0]
     assert seen.tolist() == np.where(shades == 1000, 255, np.round(shades / 257)).astype(int).tolist()
+
+
+class TestLargePhotos:
+    """Decoded at a part of their size by libjpeg, where that is enough; all others as ever."""
+
+    def photo(self, size: tuple[int, int], **options: object) -> bytes:
+        return encode(cutouts(1)[0].resize(size, Image.Resampling.LANCZOS), quality=95, **options)
+
+    @pytest.mark.parametrize(
+        ("size", "scaled"),
+        [
+            ((4000, 3000), (1000, 750)),
+            ((3000, 4000), (750, 1000)),
+            ((2040, 2040), (510, 510)),
+            ((1021, 1500), (511, 750)),
+            ((1019, 1500), (1019, 1500)),
+            ((600, 5000), (600, 5000)),
+        ],
+    )
+    def test_the_shorter_side_stays_long_enough(self, size: tuple[int, int], scaled: tuple[int, int]) -> None:
+        assert imaging.decode(self.photo(size), max_pixels=10**8, enough=510).size == scaled
+        assert imaging.decode(self.photo(size), max_pixels=10**8).size == size
+
+    @pytest.mark.parametrize("size", [(1600, 1200), (1411, 1411), (1201, 1603)])
+    def test_what_the_network_sees_is_nearly_the_same(self, size: tuple[int, int]) -> None:
+        content = self.photo(size)
+        whole, scaled = (
+            transform.crop(imaging.decode(content, max_pixels=10**8, enough=e)) for e in (None, transform.ENOUGH)
+        )
+        difference = np.abs(np.asarray(whole).astype(int) - np.asarray(scaled).astype(int))
+        assert difference.mean() < 1.0
+        assert np.percentile(difference, 99.9) <= 12
+
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_they_are_upright_too(self, orientation: int) -> None:
+        exif = Image.Exif()
+        exif[274] = orientation
+        content = self.photo((1411, 1203), exif=exif)
+        whole, scaled = (
+            transform.crop(imaging.decode(content, max_pixels=10**8, enough=e)) for e in (None, transform.ENOUGH)
+        )
+        assert np.abs(np.asarray(whole).astype(int) - np.asarray(scaled).astype(int)).mean() < 1.0
+
+    @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
+    def test_other_formats_are_decoded_whole(self, file_format: str) -> None:
+        content = encode(cutouts(1)[0].resize((1200, 1100)), file_format)
+        assert imaging.decode(content, max_pixels=10**8, enough=510).size == (1200, 1100)
+
+    @pytest.mark.parametrize("mode", ["L", "CMYK"])
+    def test_grey_and_cmyk_ones_come_out_in_rgb(self, mode: str) -> None:
+        content = encode(cutouts(1)[0].resize((1600, 1200)).convert(mode), "JPEG")
+        scaled = imaging.decode(content, max_pixels=10**8, enough=510)
+        assert (scaled.mode, scaled.size) == ("RGB", (800, 600))

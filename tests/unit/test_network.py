@@ -1,5 +1,6 @@
 """Network: torchvision's own from a state dict, and TorchScript that answers as it does."""
 
+import io
 import os
 import re
 import subprocess
@@ -13,7 +14,9 @@ from torchvision.models import densenet121, densenet169, resnet18
 
 from console import Problem
 from export import ROOT
-from export.network import build, load_torchscript, to_torchscript
+from export.fused import Fused
+from export.network import build, to_torchscript
+from handler.scoring import read
 
 State = dict[str, Tensor]
 CONV = "features.denseblock3.denselayer7.conv2.weight"
@@ -21,7 +24,7 @@ CONV = "features.denseblock3.denselayer7.conv2.weight"
 
 @pytest.fixture(scope="module")
 def script(network: nn.Module) -> bytes:
-    return to_torchscript(network)
+    return to_torchscript(Fused(network).eval())
 
 
 @pytest.fixture
@@ -107,23 +110,33 @@ def test_torchscript_answers_as_the_eager_network_at_any_batch_size(
     batch: int, network: nn.Module, script: bytes
 ) -> None:
     images = torch.randn(batch, 3, 224, 224)
-    loaded = load_torchscript(script)
+    loaded = read(script)
     with torch.inference_mode():
         expected, actual = network(images), loaded(images)
     assert actual.shape == (batch, 1000)
     assert ((actual - expected).abs().amax(dim=1) <= 1e-4 * expected.std(dim=1)).all()
 
 
-def test_torchscript_is_frozen(script: bytes) -> None:
-    loaded = load_torchscript(script)
-    assert not loaded.training
-    assert list(loaded.parameters()) == []
+def test_what_a_worker_loads_is_frozen_and_packed(script: bytes) -> None:
+    loaded = read(script)
+    assert list(loaded.parameters()) == list(loaded.buffers()) == []
+    kinds = {node.kind() for node in loaded.graph.nodes()}
+    assert "mkldnn::_linear_pointwise" in kinds
+    assert not {kind for kind in kinds if "reorder" in kind or "prepack" in kind}
+
+
+def test_a_file_works_without_our_loader_too(network: nn.Module, script: bytes) -> None:
+    plain = torch.jit.load(io.BytesIO(script)).eval()
+    images = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        assert (plain(images) - network(images)).abs().max() < 1e-3
 
 
 DIGEST = """
 import hashlib, sys
-from export import network, weights
-sys.stdout.write(hashlib.sha256(network.to_torchscript(network.build(weights.load(sys.argv[1]).state))).hexdigest())
+from export import fused, network, weights
+eager = network.build(weights.load(sys.argv[1]).state)
+sys.stdout.write(hashlib.sha256(network.to_torchscript(fused.Fused(eager).eval())).hexdigest())
 """
 
 

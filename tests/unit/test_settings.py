@@ -15,6 +15,7 @@ DEFAULTS = {
     "min_probability": 0.2,
     "max_images": 16,
     "max_image_pixels": 64_000_000,
+    "exact_decoding": False,
     "max_response_bytes": 6_000_000,
     "threads": 1,
     "network_batch": 16,
@@ -106,3 +107,13 @@ def test_the_repositorys_config_has_both_timeouts_without_which_torchserve_force
 
 def test_the_retry_timeout_in_milliseconds_fits_torchserves_int() -> None:
     assert 0 < CONFIG["maxRetryTimeoutInSec"] * 1000 < 2**31
+
+
+@pytest.mark.parametrize("value", [0, 1, "yes", "false", None, []])
+def test_a_switch_is_true_or_false(value: object) -> None:
+    with pytest.raises(ValueError, match=r"handler\.exact_decoding must be true or false"):
+        Settings.from_config({"handler": {"exact_decoding": value}})
+
+
+def test_a_switch_can_be_set() -> None:
+    assert Settings.from_config({"handler": {"exact_decoding": True}}).exact_decoding is True

@@ -1,0 +1,176 @@
+"""Fused: DenseNet-121 rewritten for a CPU. The same function of the same weights, in fewer passes over memory.
+
+- A dense block grows in one buffer: a layer writes its 32 channels there, where a concatenation copies all before it.
+- A batch-norm and the ReLU after it need no pass of their own. With scale s and shift b of a channel,
+      relu(s·x + b) = s·max(x, -b/s) + b        (min for s < 0),
+  and the convolution that follows is linear: s goes into its weights W, W·b into its bias. One comparison is left.
+- A batch-norm after a convolution goes into that convolution.
+- A transition averages before its 1×1 convolution, not after: the same, for a quarter of the arithmetic.
+- Channels lie last, so that a 1×1 convolution is a matrix product over rows of the buffer.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export import kernels
+
+GROWTH = 32  # channels that a layer adds
+BLOCKS = (6, 12, 24, 16)  # layers (Huang et al. 2017, table 1: DenseNet-121)
+
+# Below this a channel's scale is nothing, and dividing by it would overflow.
+_NO_SCALE = 1e-12
+
+
+def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """A batch-norm in eval mode as float64 (C,) scale and shift."""
+    weight, bias, mean, variance = (
+        cast(Tensor, getattr(norm, name)).double() for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    scale = weight / torch.sqrt(variance + cast(float, norm.eps))
+    return scale, bias - mean * scale
+
+
+def layers(network: nn.Module, block: int) -> list[nn.Module]:
+    """The layers of torchvision's dense block 1..4."""
+    return list(network.get_submodule(f"features.denseblock{block}").children())
+
+
+class Bounds(nn.Module):
+    """What is left of a batch-norm and a ReLU: channels bounded from below, from above where the scale is negative."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, bound: Tensor, rising: Tensor, least: float, most: float) -> None:
+        """bound, rising: (C,), of the dtype that the values have; bool: whether it is the lower one."""
+        super().__init__()
+        self.register_buffer("low", torch.where(rising, bound, torch.full_like(bound, least)))
+        self.register_buffer("high", torch.where(rising, torch.full_like(bound, most), bound))
+        self.only_low = bool(rising.all())
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(R, C) → (R, C)."""
+        bounded = torch.maximum(rows, self.low)
+        return bounded if self.only_low else torch.minimum(bounded, self.high)
+
+
+class Pointwise(nn.Module):
+    """Batch-norm, ReLU, 1×1 convolution, and the batch-norm and ReLU that may follow it, over rows of a buffer."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, norm: nn.Module, weight: Tensor, after: nn.Module | None) -> None:
+        """weight: (O, I, 1, 1)."""
+        super().__init__()
+        scale, shift = scale_and_shift(norm)
+        outer_scale, outer_shift = (1.0, 0.0) if after is None else scale_and_shift(after)
+        flat = scale.abs() < _NO_SCALE
+        bound = (-shift / scale).masked_fill(flat, 0).float()
+        outer = weight.flatten(1).double() * torch.as_tensor(outer_scale).view(-1, 1)
+        matrix = (outer * scale.masked_fill(flat, 0)).float()
+        # W·b of the rounded numbers, so that a channel at its bound counts for nothing, however large its shift is.
+        bias = outer @ shift.clamp_min(0).masked_fill(~flat, 0) - matrix.double() @ bound.double() + outer_shift
+        self.bounds = Bounds(bound, scale >= 0, -torch.inf, torch.inf)
+        self.register_buffer("weight", matrix.contiguous())
+        self.register_buffer("bias", bias.float())
+        self.after = "none" if after is None else "relu"
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(R, I) → (R, O)."""
+        return self.multiply(self.bounds(rows))
+
+    def multiply(self, bounded: Tensor) -> Tensor:
+        """The product alone, of rows within their bounds."""
+        return kernels.linear(bounded, self.weight, self.bias, self.after)
+
+
+class Layer(nn.Module):
+    """One layer of a dense block: from all features so far to 32 more."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.reduce = Pointwise(
+            layer.get_submodule("norm1"), layer.get_parameter("conv1.weight"), layer.get_submodule("norm2")
+        )
+        weight = layer.get_parameter("conv2.weight")
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", torch.zeros(len(weight)))
+
+    def forward(self, rows: Tensor, images: int, side: int) -> Tensor:
+        """(images · side², I) → (images · side², 32)."""
+        reduced = to_pictures(self.reduce(rows), images, side)
+        return to_rows(kernels.convolution(reduced, self.weight, self.bias, 1, 1, "none"))
+
+
+def to_pictures(rows: Tensor, images: int, side: int) -> Tensor:
+    """(N · S², C) → (N, C, S, S), channels last, without a copy."""
+    return rows.view(images, side, side, rows.shape[1]).permute(0, 3, 1, 2)
+
+
+def to_rows(pictures: Tensor) -> Tensor:
+    """(N, C, S, S), channels last → (N · S², C), without a copy."""
+    return pictures.permute(0, 2, 3, 1).reshape(-1, pictures.shape[1])
+
+
+class Fused(nn.Module):
+    """The network: float32 (N, 3, 224, 224), normalized → float32 logits (N, classes), for any N."""
+
+    stem_weight: Tensor
+    stem_bias: Tensor
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        """network: torchvision's DenseNet-121 in eval mode; its tensors are copied."""
+        super().__init__()
+        scale, shift = scale_and_shift(network.get_submodule("features.norm0"))
+        stem = network.get_parameter("features.conv0.weight").double() * scale.view(-1, 1, 1, 1)
+        self.register_buffer("stem_weight", stem.float().contiguous(memory_format=torch.channels_last))
+        self.register_buffer("stem_bias", shift.float())
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(Layer(layer) for layer in layers(network, block)) for block in range(1, len(BLOCKS) + 1)
+        )
+        self.transitions = nn.ModuleList(
+            Pointwise(part.get_submodule("norm"), part.get_parameter("conv.weight"), None)
+            for part in (network.get_submodule(f"features.transition{i}") for i in range(1, len(BLOCKS)))
+        )
+        scale, shift = scale_and_shift(network.get_submodule("features.norm5"))
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("shift", shift.float())
+        classifier = nn.Linear(scale.numel(), len(network.get_parameter("classifier.bias")))
+        classifier.load_state_dict(network.get_submodule("classifier").state_dict())
+        self.classifier = classifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As the class says."""
+        x = images.contiguous(memory_format=torch.channels_last)
+        x = kernels.convolution(x, self.stem_weight, self.stem_bias, 2, 3, "relu")
+        x = functional.max_pool2d(x, 3, 2, 1)
+        for block, transition in zip(self.blocks, [*self.transitions, None], strict=True):
+            rows = grow(x, cast(nn.ModuleList, block))
+            count, side = x.shape[0], x.shape[2]
+            if transition is not None:
+                bounded = to_pictures(transition.bounds(rows), count, side)
+                x = transition.multiply(to_rows(functional.avg_pool2d(bounded, 2)))
+                x = to_pictures(x, count, side // 2)
+        activations = torch.addcmul(self.shift, rows, self.scale).relu_()
+        logits: Tensor = self.classifier(activations.view(count, side * side, -1).mean(1))
+        return logits
+
+
+def grow(x: Tensor, block: nn.ModuleList) -> Tensor:
+    """A dense block: pictures (N, C, S, S) → rows (N · S², C + 32 · layers) of all features."""
+    count, channels, side = x.shape[0], x.shape[1], x.shape[2]
+    rows = x.new_empty((count * side * side, channels + GROWTH * len(block)))
+    rows[:, :channels] = to_rows(x)
+    for layer in block:
+        rows[:, channels : channels + GROWTH] = layer(rows[:, :channels], count, side)
+        channels += GROWTH
+    return rows

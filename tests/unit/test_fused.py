@@ -1,0 +1,95 @@
+"""The fused network is the same function as torchvision's, whatever the batch-norms hold."""
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from export.fused import Bounds, Fused, Pointwise, scale_and_shift
+
+Change = Callable[[nn.BatchNorm2d, torch.Generator], object]
+
+
+def norms(network: nn.Module) -> Iterator[nn.BatchNorm2d]:
+    return (module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def some(norm: nn.BatchNorm2d, generator: torch.Generator, share: float) -> Tensor:
+    return torch.rand(norm.weight.shape, generator=generator) < share
+
+
+CHANGES: dict[str, Change] = {
+    "negative scales": lambda norm, g: norm.weight.mul_(torch.where(some(norm, g, 0.3), -1.0, 1.0)),
+    "scales of zero": lambda norm, g: norm.weight.masked_fill_(some(norm, g, 0.3), 0),
+    "scales of next to nothing": lambda norm, g: norm.weight.masked_fill_(some(norm, g, 0.3), 1e-30),
+    "channels that are never on": lambda norm, g: norm.bias.masked_fill_(some(norm, g, 0.3), -50),
+    "channels that are always on": lambda norm, g: norm.bias.add_(some(norm, g, 0.1) * 20.0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("outer", [True, False])
+def test_a_normalised_convolution_is_the_same_function(change: Change, outer: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    norm, after = (nn.BatchNorm2d(channels).eval() for channels in (48, 16))
+    convolution = nn.Conv2d(48, 16, 1, bias=False)
+    with torch.no_grad():
+        for one in (norm, after):
+            for tensor in (one.weight, one.bias, one.running_mean):
+                assert tensor is not None
+                tensor.copy_(torch.randn(tensor.shape, generator=generator))
+            change(one, generator)
+        rows = torch.randn(100, 48, generator=generator)
+        expected = functional.relu(norm(rows.view(100, 48, 1, 1)))
+        expected = functional.conv2d(expected, convolution.weight)
+        expected = functional.relu(after(expected)) if outer else expected
+        actual = Pointwise(norm, convolution.weight, after if outer else None)(rows)
+    assert torch.isfinite(actual).all()
+    scale = expected.abs().max().clamp_min(1)
+    assert (actual - expected.view(100, 16)).abs().max() <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_the_network_is_the_same_function(network: nn.Module, change: Change) -> None:
+    changed = copy.deepcopy(network)
+    generator = torch.Generator().manual_seed(2)
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        for norm in norms(changed):
+            change(norm, generator)
+        expected, actual = changed(images), Fused(changed).eval()(images)
+    assert ((actual - expected).abs().amax(1) <= 1e-4 * expected.std(1).clamp_min(1e-3)).all()
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_images_of_a_batch_do_not_touch_each_other(network: nn.Module, batch: int) -> None:
+    images = torch.randn(batch, 3, 224, 224)
+    fused = Fused(network).eval()
+    with torch.no_grad():
+        together, alone = fused(images), torch.cat([fused(image) for image in images.split(1)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_making_it_leaves_the_eager_network_as_it_was(network: nn.Module) -> None:
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    Fused(network)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_rising_channels_are_bounded_from_below_and_falling_ones_from_above() -> None:
+    bounds = Bounds(torch.tensor([1.0, 1.0]), torch.tensor([True, False]), -torch.inf, torch.inf)
+    assert bounds(torch.tensor([[0.0, 0.0], [2.0, 2.0]])).tolist() == [[1.0, 0.0], [2.0, 1.0]]
+
+
+def test_scale_and_shift_are_the_batch_norm() -> None:
+    norm = nn.BatchNorm2d(8).eval()
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean):
+            assert tensor is not None
+            tensor.normal_()
+    scale, shift = scale_and_shift(norm)
+    x = torch.randn(4, 8, 1, 1)
+    torch.testing.assert_close(norm(x).view(4, 8).double(), x.view(4, 8) * scale + shift, rtol=1e-5, atol=1e-5)
