@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import stamina
 import typer
 from rich.markup import escape
 from rich.progress import track
@@ -17,13 +16,12 @@ from rich.table import Table
 
 import console
 from client.answers import Answer
-from client.client import DEFAULT_URL, Client, Result
+from client.client import DEFAULT_URL, Result
 from client.errors import NotThere, Refused, ServiceError, Unauthorized
+from client.terminal import EXTENSIONS, TOKEN, connect
 from console import Problem
 
 STDIN = "-"
-TOKEN = "DENSENET_TOKEN"
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 Row = tuple[str, Result]
 
 
@@ -52,7 +50,7 @@ def main(
     images = (sys.stdin.buffer.read() if name == STDIN else name for name in names)
     try:
         with (
-            _client(url, token=token, timeout=timeout, parallel=parallel) as client,
+            connect(url, token=token, timeout=timeout, parallel=parallel) as client,
             closing(client.classify_many(images, top_k=top_k, min_probability=min_probability)) as results,
         ):
             failed = show(_tracked(zip(names, results, strict=True), len(names)))
@@ -61,15 +59,6 @@ def main(
         raise Problem(f"{error}{hint}") from error
     if failed:
         raise Problem(f"{failed} of {len(names)} images could not be classified")
-
-
-def _client(url: str, *, token: str | None, timeout: float, parallel: int) -> Client:
-    # Which request was tried again is no news to the person at the terminal.
-    stamina.instrumentation.set_on_retry_hooks([])
-    try:
-        return Client(url, token=token, timeout=timeout, parallel=parallel)
-    except ValueError as error:
-        raise Problem(str(error)) from error
 
 
 def _tracked(rows: Iterable[Row], count: int) -> Iterable[Row]:

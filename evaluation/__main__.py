@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import stamina
 import typer
 
 import console
-from client import DEFAULT_URL, Client
+from client import DEFAULT_URL
+from client.terminal import TOKEN
+from client.terminal import connect as connect_client
 from console import Problem
 from evaluation import agreement, asking, dataset, metrics, report
 from evaluation.asking import TOP_K, Interrupted, Source
@@ -42,7 +43,7 @@ Restart = Annotated[bool, typer.Option("--restart", help="Forget earlier answers
 Url = Annotated[str, typer.Option(help="Where the service answers.")]
 Token = Annotated[
     str | None,
-    typer.Option(envvar="DENSENET_TOKEN", help="For a service that asks for one; the variable keeps it unseen."),
+    typer.Option(envvar=TOKEN, help="For a service that asks for one; the variable keeps it unseen."),
 ]
 AgainstToken = Annotated[
     str | None, typer.Option(envvar="DENSENET_AGAINST_TOKEN", help="For a second service that asks for one.")
@@ -76,7 +77,7 @@ def main(
         with ExitStack() as clients:
 
             def connect(address: str, secret: str | None) -> Source:
-                client = _client(address, token=secret, timeout=timeout, parallel=parallel)
+                client = connect_client(address, token=secret, timeout=timeout, parallel=parallel)
                 return asking.service(clients.enter_context(client))
 
             service = connect(url, token)
@@ -101,15 +102,6 @@ def main(
 def _check_options(against: str | None, weights: str | None) -> None:
     if (against == EAGER) != (weights is not None):
         raise Problem("--against eager and --weights imagenet|untrained|FILE go together")
-
-
-def _client(url: str, *, token: str | None, timeout: float, parallel: int) -> Client:
-    # Which request was tried again is no news to the person at the terminal.
-    stamina.instrumentation.set_on_retry_hooks([])
-    try:
-        return Client(url, token=token, timeout=timeout, parallel=parallel)
-    except ValueError as error:
-        raise Problem(str(error)) from error
 
 
 def _output_folder(source: Path, output: Path | None) -> Path:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from client.predict import EXTENSIONS
+from client.terminal import EXTENSIONS
 from console import Problem
 from export import ROOT
 

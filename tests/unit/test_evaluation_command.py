@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from client import Answer, Model, NotThere, Prediction, Refused, ServiceError, Unauthorized
+from client import Answer, Model, NotThere, Prediction, Refused, ServiceError, Unauthorized, terminal
 from console import Problem
 from evaluation import __main__ as command
 from evaluation.asking import Interrupted
@@ -55,7 +55,7 @@ class Service:
 @pytest.fixture
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     service = Service()
-    monkeypatch.setattr(command, "Client", service)
+    monkeypatch.setattr(terminal, "Client", service)
     return service
 
 
