@@ -8,6 +8,8 @@ import skimage
 import sklearn
 from PIL import Image
 
+from handler.transform import ENOUGH
+
 _SKIMAGE = Path(skimage.__file__).parent / "data"
 _SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
 _FILES = (
@@ -33,6 +35,11 @@ def cutouts(count: int) -> list[Image.Image]:
         left, top = (11 * step) % 60, (7 * step) % 40
         windows.append(photo.crop((left, top, min(left + width, photo.width), min(top + height, photo.height))))
     return windows
+
+
+def small_cutouts(count: int) -> list[Image.Image]:
+    """`count` of them that are decoded whole: JPEGs of a megapixel and more are decoded at a part of their size."""
+    return [image for image in cutouts(2 * count) if min(image.size) < 2 * ENOUGH][:count]
 
 
 def encode(image: Image.Image, file_format: str = "JPEG", **options: object) -> bytes:

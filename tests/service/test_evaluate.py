@@ -21,10 +21,10 @@ from evaluation import dataset
 from evaluation.dataset import IMAGENET_CLASSES
 from export import ROOT
 from tests.conftest import tutorial_transform
-from tests.photos import cutouts, encode
+from tests.photos import encode, small_cutouts
 from tests.service.conftest import Server, free_port
 
-PHOTOS = [encode(image) for image in cutouts(24)]
+PHOTOS = [encode(image) for image in small_cutouts(24)]
 SCRIPT = ROOT / "scripts" / "evaluate"
 KEPT = 5  # classes of an answer
 

@@ -11,24 +11,30 @@ import torch
 from PIL import Image
 from torch import nn
 
+from handler.transform import ENOUGH
 from tests.conftest import tutorial_transform
-from tests.photos import cutouts, encode
-from tests.service.conftest import Server
+from tests.photos import cutouts, encode, small_cutouts
+from tests.service.conftest import Server, Starter
 
-PHOTOS = [encode(image, "PNG" if i % 3 == 0 else "JPEG") for i, image in enumerate(cutouts(50))]
+PHOTOS = [encode(image, "PNG" if i % 3 == 0 else "JPEG") for i, image in enumerate(small_cutouts(50))]
+LARGE = [encode(image) for image in cutouts(60) if min(image.size) >= 2 * ENOUGH]
 Expected = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def by_the_tutorial(network: nn.Module, photos: list[bytes]) -> Expected:
+    transform = tutorial_transform()
+    with torch.no_grad():
+        outputs = [network(transform(Image.open(io.BytesIO(photo))).unsqueeze(0)) for photo in photos]
+    return [tuple(torch.softmax(output[0], dim=0).topk(5)) for output in outputs]
 
 
 @pytest.fixture(scope="module")
 def expected(network: nn.Module) -> Expected:
-    transform = tutorial_transform()
-    with torch.no_grad():
-        outputs = [network(transform(Image.open(io.BytesIO(photo))).unsqueeze(0)) for photo in PHOTOS]
-    return [tuple(torch.softmax(output[0], dim=0).topk(5)) for output in outputs]
+    return by_the_tutorial(network, PHOTOS)
 
 
 def check(answers: list[dict[str, Any]], expected: Expected, ids: tuple[str, ...]) -> None:
-    assert len(answers) == len(PHOTOS)
+    assert len(answers) == len(expected)
     for answer, (values, positions) in zip(answers, expected, strict=True):
         assert [row["class_id"] for row in answer["predictions"]] == [ids[p] for p in positions.tolist()]
         assert [row["probability"] for row in answer["predictions"]] == pytest.approx(values.tolist(), abs=1e-4)
@@ -65,6 +71,14 @@ def test_the_photos_are_told_apart(expected: Expected) -> None:
 @pytest.mark.parametrize("way", [raw, as_file, as_image, as_json])
 def test_one_by_one(server: Server, expected: Expected, ids: tuple[str, ...], way: Callable[..., Any]) -> None:
     check([way(server, photo) for photo in PHOTOS], expected, ids)
+
+
+def test_large_photos_are_too_where_they_are_decoded_whole(
+    start: Starter, network: nn.Module, ids: tuple[str, ...]
+) -> None:
+    exact = start(workers=1, handler={"exact_decoding": True})
+    assert len(LARGE) >= 4
+    check([raw(exact, photo) for photo in LARGE], by_the_tutorial(network, LARGE), ids)
 
 
 def test_eight_in_one_request(server: Server, expected: Expected, ids: tuple[str, ...]) -> None:
