@@ -1,11 +1,12 @@
 """Agreement: does the exported network say what the eager one says?"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import DenseNet121_Weights
 
 from console import Problem
@@ -13,10 +14,11 @@ from handler.transform import CROP, RESIZE
 
 TOLERANCE = 1e-4  # largest difference of a logit, in standard deviations of the image's logits
 TOP = 5  # classes whose order must be the same
+Logits = Callable[[Tensor], Tensor]  # pictures (N, 3, 224, 224) → (N, classes)
 PHOTOS = Path(__file__).parent / "photos"
 
 
-def check(eager: nn.Module, exported: nn.Module) -> float:
+def check(eager: Logits, exported: Logits) -> float:
     """Compares both on real photographs and on random input, at batch sizes 1 and 4.
 
     Returns the largest difference of a logit, relative to the standard deviation of its image's logits.
@@ -64,7 +66,7 @@ class Resemblance:
     largest_distance: float
 
 
-def compare(eager: nn.Module, exported: nn.Module, images: Tensor) -> Resemblance:
+def compare(eager: Logits, exported: Logits, images: Tensor) -> Resemblance:
     """Compares both on float32 (N, 3, 224, 224), normalized."""
     with torch.inference_mode():
         pairs = [(eager(part), exported(part)) for part in images.split(8)]

@@ -14,8 +14,7 @@ from rich.progress import Progress
 from torch import nn
 
 from console import Problem, err
-from export import CARD, CLASSES, NETWORK, ROOT, agreement, calibration, network, quantized
-from export.fused import Fused
+from export import CARD, CLASSES, NETWORK, ROOT, agreement, calibration, fused, network, quantized
 from export.weights import Weights
 from handler import scoring, transform
 from handler.labels import ClassIndex, load_class_index
@@ -87,7 +86,7 @@ def make(weights: Weights, class_index: Path | None, quantization: Quantization 
 
 
 def _in_fp32(eager: nn.Module) -> tuple[bytes, dict[str, Any]]:
-    content = network.to_torchscript(Fused(eager).eval())
+    content = network.to_torchscript(network.Network(fused.Trunk(eager), eager).eval())
     difference = agreement.check(eager, scoring.read(content))
     return content, {"largest_logit_difference": difference, "tolerance": agreement.TOLERANCE, "unit": "spread"}
 
@@ -97,7 +96,7 @@ def _in_int8(eager: nn.Module, quantization: Quantization) -> tuple[bytes, dict[
     with Progress(console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("quantising", total=quantized.STEPS)
         made = quantized.quantize(eager, images.calibrating, lambda: progress.advance(task))
-    content = network.to_torchscript(made)
+    content = network.to_torchscript(network.Network(made, eager).eval())
     found = agreement.compare(eager, scoring.read(content), images.held_out)
     if found.same_top1 < quantization.least_agreement:
         raise Problem(

@@ -119,8 +119,8 @@ def to_rows(pictures: Tensor) -> Tensor:
     return pictures.permute(0, 2, 3, 1).reshape(-1, pictures.shape[1])
 
 
-class Fused(nn.Module):
-    """The network: float32 (N, 3, 224, 224), normalized → float32 logits (N, classes), for any N."""
+class Trunk(nn.Module):
+    """All but the end: float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024), for any N."""
 
     stem_weight: Tensor
     stem_bias: Tensor
@@ -144,9 +144,6 @@ class Fused(nn.Module):
         scale, shift = scale_and_shift(network.get_submodule("features.norm5"))
         self.register_buffer("scale", scale.float())
         self.register_buffer("shift", shift.float())
-        classifier = nn.Linear(scale.numel(), len(network.get_parameter("classifier.bias")))
-        classifier.load_state_dict(network.get_submodule("classifier").state_dict())
-        self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
         """As the class says."""
@@ -160,9 +157,7 @@ class Fused(nn.Module):
                 bounded = to_pictures(transition.bounds(rows), count, side)
                 x = transition.multiply(to_rows(functional.avg_pool2d(bounded, 2)))
                 x = to_pictures(x, count, side // 2)
-        activations = torch.addcmul(self.shift, rows, self.scale).relu_()
-        logits: Tensor = self.classifier(activations.view(count, side * side, -1).mean(1))
-        return logits
+        return torch.addcmul(self.shift, rows, self.scale).relu_().view(count, side * side, -1)
 
 
 def grow(x: Tensor, block: nn.ModuleList) -> Tensor:

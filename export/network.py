@@ -1,5 +1,6 @@
-"""Network: the eager DenseNet-121 of a state dict, and its frozen TorchScript."""
+"""Network: the eager DenseNet-121 of a state dict, and what becomes of it in TorchScript."""
 
+import copy
 import io
 import warnings
 from collections.abc import Mapping
@@ -42,7 +43,36 @@ def build(state: Mapping[str, Tensor]) -> nn.Module:
     return network
 
 
-def to_torchscript(network: nn.Module) -> bytes:
+class Head(nn.Module):
+    """The end of the network: activations (N, P, 1024) of P places in a picture → logits (N, classes), for any P."""
+
+    def __init__(self, eager: nn.Module) -> None:
+        super().__init__()
+        self.classifier = copy.deepcopy(eager.get_submodule("classifier"))
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """As the class says. Since it is linear, a logit is the mean of the logits of all places."""
+        logits: Tensor = self.classifier(activations.mean(1))
+        return logits
+
+
+class Network(nn.Module):
+    """float32 (N, 3, 224, 224), normalized → float32 logits (N, classes), for any N; in two parts, so that what the
+    trunk saw can be asked for."""
+
+    def __init__(self, trunk: nn.Module, eager: nn.Module) -> None:
+        """trunk: pictures → activations (N, 49, 1024). eager: torchvision's, whose classifier is copied."""
+        super().__init__()
+        self.trunk = trunk
+        self.head = Head(eager)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """As the class says."""
+        logits: Tensor = self.head(self.trunk(images))
+        return logits
+
+
+def to_torchscript(network: Network) -> bytes:
     """Traces a network in eval mode; the bytes of the TorchScript file.
 
     The trace holds for any batch size of float32 (N, 3, 224, 224). It is frozen when it is loaded, since the packed

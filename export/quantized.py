@@ -8,7 +8,7 @@ Activations are uint8, weights int8 with a scale for each output (Krishnamoorthi
 - Each bias is set last, so that the mean of every channel is that of the fp32 network on the calibration images, with
   everything before it quantised already (bias correction: Nagel et al. 2019, arXiv 1906.04721). It takes up what
   rounded weights and bounds would shift; without it the errors of 120 layers add up.
-- The classifier stays in fp32: it is a hundredth of the time.
+- The head stays in fp32: it is a hundredth of the time.
 """
 
 from collections.abc import Callable
@@ -139,8 +139,8 @@ class Layer(nn.Module):
         return to_rows(self.weights.convolve(reduced, dtype, stride=1, after="none"))
 
 
-class Quantized(nn.Module):
-    """The network: float32 (N, 3, 224, 224), normalized → float32 logits (N, classes), for any N."""
+class Trunk(nn.Module):
+    """All but the head: float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024), for any N."""
 
     scale: Tensor
     shift: Tensor
@@ -151,7 +151,6 @@ class Quantized(nn.Module):
         blocks: list[list[Layer]],
         transitions: list[Pointwise],
         last: tuple[Tensor, Tensor],
-        classifier: nn.Linear,
     ) -> None:
         """last: scale and shift that turn the last block's bytes into what its ReLU is applied to."""
         super().__init__()
@@ -160,7 +159,6 @@ class Quantized(nn.Module):
         self.transitions = nn.ModuleList(transitions)
         for name, tensor in zip(("scale", "shift"), last, strict=True):
             self.register_buffer(name, tensor.float())
-        self.classifier = classifier
 
     def forward(self, images: Tensor) -> Tensor:
         """As the class says."""
@@ -171,9 +169,7 @@ class Quantized(nn.Module):
             if transition is not None:
                 shrunk = shrink(cast(Pointwise, transition), rows, count, side)
                 x = to_pictures(cast(Pointwise, transition).multiply(shrunk), count, side // 2)
-        activations = torch.addcmul(self.shift, rows.float(), self.scale).relu_()
-        logits: Tensor = self.classifier(activations.view(count, side * side, -1).mean(1))
-        return logits
+        return torch.addcmul(self.shift, rows.float(), self.scale).relu_().view(count, side * side, -1)
 
 
 def begin(stem: Weights, images: Tensor) -> Tensor:
@@ -205,7 +201,7 @@ def shrink(transition: Pointwise, rows: Tensor, count: int, side: int) -> Tensor
     return to_rows(torch.round(functional.avg_pool2d(bounded.float(), 2)).to(torch.uint8))
 
 
-def quantize(network: nn.Module, images: Tensor, step_done: Callable[[], None] = lambda: None) -> Quantized:
+def quantize(network: nn.Module, images: Tensor, step_done: Callable[[], None] = lambda: None) -> Trunk:
     """Quantises torchvision's DenseNet-121, in eval mode, with float32 (N, 3, 224, 224), normalized pictures.
 
     step_done: called STEPS times, as the work goes on.
@@ -225,7 +221,7 @@ class _Calibration:
         self.images = images
         self.step_done = step_done
 
-    def run(self) -> Quantized:
+    def run(self) -> Trunk:
         stem, x, pictures, ranges = self._stem()
         blocks, transitions = [], []
         for block in range(1, len(BLOCKS) + 1):
@@ -235,11 +231,7 @@ class _Calibration:
                 transition, x, pictures, ranges = self._transition(block, x, rows, ranges)
                 transitions.append(transition)
         scale, shift = scale_and_shift(self.network.get_submodule("features.norm5"))
-        classifier = nn.Linear(scale.numel(), len(self.network.get_parameter("classifier.bias")))
-        classifier.load_state_dict(self.network.get_submodule("classifier").state_dict())
-        return Quantized(
-            stem, blocks, transitions, (scale * ranges.step, scale * ranges.low + shift), classifier
-        ).eval()
+        return Trunk(stem, blocks, transitions, (scale * ranges.step, scale * ranges.low + shift)).eval()
 
     def _through(self, x: Tensor, *modules: str) -> Tensor:
         """x through some of the fp32 network's modules, by name."""

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,22 @@ _PACKING = (
 )
 
 
-def load(path: Path, *, sha256: str, threads: int) -> torch.jit.ScriptModule:
+@dataclass(frozen=True)
+class Network:
+    """The network that export wrote, in its two parts, each frozen, on the CPU."""
+
+    trunk: torch.jit.ScriptModule
+    """float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024) of the 7×7 places of a picture."""
+    head: torch.jit.ScriptModule
+    """Activations (N, P, 1024) of any P places → logits (N, classes), float32."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures → logits."""
+        logits: torch.Tensor = self.head(self.trunk(images))
+        return logits
+
+
+def load(path: Path, *, sha256: str, threads: int) -> Network:
     """Loads the network that export wrote, after checking that it is that very file, and warms it up.
 
     threads: CPU threads of this process's network.
@@ -36,18 +52,18 @@ def load(path: Path, *, sha256: str, threads: int) -> torch.jit.ScriptModule:
     return network
 
 
-def read(content: bytes) -> torch.jit.ScriptModule:
-    """A TorchScript file's content as a frozen network on the CPU, its weights packed."""
+def read(content: bytes) -> Network:
+    """A TorchScript file's content as a network, its weights packed."""
     with warnings.catch_warnings():
         # TorchScript is deprecated as of torch 2.x; versions are pinned, and a warning per worker helps nobody.
         warnings.simplefilter("ignore")
-        network: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
-        network = torch.jit.freeze(network)
-    _pack(network.graph)
-    return network
+        whole: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
+        trunk, head = (torch.jit.freeze(part) for part in (whole.trunk, whole.head))
+    _pack(trunk.graph)
+    return Network(trunk, head)
 
 
-def score(network: torch.jit.ScriptModule, batch: torch.Tensor, *, chunk: int) -> torch.Tensor:
+def score(network: Network, batch: torch.Tensor, *, chunk: int) -> torch.Tensor:
     """float32 (N, 3, 224, 224), normalized → float32 logits (N, classes); at most `chunk` images go in one pass."""
     with torch.inference_mode():
         return torch.cat([network(part) for part in batch.split(chunk)])

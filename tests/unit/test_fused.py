@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.fused import Bounds, Fused, Pointwise, scale_and_shift
+from export.fused import Bounds, Pointwise, Trunk, scale_and_shift
+from export.network import Network
 
 Change = Callable[[nn.BatchNorm2d, torch.Generator], object]
 
@@ -60,14 +61,14 @@ def test_the_network_is_the_same_function(network: nn.Module, change: Change) ->
     with torch.no_grad():
         for norm in norms(changed):
             change(norm, generator)
-        expected, actual = changed(images), Fused(changed).eval()(images)
+        expected, actual = changed(images), Network(Trunk(changed), changed).eval()(images)
     assert ((actual - expected).abs().amax(1) <= 1e-4 * expected.std(1).clamp_min(1e-3)).all()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_images_of_a_batch_do_not_touch_each_other(network: nn.Module, batch: int) -> None:
     images = torch.randn(batch, 3, 224, 224)
-    fused = Fused(network).eval()
+    fused = Network(Trunk(network), network).eval()
     with torch.no_grad():
         together, alone = fused(images), torch.cat([fused(image) for image in images.split(1)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
@@ -75,7 +76,7 @@ def test_images_of_a_batch_do_not_touch_each_other(network: nn.Module, batch: in
 
 def test_making_it_leaves_the_eager_network_as_it_was(network: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    Fused(network)
+    Network(Trunk(network), network)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 

@@ -14,8 +14,8 @@ from torchvision.models import densenet121, densenet169, resnet18
 
 from console import Problem
 from export import ROOT
-from export.fused import Fused
-from export.network import build, to_torchscript
+from export.fused import Trunk
+from export.network import Network, build, to_torchscript
 from handler.scoring import read
 
 State = dict[str, Tensor]
@@ -24,7 +24,7 @@ CONV = "features.denseblock3.denselayer7.conv2.weight"
 
 @pytest.fixture(scope="module")
 def script(network: nn.Module) -> bytes:
-    return to_torchscript(Fused(network).eval())
+    return to_torchscript(Network(Trunk(network), network).eval())
 
 
 @pytest.fixture
@@ -117,10 +117,24 @@ def test_torchscript_answers_as_the_eager_network_at_any_batch_size(
     assert ((actual - expected).abs().amax(dim=1) <= 1e-4 * expected.std(dim=1)).all()
 
 
+def test_its_trunk_is_what_the_eager_network_has_before_pooling(network: nn.Module, script: bytes) -> None:
+    images = torch.randn(2, 3, 224, 224)
+    loaded = read(script)
+    with torch.inference_mode():
+        expected = torch.relu(network.get_submodule("features")(images)).flatten(2).transpose(1, 2)
+        actual = loaded.trunk(images)
+        assert actual.shape == (2, 49, 1024)
+        assert (actual - expected).abs().max() <= 1e-4 * expected.std()
+        # Linear: the logits of the places have those of the picture for their mean.
+        places = loaded.head(actual.flatten(0, 1).unsqueeze(1)).view(2, 49, -1)
+        torch.testing.assert_close(places.mean(1), loaded(images), rtol=1e-4, atol=1e-4)
+
+
 def test_what_a_worker_loads_is_frozen_and_packed(script: bytes) -> None:
     loaded = read(script)
-    assert list(loaded.parameters()) == list(loaded.buffers()) == []
-    kinds = {node.kind() for node in loaded.graph.nodes()}
+    for part in (loaded.trunk, loaded.head):
+        assert list(part.parameters()) == list(part.buffers()) == []
+    kinds = {node.kind() for node in loaded.trunk.graph.nodes()}
     assert "mkldnn::_linear_pointwise" in kinds
     assert not {kind for kind in kinds if "reorder" in kind or "prepack" in kind}
 
@@ -136,7 +150,7 @@ DIGEST = """
 import hashlib, sys
 from export import fused, network, weights
 eager = network.build(weights.load(sys.argv[1]).state)
-sys.stdout.write(hashlib.sha256(network.to_torchscript(fused.Fused(eager).eval())).hexdigest())
+sys.stdout.write(hashlib.sha256(network.to_torchscript(network.Network(fused.Trunk(eager), eager).eval())).hexdigest())
 """
 
 

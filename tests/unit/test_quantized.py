@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export import network as networks
 from export.agreement import compare
-from export.quantized import PICTURE_STEP, PICTURE_ZERO, STEPS, Quantized, Range, Weights, pool, quantize, to_bytes
+from export.network import Network, to_torchscript
+from export.quantized import PICTURE_STEP, PICTURE_ZERO, STEPS, Range, Weights, pool, quantize, to_bytes
 from handler.scoring import read
 from tests.conftest import tutorial_transform
 from tests.photos import cutouts
@@ -22,12 +22,12 @@ def images() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def quantized(network: nn.Module, images: Tensor) -> Quantized:
-    return quantize(network, images[:20])
+def quantized(network: nn.Module, images: Tensor) -> Network:
+    return Network(quantize(network, images[:20]), network).eval()
 
 
 def test_it_says_what_the_fp32_network_says_but_for_little(
-    network: nn.Module, quantized: Quantized, images: Tensor
+    network: nn.Module, quantized: Network, images: Tensor
 ) -> None:
     with torch.no_grad():
         expected, actual = network(images[20:]), quantized(images[20:])
@@ -37,11 +37,11 @@ def test_it_says_what_the_fp32_network_says_but_for_little(
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_torchscript_answers_the_same_at_any_batch_size(quantized: Quantized, images: Tensor, batch: int) -> None:
-    loaded = read(networks.to_torchscript(quantized))
+def test_torchscript_answers_the_same_at_any_batch_size(quantized: Network, images: Tensor, batch: int) -> None:
+    loaded = read(to_torchscript(quantized))
     with torch.inference_mode():
         assert torch.equal(loaded(images[:batch]), quantized(images[:batch]))
-    kinds = {node.kind() for node in loaded.graph.nodes()}
+    kinds = {node.kind() for node in loaded.trunk.graph.nodes()}
     assert not {kind for kind in kinds if "prepack" in kind}
 
 
