@@ -17,4 +17,6 @@ class Precision(StrEnum):
     """What a network computes in."""
 
     FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
     INT8 = "int8"

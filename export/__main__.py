@@ -34,13 +34,13 @@ def main(
     """
     if (precision is Precision.INT8) != (calibration_images is not None):
         raise Problem("--precision int8 and --calibration-images DIR go together")
-    quantization = Quantization(calibration_images, min_agreement) if calibration_images else None
+    how = Quantization(calibration_images, min_agreement) if calibration_images else precision
     console.out.print(f"loading weights: {weights_from}", markup=False)
     loaded = weights.load(weights_from)
     if loaded.name == "untrained":
         console.err.print("WARNING: these weights are untrained; every answer will be meaningless")
     console.out.print("exporting to TorchScript and comparing with the eager network")
-    made = bundle.make(loaded, class_index, quantization)
+    made = bundle.make(loaded, class_index, how)
     made.write(output)
     size = f"{len(made.network) / 1e6:.0f} MB, {len(made.classes)} classes"
     console.out.print(f"wrote {output / NETWORK} ({size}); {_proof(made.card)}", markup=False)

@@ -22,7 +22,7 @@ import yaml
 
 import console
 from console import Problem
-from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, ROOT
+from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, ROOT, Precision
 from handler.reply import DESCRIPTION
 from handler.settings import Settings
 
@@ -30,6 +30,8 @@ HANDLER = ROOT / "handler"
 DEFAULT_VERSION = "1.0"
 MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG = "model-config.yaml"
+# What differs from our model-config.yaml for a network on a GPU, where a batch costs little more than an image.
+ON_A_GPU = {"deviceType": "gpu", "batchSize": 32, "maxBatchDelay": 5}
 # What zipfile raises for damaged archives, depending on where the damage is; and what is missing in foreign ones.
 _UNREADABLE = (OSError, EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile, yaml.YAMLError)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can hold
@@ -106,7 +108,8 @@ def _run_archiver(scratch: Path, folder: Path, name: str, version: str, workers:
         if path.name not in ("entry.py", NETWORK):
             (staged / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, staged / inside)
-    (scratch / CONFIG).write_text(yaml.safe_dump(_read_config(config, workers)))
+    precision = json.loads((folder / CARD).read_bytes())["precision"]
+    (scratch / CONFIG).write_text(yaml.safe_dump(_read_config(config, workers, precision)))
     # It empties $TMPDIR/<model name> before it starts, so it gets a folder of its own for that.
     (scratch / "tmp").mkdir()
     command = [
@@ -127,11 +130,13 @@ def _run_archiver(scratch: Path, folder: Path, name: str, version: str, workers:
     return scratch / f"{name}.mar"
 
 
-def _read_config(path: Path, workers: int) -> dict[str, Any]:
+def _read_config(path: Path, workers: int, precision: str) -> dict[str, Any]:
     """model-config.yaml with the worker counts. Raises Problem for what a worker would only find out at its start."""
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         Settings.from_config(config)
+        if precision == Precision.FP16 and path == HANDLER / CONFIG:
+            config |= ON_A_GPU | {"handler": config["handler"] | {"network_batch": ON_A_GPU["batchSize"]}}
         return {**config, "minWorkers": workers, "maxWorkers": workers}
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise Problem(f"{path}: {error}".replace("\n", " ")) from error

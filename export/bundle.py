@@ -14,9 +14,9 @@ from rich.progress import Progress
 from torch import nn
 
 from console import Problem, err
-from export import CARD, CLASSES, NETWORK, ROOT, agreement, calibration, fused, network, quantized
+from export import CARD, CLASSES, NETWORK, ROOT, Precision, agreement, calibration, fused, network, quantized
 from export.weights import Weights
-from handler import scoring, transform
+from handler import hardware, scoring, transform
 from handler.labels import ClassIndex, load_class_index
 
 IMAGENET_CLASSES = ROOT / "handler" / "imagenet_class_index.json"
@@ -51,6 +51,9 @@ class Bundle:
                 Path(scratch, name).replace(folder / name)
 
 
+KINDS = {Precision.FP32: fused.ONEDNN_FP32, Precision.BF16: fused.ONEDNN_BF16, Precision.FP16: fused.PLAIN_FP16}
+
+
 @dataclass(frozen=True)
 class Quantization:
     """How to quantise: the folder with photos to calibrate and measure with, and the least share of held-out photos of
@@ -60,15 +63,23 @@ class Quantization:
     least_agreement: float
 
 
-def make(weights: Weights, class_index: Path | None, quantization: Quantization | None = None) -> Bundle:
-    """Exports weights to TorchScript and proves how well it agrees with the eager network. Raises Problem."""
+def make(weights: Weights, class_index: Path | None, how: Precision | Quantization = Precision.FP32) -> Bundle:
+    """Exports weights to TorchScript and proves how well it agrees with the eager network.
+
+    how: any precision but int8, or the way to int8. Raises Problem.
+    """
+    precision = Precision.INT8 if isinstance(how, Quantization) else how
+    try:
+        hardware.check(precision)
+    except ValueError as error:
+        raise Problem(str(error)) from error
     eager = network.build(weights.state)
     classes = class_index_for(class_index, outputs=len(weights.state["classifier.weight"]))
-    content, proof = _in_int8(eager, quantization) if quantization else _in_fp32(eager)
+    content, proof = _quantized(eager, how) if isinstance(how, Quantization) else _fused(eager, how)
     card = {
         "architecture": "DenseNet-121",
         "weights": {"name": weights.name, "source": weights.source, "sha256": weights.sha256},
-        "precision": "int8" if quantization else "fp32",
+        "precision": precision.value,
         "network": {"file": NETWORK, "format": "TorchScript", "sha256": hashlib.sha256(content).hexdigest()},
         "input": {
             "shape": ["N", 3, transform.CROP, transform.CROP],
@@ -85,23 +96,24 @@ def make(weights: Weights, class_index: Path | None, quantization: Quantization 
     return Bundle(content, card, classes)
 
 
-def _in_fp32(eager: nn.Module) -> tuple[bytes, dict[str, Any]]:
-    content = network.to_torchscript(network.Network(fused.Trunk(eager), eager).eval())
-    difference = agreement.check(eager, scoring.read(content))
-    return content, {"largest_logit_difference": difference, "tolerance": agreement.TOLERANCE, "unit": "spread"}
+def _fused(eager: nn.Module, precision: Precision) -> tuple[bytes, dict[str, Any]]:
+    content = network.to_torchscript(network.Network(fused.Trunk(eager, KINDS[precision]), eager).eval())
+    difference = agreement.check(eager, scoring.read(content, hardware.device(precision)), precision)
+    tolerance = agreement.TOLERANCES[precision]
+    return content, {"largest_logit_difference": difference, "tolerance": tolerance, "unit": "spread"}
 
 
-def _in_int8(eager: nn.Module, quantization: Quantization) -> tuple[bytes, dict[str, Any]]:
-    images = calibration.read(quantization.images)
+def _quantized(eager: nn.Module, how: Quantization) -> tuple[bytes, dict[str, Any]]:
+    images = calibration.read(how.images)
     with Progress(console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("quantising", total=quantized.STEPS)
         made = quantized.quantize(eager, images.calibrating, lambda: progress.advance(task))
     content = network.to_torchscript(network.Network(made, eager).eval())
     found = agreement.compare(eager, scoring.read(content), images.held_out)
-    if found.same_top1 < quantization.least_agreement:
+    if found.same_top1 < how.least_agreement:
         raise Problem(
             f"in int8 {found.same_top1:.1%} of {found.images} held-out photos keep their best class, "
-            f"{quantization.least_agreement:.1%} are wanted: give more photos like those to be served, or a lower "
+            f"{how.least_agreement:.1%} are wanted: give more photos like those to be served, or a lower "
             "--min-agreement"
         )
     return content, {"calibrating_images": len(images.calibrating), "held_out": asdict(found)}

@@ -1,4 +1,4 @@
-"""Fused: DenseNet-121 rewritten for a CPU. The same function of the same weights, in fewer passes over memory.
+"""Fused: DenseNet-121 rewritten. The same function of the same weights, in fewer passes over memory.
 
 - A dense block grows in one buffer: a layer writes its 32 channels there, where a concatenation copies all before it.
 - A batch-norm and the ReLU after it need no pass of their own. With scale s and shift b of a channel,
@@ -9,6 +9,8 @@
 - Channels lie last, so that a 1×1 convolution is a matrix product over rows of the buffer.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -17,8 +19,31 @@ from torch.nn import functional
 
 from export import kernels
 
+# Huang et al. 2017, table 1: DenseNet-121. Tracing turns each shape that is read off a tensor into several operators a
+# call, half a millisecond in all; so shapes are constants, but for the number of images.
+STEM = 64  # channels of the first convolution
 GROWTH = 32  # channels that a layer adds
-BLOCKS = (6, 12, 24, 16)  # layers (Huang et al. 2017, table 1: DenseNet-121)
+BOTTLENECK = 4 * GROWTH  # channels between a layer's two convolutions
+BLOCKS = (6, 12, 24, 16)  # layers
+SIDES = (56, 28, 14, 7)  # of the blocks' pictures
+WIDTHS = (256, 512, 1024, 1024)  # channels at the blocks' ends
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a fused network computes in, and by which kernels (their arguments: export/kernels.py)."""
+
+    dtype: torch.dtype
+    """Of activations and weights."""
+    bias_dtype: torch.dtype
+    """Of what is added to sums of products, which the kernels keep in float32."""
+    linear: Callable[[Tensor, Tensor, Tensor, str], Tensor]
+    convolution: Callable[[Tensor, Tensor, Tensor, int, int, str], Tensor]
+
+
+ONEDNN_FP32 = Kind(torch.float32, torch.float32, kernels.linear, kernels.convolution)
+ONEDNN_BF16 = Kind(torch.bfloat16, torch.float32, kernels.linear, kernels.convolution)
+PLAIN_FP16 = Kind(torch.float16, torch.float16, kernels.plain_linear, kernels.plain_convolution)
 
 # Below this a channel's scale is nothing, and dividing by it would overflow.
 _NO_SCALE = 1e-12
@@ -63,21 +88,22 @@ class Pointwise(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, norm: nn.Module, weight: Tensor, after: nn.Module | None) -> None:
+    def __init__(self, norm: nn.Module, weight: Tensor, after: nn.Module | None, kind: Kind) -> None:
         """weight: (O, I, 1, 1)."""
         super().__init__()
         scale, shift = scale_and_shift(norm)
         outer_scale, outer_shift = (1.0, 0.0) if after is None else scale_and_shift(after)
         flat = scale.abs() < _NO_SCALE
-        bound = (-shift / scale).masked_fill(flat, 0).float()
+        bound = (-shift / scale).masked_fill(flat, 0).to(kind.dtype)
         outer = weight.flatten(1).double() * torch.as_tensor(outer_scale).view(-1, 1)
-        matrix = (outer * scale.masked_fill(flat, 0)).float()
+        matrix = (outer * scale.masked_fill(flat, 0)).to(kind.dtype)
         # W·b of the rounded numbers, so that a channel at its bound counts for nothing, however large its shift is.
         bias = outer @ shift.clamp_min(0).masked_fill(~flat, 0) - matrix.double() @ bound.double() + outer_shift
         self.bounds = Bounds(bound, scale >= 0, -torch.inf, torch.inf)
         self.register_buffer("weight", matrix.contiguous())
-        self.register_buffer("bias", bias.float())
+        self.register_buffer("bias", bias.to(kind.bias_dtype))
         self.after = "none" if after is None else "relu"
+        self.linear = kind.linear
 
     def forward(self, rows: Tensor) -> Tensor:
         """(R, I) → (R, O)."""
@@ -85,7 +111,7 @@ class Pointwise(nn.Module):
 
     def multiply(self, bounded: Tensor) -> Tensor:
         """The product alone, of rows within their bounds."""
-        return kernels.linear(bounded, self.weight, self.bias, self.after)
+        return self.linear(bounded, self.weight, self.bias, self.after)
 
 
 class Layer(nn.Module):
@@ -94,29 +120,30 @@ class Layer(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, kind: Kind) -> None:
         super().__init__()
         self.reduce = Pointwise(
-            layer.get_submodule("norm1"), layer.get_parameter("conv1.weight"), layer.get_submodule("norm2")
+            layer.get_submodule("norm1"), layer.get_parameter("conv1.weight"), layer.get_submodule("norm2"), kind
         )
-        weight = layer.get_parameter("conv2.weight")
-        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
-        self.register_buffer("bias", torch.zeros(len(weight)))
+        weight = layer.get_parameter("conv2.weight").detach()
+        self.register_buffer("weight", weight.to(kind.dtype, memory_format=torch.channels_last))
+        self.register_buffer("bias", torch.zeros(len(weight), dtype=kind.bias_dtype))
+        self.convolution = kind.convolution
 
-    def forward(self, rows: Tensor, images: int, side: int) -> Tensor:
-        """(images · side², I) → (images · side², 32)."""
-        reduced = to_pictures(self.reduce(rows), images, side)
-        return to_rows(kernels.convolution(reduced, self.weight, self.bias, 1, 1, "none"))
+    def forward(self, rows: Tensor, side: int) -> Tensor:
+        """(N · side², I) → (N · side², 32)."""
+        reduced = to_pictures(self.reduce(rows), side, BOTTLENECK)
+        return to_rows(self.convolution(reduced, self.weight, self.bias, 1, 1, "none"), GROWTH)
 
 
-def to_pictures(rows: Tensor, images: int, side: int) -> Tensor:
+def to_pictures(rows: Tensor, side: int, channels: int) -> Tensor:
     """(N · S², C) → (N, C, S, S), channels last, without a copy."""
-    return rows.view(images, side, side, rows.shape[1]).permute(0, 3, 1, 2)
+    return rows.view(-1, side, side, channels).permute(0, 3, 1, 2)
 
 
-def to_rows(pictures: Tensor) -> Tensor:
+def to_rows(pictures: Tensor, channels: int) -> Tensor:
     """(N, C, S, S), channels last → (N · S², C), without a copy."""
-    return pictures.permute(0, 2, 3, 1).reshape(-1, pictures.shape[1])
+    return pictures.permute(0, 2, 3, 1).reshape(-1, channels)
 
 
 class Trunk(nn.Module):
@@ -127,18 +154,20 @@ class Trunk(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, kind: Kind = ONEDNN_FP32) -> None:
         """network: torchvision's DenseNet-121 in eval mode; its tensors are copied."""
         super().__init__()
+        self.dtype = kind.dtype
+        self.convolution = kind.convolution
         scale, shift = scale_and_shift(network.get_submodule("features.norm0"))
         stem = network.get_parameter("features.conv0.weight").double() * scale.view(-1, 1, 1, 1)
-        self.register_buffer("stem_weight", stem.float().contiguous(memory_format=torch.channels_last))
-        self.register_buffer("stem_bias", shift.float())
+        self.register_buffer("stem_weight", stem.to(kind.dtype, memory_format=torch.channels_last))
+        self.register_buffer("stem_bias", shift.to(kind.bias_dtype))
         self.blocks = nn.ModuleList(
-            nn.ModuleList(Layer(layer) for layer in layers(network, block)) for block in range(1, len(BLOCKS) + 1)
+            nn.ModuleList(Layer(layer, kind) for layer in layers(network, block)) for block in range(1, len(BLOCKS) + 1)
         )
         self.transitions = nn.ModuleList(
-            Pointwise(part.get_submodule("norm"), part.get_parameter("conv.weight"), None)
+            Pointwise(part.get_submodule("norm"), part.get_parameter("conv.weight"), None, kind)
             for part in (network.get_submodule(f"features.transition{i}") for i in range(1, len(BLOCKS)))
         )
         scale, shift = scale_and_shift(network.get_submodule("features.norm5"))
@@ -147,25 +176,24 @@ class Trunk(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """As the class says."""
-        x = images.contiguous(memory_format=torch.channels_last)
-        x = kernels.convolution(x, self.stem_weight, self.stem_bias, 2, 3, "relu")
+        x = images.to(self.dtype, memory_format=torch.channels_last)
+        x = self.convolution(x, self.stem_weight, self.stem_bias, 2, 3, "relu")
         x = functional.max_pool2d(x, 3, 2, 1)
-        for block, transition in zip(self.blocks, [*self.transitions, None], strict=True):
-            rows = grow(x, cast(nn.ModuleList, block))
-            count, side = x.shape[0], x.shape[2]
+        for block, transition, side, width in zip(self.blocks, [*self.transitions, None], SIDES, WIDTHS, strict=True):
+            rows = grow(x, cast(nn.ModuleList, block), side, width)
             if transition is not None:
-                bounded = to_pictures(transition.bounds(rows), count, side)
-                x = transition.multiply(to_rows(functional.avg_pool2d(bounded, 2)))
-                x = to_pictures(x, count, side // 2)
-        return torch.addcmul(self.shift, rows, self.scale).relu_().view(count, side * side, -1)
+                bounded = to_pictures(transition.bounds(rows), side, width)
+                rows = transition.multiply(to_rows(functional.avg_pool2d(bounded, 2), width))
+                x = to_pictures(rows, side // 2, width // 2)
+        return torch.addcmul(self.shift, rows.float(), self.scale).relu_().view(-1, side * side, width)
 
 
-def grow(x: Tensor, block: nn.ModuleList) -> Tensor:
-    """A dense block: pictures (N, C, S, S) → rows (N · S², C + 32 · layers) of all features."""
-    count, channels, side = x.shape[0], x.shape[1], x.shape[2]
-    rows = x.new_empty((count * side * side, channels + GROWTH * len(block)))
-    rows[:, :channels] = to_rows(x)
+def grow(x: Tensor, block: nn.ModuleList, side: int, width: int) -> Tensor:
+    """A dense block: pictures (N, C, S, S) → rows (N · S², width) of all features, width being C + 32 · layers."""
+    channels = width - GROWTH * len(block)
+    rows = x.new_empty((x.shape[0], side * side, width)).view(-1, width)
+    rows.narrow(1, 0, channels).copy_(to_rows(x, channels))
     for layer in block:
-        rows[:, channels : channels + GROWTH] = layer(rows[:, :channels], count, side)
+        rows.narrow(1, channels, GROWTH).copy_(layer(rows.narrow(1, 0, channels), side))
         channels += GROWTH
     return rows

@@ -12,6 +12,7 @@ from typing import ParamSpec, cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 P = ParamSpec("P")
 
@@ -42,6 +43,18 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: i
     return result
 
 
+def plain_linear(x: Tensor, weight: Tensor, bias: Tensor, after: str) -> Tensor:
+    """As linear, by torch's public operators, which run on a GPU too."""
+    result = functional.linear(x, weight, bias)
+    return result.relu_() if after == "relu" else result
+
+
+def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, after: str) -> Tensor:
+    """As convolution, by torch's public operators, which run on a GPU too."""
+    result = functional.conv2d(x, weight, bias, stride, padding)
+    return result.relu_() if after == "relu" else result
+
+
 @scripted
 def quantized_linear(
     x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor, dtype: int, after: str
@@ -69,16 +82,17 @@ def quantized_convolution(
     bias: Tensor,
     stride: int,
     padding: int,
+    groups: int,
     dtype: int,
     after: str,
 ) -> Tensor:
-    """uint8 (N, I, H, W) that stands for step · (x - zero), with int8 weight (O, I, K, K) → (N, O, H', W').
+    """uint8 (N, I, H, W) that stands for step · (x - zero), with int8 weight (O, I / groups, K, K) → (N, O, H', W').
 
     Both channels last; the result as in quantized_linear.
     """
     strides, paddings = [stride, stride], [padding, padding]
-    packed = torch.ops.onednn.qconv_prepack(weight, scales, step, zero, strides, paddings, [1, 1], 1, None)
+    packed = torch.ops.onednn.qconv_prepack(weight, scales, step, zero, strides, paddings, [1, 1], groups, None)
     result: Tensor = torch.ops.onednn.qconv2d_pointwise(
-        x, step, zero, packed, scales, zeros, bias, strides, paddings, [1, 1], 1, 1.0, 0, dtype, after, [], ""
+        x, step, zero, packed, scales, zeros, bias, strides, paddings, [1, 1], groups, 1.0, 0, dtype, after, [], ""
     )
     return result

@@ -20,7 +20,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export import kernels
-from export.fused import BLOCKS, GROWTH, Bounds, grow, scale_and_shift, to_pictures, to_rows
+from export.fused import (
+    BLOCKS,
+    BOTTLENECK,
+    GROWTH,
+    SIDES,
+    STEM,
+    WIDTHS,
+    Bounds,
+    grow,
+    scale_and_shift,
+    to_pictures,
+    to_rows,
+)
 from handler.transform import MEAN, STD
 
 MOST = 255  # of an activation
@@ -93,7 +105,7 @@ class Weights(nn.Module):
         """uint8 (N, I, S, S), channels last → (N, O, S', S'), with as much padding as keeps the size at stride 1."""
         padding = self.weight.shape[2] // 2
         return kernels.quantized_convolution(
-            pictures, step, zero, self.weight, self.scales, self.zeros, self.bias, stride, padding, dtype, after
+            pictures, step, zero, self.weight, self.scales, self.zeros, self.bias, stride, padding, 1, dtype, after
         )
 
 
@@ -122,6 +134,37 @@ class Pointwise(nn.Module):
         return self.weights.multiply(bounded, UINT8, self.after)
 
 
+class Transition(Pointwise):
+    """Batch-norm, ReLU, 2×2 mean, 1×1 convolution.
+
+    torch averages no bytes; a convolution of each channel for itself does.
+    """
+
+    ones: Tensor
+    quarters: Tensor
+    zeros: Tensor
+    bias: Tensor
+
+    def __init__(self, norm: nn.Module, weight: Tensor, source: Range, target: Range) -> None:
+        """As Pointwise."""
+        super().__init__(norm, weight, None, source, target)
+        channels = weight.shape[1]
+        ones = torch.ones(channels, 1, 2, 2, dtype=torch.int8)
+        self.register_buffer("ones", ones.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("quarters", torch.full((channels,), 0.25))
+        self.register_buffer("zeros", torch.zeros(channels, dtype=torch.int32))
+        self.register_buffer("bias", torch.zeros(channels))
+
+    def shrink(self, rows: Tensor, side: int) -> Tensor:
+        """Bounds and mean: uint8 (N · S², C) → uint8 (N · S²/4, C)."""
+        channels = len(self.ones)
+        bounded = to_pictures(self.bounds(rows), side, channels)
+        averaged = kernels.quantized_convolution(
+            bounded, 1.0, 0, self.ones, self.quarters, self.zeros, self.bias, 2, 0, channels, UINT8, "none"
+        )
+        return to_rows(averaged, channels)
+
+
 class Layer(nn.Module):
     """One layer of a dense block: from all features so far to 32 more."""
 
@@ -130,13 +173,13 @@ class Layer(nn.Module):
         self.reduce = reduce
         self.weights = Weights(weight.double() * source.step.view(1, -1, 1, 1) / target.step.view(-1, 1, 1, 1))
 
-    def forward(self, rows: Tensor, images: int, side: int) -> Tensor:
-        """uint8 (images · side², I) → uint8 (images · side², 32)."""
-        return self.spread(to_pictures(self.reduce(rows), images, side), UINT8)
+    def forward(self, rows: Tensor, side: int) -> Tensor:
+        """uint8 (N · side², I) → uint8 (N · side², 32)."""
+        return self.spread(to_pictures(self.reduce(rows), side, BOTTLENECK), UINT8)
 
     def spread(self, reduced: Tensor, dtype: int) -> Tensor:
         """The 3×3 convolution alone, as rows."""
-        return to_rows(self.weights.convolve(reduced, dtype, stride=1, after="none"))
+        return to_rows(self.weights.convolve(reduced, dtype, stride=1, after="none"), GROWTH)
 
 
 class Trunk(nn.Module):
@@ -149,7 +192,7 @@ class Trunk(nn.Module):
         self,
         stem: Weights,
         blocks: list[list[Layer]],
-        transitions: list[Pointwise],
+        transitions: list[Transition],
         last: tuple[Tensor, Tensor],
     ) -> None:
         """last: scale and shift that turn the last block's bytes into what its ReLU is applied to."""
@@ -163,42 +206,25 @@ class Trunk(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """As the class says."""
         x = begin(self.stem, images)
-        for block, transition in zip(self.blocks, [*self.transitions, None], strict=True):
-            rows = grow(x, cast(nn.ModuleList, block))
-            count, side = x.shape[0], x.shape[2]
+        for block, transition, side, width in zip(self.blocks, [*self.transitions, None], SIDES, WIDTHS, strict=True):
+            rows = grow(x, cast(nn.ModuleList, block), side, width)
             if transition is not None:
-                shrunk = shrink(cast(Pointwise, transition), rows, count, side)
-                x = to_pictures(cast(Pointwise, transition).multiply(shrunk), count, side // 2)
-        return torch.addcmul(self.shift, rows.float(), self.scale).relu_().view(count, side * side, -1)
+                shrunk = transition.shrink(rows, side)
+                x = to_pictures(transition.multiply(shrunk), side // 2, width // 2)
+        return torch.addcmul(self.shift, rows.float(), self.scale).relu_().view(-1, side * side, width)
 
 
 def begin(stem: Weights, images: Tensor) -> Tensor:
     """Normalized pictures, (N, 3, 224, 224), through the first convolution and its pooling → uint8 (N, 64, 56, 56)."""
-    return pool(stem.convolve(to_bytes(images), UINT8, step=PICTURE_STEP, zero=PICTURE_ZERO, stride=2, after="relu"))
+    pictures = stem.convolve(to_bytes(images), UINT8, step=PICTURE_STEP, zero=PICTURE_ZERO, stride=2, after="relu")
+    pooled: Tensor = torch.ops.quantized.max_pool2d(pictures, [3, 3], [2, 2], [1, 1], [1, 1], False)
+    return pooled
 
 
 def to_bytes(images: Tensor) -> Tensor:
     """Normalized pictures → uint8, channels last, about as fine as the pixels were."""
-    steps = torch.round(images * (1 / PICTURE_STEP) + PICTURE_ZERO).clamp(0, MOST)
-    return steps.to(torch.uint8).contiguous(memory_format=torch.channels_last)
-
-
-def pool(pictures: Tensor) -> Tensor:
-    """3×3 maximum with stride 2 of uint8 (N, C, S, S), channels last, S even; torch has none for whole numbers."""
-    x = pictures.permute(0, 2, 3, 1)
-    odd = x[:, 1::2]
-    x = torch.maximum(x[:, 0::2], odd)
-    x[:, 1:] = torch.maximum(x[:, 1:], odd[:, :-1])
-    odd = x[:, :, 1::2]
-    x = torch.maximum(x[:, :, 0::2], odd)
-    x[:, :, 1:] = torch.maximum(x[:, :, 1:], odd[:, :, :-1])
-    return x.permute(0, 3, 1, 2)
-
-
-def shrink(transition: Pointwise, rows: Tensor, count: int, side: int) -> Tensor:
-    """A transition's bounds and its 2×2 mean: uint8 (N · S², C) → uint8 (N · S²/4, C)."""
-    bounded = to_pictures(transition.bounds(rows), count, side)
-    return to_rows(torch.round(functional.avg_pool2d(bounded.float(), 2)).to(torch.uint8))
+    steps = images.contiguous(memory_format=torch.channels_last) * (1 / PICTURE_STEP)
+    return steps.add_(PICTURE_ZERO).round_().clamp_(0, MOST).to(torch.uint8)
 
 
 def quantize(network: nn.Module, images: Tensor, step_done: Callable[[], None] = lambda: None) -> Trunk:
@@ -252,7 +278,8 @@ class _Calibration:
         pixels = to_bytes(self.images)
 
         def results(dtype: int) -> Tensor:
-            return to_rows(stem.convolve(pixels, dtype, step=PICTURE_STEP, zero=PICTURE_ZERO, stride=2, after="none"))
+            pictures = stem.convolve(pixels, dtype, step=PICTURE_STEP, zero=PICTURE_ZERO, stride=2, after="none")
+            return to_rows(pictures, STEM)
 
         stem.center(results, _mean(before) / ranges.step)
         self.step_done()
@@ -261,10 +288,9 @@ class _Calibration:
     def _block(
         self, block: int, x: Tensor, pictures: Tensor, ranges: Range
     ) -> tuple[list[Layer], Tensor, Tensor, Range]:
-        count, channels, side = x.shape[0], x.shape[1], x.shape[2]
-        total = channels + GROWTH * BLOCKS[block - 1]
-        features, rows = x.new_empty((count, total, side, side)), pictures.new_empty((count * side**2, total))
-        features[:, :channels], rows[:, :channels] = x, to_rows(pictures)
+        count, channels, side, width = x.shape[0], x.shape[1], SIDES[block - 1], WIDTHS[block - 1]
+        features, rows = x.new_empty((count, width, side, side)), pictures.new_empty((count * side**2, width))
+        features[:, :channels], rows[:, :channels] = x, to_rows(pictures, channels)
         made = []
         for number in range(1, BLOCKS[block - 1] + 1):
             layer, added, added_rows, added_ranges = self._layer(
@@ -288,23 +314,23 @@ class _Calibration:
         first = Pointwise(part.get_submodule("norm1"), next(weights), part.get_submodule("norm2"), ranges, narrow)
         layer = Layer(first, next(weights), narrow, wide)
         self._center(first, first.bounds(rows), before, narrow)
-        small = to_pictures(first(rows), x.shape[0], x.shape[2])
+        small = to_pictures(first(rows), x.shape[2], BOTTLENECK)
         layer.weights.center(lambda dtype: layer.spread(small, dtype), (_mean(added) - wide.low) / wide.step)
         return layer, added, layer.spread(small, UINT8), wide
 
     def _transition(
         self, block: int, x: Tensor, rows: Tensor, ranges: Range
-    ) -> tuple[Pointwise, Tensor, Tensor, Range]:
+    ) -> tuple[Transition, Tensor, Tensor, Range]:
         name = f"transition{block}"
-        count, side = x.shape[0], x.shape[2]
+        side, width = SIDES[block - 1], WIDTHS[block - 1]
         x = self._through(x, *(f"{name}.{part}" for part in ("norm", "relu", "conv", "pool")))
         target = Range.of(x)
         part = self.network.get_submodule(f"features.{name}")
-        transition = Pointwise(part.get_submodule("norm"), part.get_parameter("conv.weight"), None, ranges, target)
-        shrunk = shrink(transition, rows, count, side)
+        transition = Transition(part.get_submodule("norm"), part.get_parameter("conv.weight"), ranges, target)
+        shrunk = transition.shrink(rows, side)
         self._center(transition, shrunk, x, target)
         self.step_done()
-        return transition, x, to_pictures(transition.multiply(shrunk), count, side // 2), target
+        return transition, x, to_pictures(transition.multiply(shrunk), side // 2, width // 2), target
 
     def _center(self, pointwise: Pointwise, bounded: Tensor, wanted: Tensor, target: Range) -> None:
         pointwise.weights.center(

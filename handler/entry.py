@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from PIL.Image import Image
 
-from handler import encoding, imaging, labels, payload, protocols, reply, scoring, transform
+from handler import encoding, hardware, imaging, labels, payload, protocols, reply, scoring, transform
 from handler.context import Context
 from handler.failures import Code, Failure
 from handler.protocols import Asked
@@ -36,8 +36,12 @@ class Classifier:
         self.settings = Settings.from_config(context.model_yaml_config)
         self.card: dict[str, Any] = json.loads((folder / "model_card.json").read_text(encoding="utf-8"))
         self.classes = labels.load_class_index(folder / "index_to_name.json")
+        hardware.check(self.card["precision"])
         self.network = scoring.load(
-            folder / "model.pt", sha256=self.card["network"]["sha256"], threads=self.settings.threads
+            folder / "model.pt",
+            sha256=self.card["network"]["sha256"],
+            threads=self.settings.threads,
+            device=hardware.device(self.card["precision"], context.system_properties.get("gpu_id")),
         )
         outputs = self._score(torch.zeros(1, 3, transform.CROP, transform.CROP)).shape[1]
         if outputs != len(self.classes):

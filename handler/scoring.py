@@ -11,6 +11,8 @@ import torch
 
 from handler.transform import CROP
 
+CPU = torch.device("cpu")
+
 # What lays weights out as the processor at hand likes them best. The result cannot be kept in a file, so the file
 # has the plain weights, and these calls.
 _PACKING = (
@@ -23,20 +25,22 @@ _PACKING = (
 
 @dataclass(frozen=True)
 class Network:
-    """The network that export wrote, in its two parts, each frozen, on the CPU."""
+    """The network that export wrote, in its two parts, each frozen."""
 
     trunk: torch.jit.ScriptModule
     """float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024) of the 7×7 places of a picture."""
     head: torch.jit.ScriptModule
     """Activations (N, P, 1024) of any P places → logits (N, classes), float32."""
+    device: torch.device
+    """Where both are, and what they take and give."""
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures → logits."""
-        logits: torch.Tensor = self.head(self.trunk(images))
-        return logits
+        """Pictures → logits, both on the CPU."""
+        logits: torch.Tensor = self.head(self.trunk(images.to(self.device)))
+        return logits.cpu()
 
 
-def load(path: Path, *, sha256: str, threads: int) -> Network:
+def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Network:
     """Loads the network that export wrote, after checking that it is that very file, and warms it up.
 
     threads: CPU threads of this process's network.
@@ -46,21 +50,24 @@ def load(path: Path, *, sha256: str, threads: int) -> Network:
     if (digest := hashlib.sha256(content).hexdigest()) != sha256:
         raise ValueError(f"{path.name} is not the file that the model card describes: its sha256 is {digest}")
     torch.set_num_threads(threads)
-    network = read(content)
+    network = read(content, device)
     for _ in range(2):  # the profiling executor settles on its second run
         score(network, torch.zeros(1, 3, CROP, CROP), chunk=1)
     return network
 
 
-def read(content: bytes) -> Network:
-    """A TorchScript file's content as a network, its weights packed."""
+def read(content: bytes, device: torch.device = CPU) -> Network:
+    """A TorchScript file's content as a network on the device, its weights packed."""
+    if device.type == "cuda":
+        # The fuser for GPUs compiles anew for every batch size that it meets, in the middle of a request.
+        torch._C._jit_set_texpr_fuser_enabled(False)
     with warnings.catch_warnings():
         # TorchScript is deprecated as of torch 2.x; versions are pinned, and a warning per worker helps nobody.
         warnings.simplefilter("ignore")
-        whole: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
+        whole: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location=device).eval()
         trunk, head = (torch.jit.freeze(part) for part in (whole.trunk, whole.head))
     _pack(trunk.graph)
-    return Network(trunk, head)
+    return Network(trunk, head, device)
 
 
 def score(network: Network, batch: torch.Tensor, *, chunk: int) -> torch.Tensor:

@@ -38,13 +38,12 @@ def crop(image: Image.Image) -> Image.Image:
 
 
 def normalize(crops: Sequence[Image.Image]) -> torch.Tensor:
-    """N crops to one batch: float32, (N, 3, 224, 224), about -2.2 to 2.7."""
+    """N crops to one batch: float32, (N, 3, 224, 224), channels last, about -2.2 to 2.7."""
     pixels = torch.frombuffer(bytearray(b"".join(crop.tobytes() for crop in crops)), dtype=torch.uint8)
-    planes = pixels.view(len(crops), CROP, CROP, 3).permute(0, 3, 1, 2)
-    # The order of operations is torchvision's; another one rounds differently.
-    batch = planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-    return batch.sub_(mean).div_(std)
+    # The order of operations is torchvision's; another one rounds differently. In rows of pixels they are vectorised.
+    rows = pixels.view(-1, CROP * 3).to(torch.float32).div_(255)
+    mean, std = (torch.tensor(values).repeat(CROP) for values in (MEAN, STD))
+    return rows.sub_(mean).div_(std).view(len(crops), CROP, CROP, 3).permute(0, 3, 1, 2)
 
 
 def to_batch(images: Sequence[Image.Image | torch.Tensor]) -> torch.Tensor:

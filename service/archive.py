@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def ensure(archive: Path, wanted: Wanted, *, rebuild: bool) -> None:
         return
     card = read_card(archive)
     if rebuild or not satisfies(card, wanted):
+        wanted = replace(wanted, precision=wanted.precision or Precision(card["precision"]))
         _export(wanted.weights or _own_weights(archive, card), wanted, fall_back=False)
         _pack(archive)
     elif _is_of_last_export(card) and not is_current(archive, DEFAULT_FOLDER):

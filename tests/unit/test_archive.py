@@ -18,7 +18,7 @@ import yaml
 from console import Problem
 from export import ROOT, archive
 
-CARD = {"architecture": "DenseNet-121", "weights": {"name": "untrained"}}
+CARD = {"architecture": "DenseNet-121", "weights": {"name": "untrained"}, "precision": "fp32"}
 
 
 def make_export(folder: Path) -> Path:
@@ -213,6 +213,22 @@ def test_a_refreshed_archive_has_the_new_handler_and_keeps_its_version_workers_a
         manifest = json.loads(content.read("MAR-INF/MANIFEST.json"))
     assert (config["handler"]["top_k"], config["minWorkers"], config["maxWorkers"]) == (3, 7, 7)
     assert manifest["model"]["modelVersion"] == "4.2"
+
+
+def test_a_network_for_gpus_is_batched_there_unless_another_config_is_given(tmp_path: Path) -> None:
+    folder = make_export(tmp_path / "build")
+    (folder / "model_card.json").write_text(json.dumps(CARD | {"precision": "fp16"}))
+    mine = tmp_path / "mine.yaml"
+    shutil.copyfile(archive.HANDLER / "model-config.yaml", mine)
+    configs = []
+    for name, options in (("a", {}), ("b", {"config": mine})):
+        archive.build(folder, tmp_path / f"{name}.mar", version="1.0", workers=2, **options)
+        with zipfile.ZipFile(tmp_path / f"{name}.mar") as content:
+            configs.append(yaml.safe_load(content.read("model-config.yaml")))
+    ours, theirs = configs
+    assert (ours["deviceType"], ours["batchSize"], ours["handler"]["network_batch"]) == ("gpu", 32, 32)
+    assert ours["handler"]["top_k"] == theirs["handler"]["top_k"]
+    assert (theirs["deviceType"], theirs["batchSize"]) == ("cpu", 1)
 
 
 def test_a_copy_with_other_workers_differs_in_nothing_else(packed: Path, tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.fused import Bounds, Pointwise, Trunk, scale_and_shift
-from export.network import Network
+from export.fused import ONEDNN_BF16, ONEDNN_FP32, PLAIN_FP16, Bounds, Kind, Pointwise, Trunk, scale_and_shift
+from export.network import Network, to_torchscript
+from handler.scoring import read
+from tests.conftest import tutorial_transform
+from tests.photos import cutouts
 
 Change = Callable[[nn.BatchNorm2d, torch.Generator], object]
 
@@ -47,7 +50,7 @@ def test_a_normalised_convolution_is_the_same_function(change: Change, outer: bo
         expected = functional.relu(norm(rows.view(100, 48, 1, 1)))
         expected = functional.conv2d(expected, convolution.weight)
         expected = functional.relu(after(expected)) if outer else expected
-        actual = Pointwise(norm, convolution.weight, after if outer else None)(rows)
+        actual = Pointwise(norm, convolution.weight, after if outer else None, ONEDNN_FP32)(rows)
     assert torch.isfinite(actual).all()
     scale = expected.abs().max().clamp_min(1)
     assert (actual - expected.view(100, 16)).abs().max() <= 1e-5 * scale
@@ -72,6 +75,22 @@ def test_images_of_a_batch_do_not_touch_each_other(network: nn.Module, batch: in
     with torch.no_grad():
         together, alone = fused(images), torch.cat([fused(image) for image in images.split(1)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+# Both run on any processor, if not fast: oneDNN and torch widen what the processor cannot multiply.
+@pytest.mark.parametrize(("kind", "tolerance"), [(ONEDNN_BF16, 0.5), (PLAIN_FP16, 0.1)], ids=["bf16", "fp16"])
+def test_half_the_bits_say_nearly_the_same(network: nn.Module, kind: Kind, tolerance: float) -> None:
+    images = torch.stack([tutorial_transform()(image) for image in cutouts(3)])
+    loaded = read(to_torchscript(Network(Trunk(network, kind), network).eval()))
+    with torch.inference_mode():
+        expected, actual = network(images), loaded(images)
+        activations = loaded.trunk(images)
+        together, alone = actual, torch.cat([loaded(image) for image in images.split(1)])
+    assert actual.dtype == activations.dtype == torch.float32
+    assert not torch.equal(actual, expected)
+    differences = (actual - expected).abs().amax(1) / expected.std(1)
+    assert differences.max() <= tolerance
+    assert ((together - alone).abs().amax(1) / expected.std(1)).max() <= tolerance
 
 
 def test_making_it_leaves_the_eager_network_as_it_was(network: nn.Module) -> None:

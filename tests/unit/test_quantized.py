@@ -10,10 +10,12 @@ from torch.nn import functional
 
 from export.agreement import compare
 from export.network import Network, to_torchscript
-from export.quantized import PICTURE_STEP, PICTURE_ZERO, STEPS, Range, Weights, pool, quantize, to_bytes
+from export.quantized import PICTURE_STEP, PICTURE_ZERO, STEPS, Range, Transition, Weights, quantize, to_bytes
 from handler.scoring import read
 from tests.conftest import tutorial_transform
 from tests.photos import cutouts
+
+WIDE = torch.linspace(-1, 1, 800).view(100, 8, 1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,17 @@ def test_progress_is_told_as_often_as_promised(network: nn.Module, images: Tenso
     assert len(done) == STEPS
 
 
-def test_the_maximum_of_bytes_is_torchs() -> None:
-    x = torch.randint(0, 256, (2, 5, 12, 12), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
-    assert torch.equal(pool(x.clone()), functional.max_pool2d(x.float(), 3, 2, 1).to(torch.uint8))
+def test_a_transition_averages_bytes_within_their_bounds() -> None:
+    norm, channels = nn.BatchNorm2d(16).eval(), torch.ones(16, dtype=torch.float64)
+    with torch.no_grad():
+        norm.bias.copy_(torch.linspace(-200, 10, 16))
+    transition = Transition(norm, torch.randn(8, 16, 1, 1), Range(0 * channels, channels), Range.of(WIDE))
+    rows = torch.randint(0, 256, (2 * 12 * 12, 16), dtype=torch.uint8)
+    # The batch-norm adds the bias; what is below nought then is nought.
+    floor = (-norm.bias.detach() / norm.weight.detach()).round().clamp(0, 255)
+    bounded = rows.float().maximum(floor).view(2, 12, 12, 16).permute(0, 3, 1, 2)
+    expected = functional.avg_pool2d(bounded, 2).permute(0, 2, 3, 1).reshape(-1, 16)
+    assert (transition.shrink(rows, 12).float() - expected).abs().max() <= 0.5
 
 
 def test_pictures_become_bytes_as_fine_as_their_pixels() -> None:

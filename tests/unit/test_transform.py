@@ -58,11 +58,11 @@ def test_a_batch_holds_the_images_in_their_order() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_batch_is_contiguous_float32(count: int) -> None:
+def test_a_batch_is_float32_with_channels_last(count: int) -> None:
     batch = ours(*cutouts(count))
     assert batch.shape == (count, 3, 224, 224)
     assert batch.dtype == torch.float32
-    assert batch.is_contiguous()
+    assert batch.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_crop_is_rgb_of_the_networks_size() -> None:
