@@ -13,15 +13,18 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from PIL.Image import Image
 
-from handler import encoding, hardware, imaging, labels, payload, protocols, reply, scoring, transform
+from handler import encoding, explaining, hardware, imaging, labels, payload, protocols, reply, scoring, transform
 from handler.context import Context
+from handler.explaining import Look
 from handler.failures import Code, Failure
 from handler.protocols import Asked
 from handler.reply import Reply
-from handler.request import Outcome, Request, Upload
+from handler.request import Outcome, Request, Seen, Upload, Why
+from handler.scoring import Scores
 from handler.settings import Settings
 
 log = logging.getLogger(__name__)
+Scored = tuple[torch.Tensor, torch.Tensor] | Failure  # logits and activations of one picture
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -43,7 +46,7 @@ class Classifier:
             threads=self.settings.threads,
             device=hardware.device(self.card["precision"], context.system_properties.get("gpu_id")),
         )
-        outputs = self._score(torch.zeros(1, 3, transform.CROP, transform.CROP)).shape[1]
+        outputs = self._score(torch.zeros(1, 3, transform.CROP, transform.CROP)).logits.shape[1]
         if outputs != len(self.classes):
             raise ValueError(f"the network has {outputs} outputs, the class index {len(self.classes)} classes")
         self.model = {
@@ -81,50 +84,59 @@ class Classifier:
         recognized = self._guard(context, i, protocols.recognize, received, plain)
         if isinstance(recognized, Failure):
             return protocol.refuse(recognized)
-        request = self._guard(context, i, recognized.read, received, self.settings)
+        if protocols.wants_explanations(plain):
+            request = self._guard(context, i, recognized.explain, received, self.settings, self.classes)
+        else:
+            request = self._guard(context, i, recognized.read, received, self.settings)
         return recognized.refuse(request) if isinstance(request, Failure) else Asked(recognized, request)
 
-    def _look(self, upload: Upload) -> Image | torch.Tensor:
+    def _look(self, upload: Upload, why: Why | None) -> Look:
         """Decode and crop one upload, to a picture of the network's size; larger ones are not held on to."""
         if isinstance(upload.content, Failure):
             raise upload.content
         if isinstance(upload.content, torch.Tensor):
-            return upload.content
+            return Look(upload.content)
         enough = None if self.settings.exact_decoding else transform.ENOUGH
-        return transform.crop(imaging.decode(upload.content, max_pixels=self.settings.max_image_pixels, enough=enough))
+        picture = imaging.decode(upload.content, max_pixels=self.settings.max_image_pixels, enough=enough)
+        return explaining.look(picture, why)
 
-    def _score(self, batch: torch.Tensor) -> torch.Tensor:
+    def _score(self, batch: torch.Tensor) -> Scores:
         return scoring.score(self.network, batch, chunk=self.settings.network_batch)
 
     def _classify(self, asked: Mapping[int, Request], context: Context) -> dict[int, list[Outcome]]:
         """All rows' images through the network together; by row, the outcomes in its uploads' order."""
         looks = {
-            i: [self._guard(context, i, self._look, upload) for upload in request.uploads]
+            i: [self._guard(context, i, self._look, upload, request.why) for upload in request.uploads]
             for i, request in asked.items()
         }
-        images = [look for row in looks.values() for look in row if not isinstance(look, Failure)]
+        images = [look.image for row in looks.values() for look in row if isinstance(look, Look)]
         scored = iter(self._score_all(images, context))
         return {
             i: [
-                self._guard(context, i, self._rank, look, look if isinstance(look, Failure) else next(scored), request)
+                look if isinstance(look, Failure) else self._guard(context, i, self._see, look, next(scored), request)
                 for look in looks[i]
             ]
             for i, request in asked.items()
         }
 
-    def _rank(self, look: Image | torch.Tensor | Failure, logits: torch.Tensor | Failure, request: Request) -> Outcome:
-        if isinstance(logits, Failure):
-            return logits
-        if isinstance(look, torch.Tensor):
+    def _see(self, look: Look, scored: Scored, request: Request) -> Seen:
+        if isinstance(scored, Failure):
+            raise scored
+        logits, activations = scored
+        if isinstance(look.image, torch.Tensor):
             encoding.check_finite(logits)
-        return labels.rank(logits, self.classes, request.top_k)
+        ranked = labels.rank(logits, self.classes, request.top_k)
+        if request.why is None:
+            return Seen(ranked)
+        explanations = explaining.explain(self.network, logits, activations, self.classes, request.why, look)
+        return Seen(ranked, explanations, look.box)
 
-    def _score_all(self, images: Sequence[Image | torch.Tensor], context: Context) -> Sequence[torch.Tensor | Failure]:
+    def _score_all(self, images: Sequence[Image | torch.Tensor], context: Context) -> Sequence[Scored]:
         if not images:
             return []
         together = self._guard(context, 0, lambda: self._score(transform.to_batch(images)))
         if not isinstance(together, Failure):
-            return list(together)
+            return list(zip(together.logits, together.activations, strict=True))
         if len(images) == 1:
             return [together]
         # One image must not take the others down: each for itself then.
@@ -134,7 +146,8 @@ class Classifier:
         answer = self._guard(context, i, asked.request.answer, outcomes, self.model)
         if isinstance(answer, Reply) and len(answer.body) > self.settings.max_response_bytes:
             answer = Failure(
-                Code.ANSWER_TOO_LARGE, "the answer would be too large; ask for a smaller top_k or fewer images"
+                Code.ANSWER_TOO_LARGE,
+                "the answer would be too large; ask for a smaller top_k, fewer targets, overlays or images",
             )
         return asked.protocol.refuse(answer) if isinstance(answer, Failure) else answer
 

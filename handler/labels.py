@@ -1,8 +1,10 @@
 """Rank: from logits to labels with probabilities, best first."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,6 +19,25 @@ class ClassIndex:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def _positions(self) -> Mapping[str, Sequence[int]]:
+        """Where each id and name stands, in small letters with single underscores."""
+        positions: dict[str, list[int]] = {}
+        for position, words in enumerate(zip(self.ids, self.names, strict=True)):
+            for word in set(map(_plain, words)):
+                positions.setdefault(word, []).append(position)
+        return positions
+
+    def find(self, word: str) -> Sequence[int]:
+        """The positions of a class by its id, its position as text, or its name, as it is written or else in any case
+        and with blanks for underscores. None where there is no such class, several where several have the name."""
+        if word in self.ids:
+            return [self.ids.index(word)]
+        if re.fullmatch("[0-9]{1,9}", word) and int(word) < len(self):
+            return [int(word)]
+        exactly = [position for position, name in enumerate(self.names) if name == word]
+        return exactly or self._positions.get(_plain(word), [])
 
 
 @dataclass(frozen=True)
@@ -66,10 +87,26 @@ def _row(path: Path, position: int, entry: object) -> tuple[str, str]:
     raise ValueError(f'{path}: the class at position {position} must be ["id", "name"] or "name", not {entry!r}')
 
 
+def _plain(word: str) -> str:
+    return "_".join(word.replace("_", " ").casefold().split())
+
+
 def rank(logits: torch.Tensor, classes: ClassIndex, top_k: int) -> tuple[Prediction, ...]:
     """float32 logits (classes,) → the top_k classes (or all there are) by softmax over all classes, best first."""
     best = torch.softmax(logits, dim=0).topk(min(top_k, len(classes)))
-    values = zip(best.indices.tolist(), best.values.tolist(), logits[best.indices].tolist(), strict=True)
+    return _predictions(logits, classes, best.indices, best.values)
+
+
+def look_up(logits: torch.Tensor, classes: ClassIndex, positions: Sequence[int]) -> tuple[Prediction, ...]:
+    """The same of the classes at these positions, in the order given."""
+    indices = torch.tensor(positions)
+    return _predictions(logits, classes, indices, torch.softmax(logits, dim=0)[indices])
+
+
+def _predictions(
+    logits: torch.Tensor, classes: ClassIndex, indices: torch.Tensor, probabilities: torch.Tensor
+) -> tuple[Prediction, ...]:
+    values = zip(indices.tolist(), probabilities.tolist(), logits[indices].tolist(), strict=True)
     return tuple(
         Prediction(index, classes.ids[index], classes.names[index], probability, logit)
         for index, probability, logit in values

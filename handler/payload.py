@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from handler.failures import Code, Failure
 from handler.request import HOW_TO_SEND, listed, quoted
 
-OPTIONS = ("top_k", "min_probability", "format")
-OPTION_HEADERS = {"x-top-k": "top_k", "x-min-probability": "min_probability", "x-format": "format"}
+OPTIONS = ("top_k", "min_probability", "format", "target", "overlays")
+OPTION_HEADERS = {f"x-{option.replace('_', '-')}": option for option in OPTIONS}
 
 # Of a body in the v2 protocol's binary form: how many bytes at its start are the JSON.
 _JSON_LENGTH = "inference-header-content-length"
@@ -29,10 +29,11 @@ _TEXT_PART_SLACK = 256
 
 @dataclass(frozen=True)
 class Images:
-    """Encoded images by the name of their form part or gRPC entry; a raw body's name is `body`."""
+    """Encoded images by the name of their form part or gRPC entry; a raw body's name is `body`. accept: the header."""
 
     parts: Mapping[str, bytes]
     options: Mapping[str, object]
+    accept: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ Payload = Images | Document
 
 def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
     """Request headers by lower-case name; the objects that TorchServe puts there for form parts are left out."""
-    return {name.lower(): value for name, value in headers.items() if isinstance(value, str)}
+    plain = {name: value for name, value in headers.items() if isinstance(value, str)}
+    # TorchServe's own are in lower case: a client's of the same name in another case must not come before them.
+    return {name.lower(): value for name, value in plain.items()} | {n: v for n, v in plain.items() if n.islower()}
 
 
 def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Payload:
@@ -79,7 +82,7 @@ def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Payload:
     contents = {name: _bytes(value) for name, value in parts.items()}
     if not any(contents.values()):
         raise Failure(Code.NO_IMAGE, f"no image was sent; {HOW_TO_SEND}")
-    return Images(contents, options)
+    return Images(contents, options, plain.get("accept", ""))
 
 
 def _body(parts: Mapping[str, object]) -> str | None:

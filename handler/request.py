@@ -3,17 +3,21 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 import torch
 
 from handler.failures import Code, Failure
-from handler.labels import Prediction
+from handler.labels import ClassIndex, Prediction
 from handler.reply import Reply
 from handler.settings import Settings
+from handler.transform import Box
 
 HOW_TO_SEND = "send the image's bytes (curl -T photo.jpg URL) or a multipart form (curl -F file=@photo.jpg URL)"
 MAX_TOP_K = 1000
+MAX_TARGETS = 10
+_LONGEST_TARGETS = 10_000  # characters
 
 # A number as text; float() would take "0_1" and other scripts' digits too.
 _NUMBER = re.compile(r"\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?\s*")
@@ -21,8 +25,34 @@ _NUMBER = re.compile(r"\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?\s
 Content = bytes | torch.Tensor
 """An encoded image, or one that the client has preprocessed: float32, (3, 224, 224), normalized."""
 
-Outcome = tuple[Prediction, ...] | Failure
-"""What became of one image: its ranked classes, or why there are none."""
+
+@dataclass(frozen=True)
+class Explanation:
+    """Where one class was seen on an image."""
+
+    prediction: Prediction
+    bias: float
+    """What the class has for a logit without any evidence: the logit is the map's mean, and this."""
+    map: Sequence[Sequence[float]]
+    """The evidence for the class, or against it, at 7 × 7 places: rows from the top, each from the left."""
+    overlay: bytes | None = None
+    """A PNG of the crop that the network saw, with the map laid over it."""
+    picture: bytes | None = None
+    """The same of the whole upright picture, which outside of the crop is dimmed."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen on one image: its ranked classes; where, if that was asked, and in which part of the upright
+    picture, in fractions of its width and height, where there is a picture."""
+
+    predictions: tuple[Prediction, ...]
+    explanations: tuple[Explanation, ...] = ()
+    crop: Box | None = None
+
+
+Outcome = Seen | Failure
+"""What became of one image, or why nothing did."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +83,37 @@ class Options:
         )
 
 
+class Overlays(StrEnum):
+    """The pictures of an explanation: of the crop that the network saw, of the whole picture."""
+
+    CROP = "crop"
+    PICTURE = "picture"
+    BOTH = "both"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Why:
+    """What explanations a request wants: of which classes, by position (none named: the best one), with which pictures.
+
+    png: one of the pictures is the whole answer.
+    """
+
+    targets: tuple[int, ...] = ()
+    overlays: Overlays = Overlays.BOTH
+    png: bool = False
+
+    @classmethod
+    def read(cls, chosen: Mapping[str, object], classes: ClassIndex, *, png: bool = False) -> "Why":
+        """The two options as they came, by name. Raises Failure bad_option."""
+        target, overlays = chosen.get("target"), chosen.get("overlays")
+        return cls(
+            targets=() if target is None else _read_targets(target, classes),
+            overlays=(Overlays.CROP if png else Overlays.BOTH) if overlays is None else _read_overlays(overlays, png),
+            png=png,
+        )
+
+
 class Request(Protocol):
     """One request in some protocol: what to look at, and how to tell what was seen."""
 
@@ -63,6 +124,10 @@ class Request(Protocol):
     @property
     def top_k(self) -> int:
         """How many classes of each image the answer needs."""
+
+    @property
+    def why(self) -> Why | None:
+        """The explanations wanted, if any."""
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """The answer, from one outcome an upload and the model's name, version, weights and precision.
@@ -86,6 +151,51 @@ def _read_share(value: object) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
         raise Failure(Code.BAD_OPTION, f"min_probability must be a number from 0 to 1, not {quoted(value)}")
     return float(value)
+
+
+def _read_overlays(value: object, png: bool) -> Overlays:
+    allowed = [Overlays.CROP, Overlays.PICTURE] if png else list(Overlays)
+    if value not in allowed:
+        where = " for a PNG" if png else ""
+        raise Failure(Code.BAD_OPTION, f"overlays must be one of {listed(allowed)}{where}, not {quoted(value)}")
+    return Overlays(str(value))
+
+
+def _read_targets(value: object, classes: ClassIndex) -> tuple[int, ...]:
+    """One class or several: a number, text (with commas between several), or a list of them."""
+    words = value if isinstance(value, list) else _split(value, classes) if isinstance(value, str) else [value]
+    if not 1 <= len(words) <= MAX_TARGETS:
+        raise Failure(Code.BAD_OPTION, f"target may be 1 to {MAX_TARGETS} classes, not {len(words)}")
+    return tuple(_read_target(word, classes) for word in words)
+
+
+def _split(text: str, classes: ClassIndex) -> list[str]:
+    if len(text) > _LONGEST_TARGETS:
+        raise Failure(Code.BAD_OPTION, f"target is {len(text)} characters long; name at most {MAX_TARGETS} classes")
+    # A name may have a comma in itself.
+    return [text] if classes.find(text.strip()) else text.split(",")
+
+
+def _read_target(value: object, classes: ClassIndex) -> int:
+    found = _find(value, classes)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = listed([ascii(classes.ids[position])[1:-1] for position in found[:MAX_TARGETS]])
+        raise Failure(Code.BAD_OPTION, f"target {quoted(value)} is the name of several classes; give an id: {ids}")
+    raise Failure(
+        Code.BAD_OPTION,
+        f"target {quoted(value)} is no class of this model; give an id, a position from 0 to {len(classes) - 1}, or "
+        "a name",
+    )
+
+
+def _find(value: object, classes: ClassIndex) -> Sequence[int]:
+    if isinstance(value, str) and len(value) <= _LONGEST_TARGETS:
+        return classes.find(value.strip())
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(classes):
+        return [value]
+    return []
 
 
 def read_parameters(parameters: object, chosen: Mapping[str, object], known: Collection[str]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,31 @@ class Network:
     head: torch.jit.ScriptModule
     """Activations (N, P, 1024) of any P places → logits (N, classes), float32."""
     device: torch.device
-    """Where both are, and what they take and give."""
+    """Where both are."""
+
+    def see(self, images: torch.Tensor) -> torch.Tensor:
+        """Pictures → activations, which stay where the network is."""
+        activations: torch.Tensor = self.trunk(images.to(self.device))
+        return activations
+
+    def judge(self, activations: torch.Tensor) -> torch.Tensor:
+        """Activations → logits, on the CPU."""
+        logits: torch.Tensor = self.head(activations.to(self.device))
+        return logits.cpu()
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures → logits, both on the CPU."""
-        logits: torch.Tensor = self.head(self.trunk(images.to(self.device)))
-        return logits.cpu()
+        """Pictures → logits."""
+        return self.judge(self.see(images))
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the network makes of N pictures."""
+
+    logits: torch.Tensor
+    """float32 (N, classes)."""
+    activations: Sequence[torch.Tensor]
+    """float32 (49, 1024) of each picture, not copied from what the trunk gave."""
 
 
 def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Network:
@@ -70,10 +90,12 @@ def read(content: bytes, device: torch.device = CPU) -> Network:
     return Network(trunk, head, device)
 
 
-def score(network: Network, batch: torch.Tensor, *, chunk: int) -> torch.Tensor:
-    """float32 (N, 3, 224, 224), normalized → float32 logits (N, classes); at most `chunk` images go in one pass."""
+def score(network: Network, batch: torch.Tensor, *, chunk: int) -> Scores:
+    """float32 (N, 3, 224, 224), normalized → the scores of N pictures; at most `chunk` of them go in one pass."""
     with torch.inference_mode():
-        return torch.cat([network(part) for part in batch.split(chunk)])
+        seen = [network.see(part) for part in batch.split(chunk)]
+        logits = torch.cat([network.judge(part) for part in seen])
+    return Scores(logits, [picture for part in seen for picture in part])
 
 
 def _pack(graph: Any) -> None:

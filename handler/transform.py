@@ -17,6 +17,9 @@ CROP = 224  # pixels, the side of the square that the network sees
 MEAN = (0.485, 0.456, 0.406)  # red, green, blue, of values in 0..1: torchvision's ImageNet presets
 STD = (0.229, 0.224, 0.225)
 
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, from the upper left corner."""
+
 # A long side beyond this is never resized as a whole, only the part that the crop keeps: a picture of 1 × 100000
 # would grow to 255 × 25500000 pixels first.
 _LONGEST_RESIZED = 64 * RESIZE
@@ -24,17 +27,30 @@ _LONGEST_RESIZED = 64 * RESIZE
 
 def crop(image: Image.Image) -> Image.Image:
     """The centre of the picture as the network sees it: RGB, 224 × 224 pixels."""
-    width, height = image.size
-    short = min(width, height)
-    # int() truncates, as torchvision does.
-    resized = int(RESIZE * width / short), int(RESIZE * height / short)
-    left, top = (round((side - CROP) / 2) for side in resized)
+    resized = _resized(*image.size)
     if max(resized) <= _LONGEST_RESIZED:
         whole = image.resize(resized, Image.Resampling.BILINEAR)
-        return whole.crop((left, top, left + CROP, top + CROP))
+        return whole.crop(_centre(*resized))
+    return image.resize((CROP, CROP), Image.Resampling.BILINEAR, box=crop_box(*image.size))
+
+
+def crop_box(width: int, height: int) -> Box:
+    """The part of a picture of that size that crop() keeps, in the picture's own pixels."""
+    resized = _resized(width, height)
     x_scale, y_scale = width / resized[0], height / resized[1]
-    box = (left * x_scale, top * y_scale, (left + CROP) * x_scale, (top + CROP) * y_scale)
-    return image.resize((CROP, CROP), Image.Resampling.BILINEAR, box=box)
+    left, top, right, bottom = _centre(*resized)
+    return left * x_scale, top * y_scale, right * x_scale, bottom * y_scale
+
+
+def _resized(width: int, height: int) -> tuple[int, int]:
+    short = min(width, height)
+    # int() truncates, as torchvision does.
+    return int(RESIZE * width / short), int(RESIZE * height / short)
+
+
+def _centre(width: int, height: int) -> tuple[int, int, int, int]:
+    left, top = round((width - CROP) / 2), round((height - CROP) / 2)
+    return left, top, left + CROP, top + CROP
 
 
 def normalize(crops: Sequence[Image.Image]) -> torch.Tensor:

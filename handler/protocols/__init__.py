@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from handler.failures import Code, Failure
+from handler.labels import ClassIndex
 from handler.payload import Images, Payload
 from handler.protocols import hugging_face, kserve_v1, native, open_inference
 from handler.reply import Reply
@@ -20,12 +21,22 @@ from handler.request import Request
 from handler.settings import Settings
 
 
+def _has_no_explanations(payload: Payload, settings: Settings, classes: ClassIndex) -> Request:
+    raise Failure(
+        Code.BAD_OPTION,
+        "there are no explanations in this protocol; send the image's bytes, a multipart form, or "
+        '{"instances": [{"b64": "<base64 of an image>"}, …]}',
+    )
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """read: raises Failure for a request that cannot be understood; refuse: the answer to a whole request's failure."""
+    """read and, for a request with explanations, explain: raise Failure for one that cannot be understood; refuse: the
+    answer to a whole request's failure."""
 
     read: Callable[[Any, Settings], Request]
     refuse: Callable[[Failure], Reply]
+    explain: Callable[[Any, Settings, ClassIndex], Request] = _has_no_explanations
 
 
 @dataclass(frozen=True)
@@ -36,10 +47,10 @@ class Asked:
     request: Request
 
 
-NATIVE = Protocol(native.read, native.refuse)
-KSERVE_V1 = Protocol(kserve_v1.read, kserve_v1.refuse)
+NATIVE = Protocol(native.read, native.refuse, native.explain)
+KSERVE_V1 = Protocol(kserve_v1.read, kserve_v1.refuse, kserve_v1.explain)
 # `instances` are also the JSON of our own address, whose failures have one shape whatever was sent.
-NATIVE_INSTANCES = Protocol(kserve_v1.read, native.refuse)
+NATIVE_INSTANCES = Protocol(kserve_v1.read, native.refuse, kserve_v1.explain)
 OPEN_INFERENCE = Protocol(open_inference.read, open_inference.refuse)
 HUGGING_FACE = Protocol(hugging_face.read, hugging_face.refuse)
 
@@ -79,6 +90,12 @@ def recognize(payload: Payload, headers: Mapping[str, str]) -> Protocol:
     if payload.appended:
         raise Failure(Code.BAD_JSON, "bytes follow the JSON; only tensors of the Open Inference Protocol may be there")
     return protocol
+
+
+def wants_explanations(headers: Mapping[str, str]) -> bool:
+    """Whether a request came to /explanations or :explain, of which TorchServe tells by a header. At addresses where it
+    says nothing of it, such as /invocations, a client may set the header itself."""
+    return headers.get("explain", "").lower() == "true"
 
 
 def _on_kserve_route(headers: Mapping[str, str]) -> bool:

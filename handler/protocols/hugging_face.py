@@ -6,6 +6,7 @@ https://huggingface.co/docs/inference-providers/tasks/image-classification
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from handler import encoding
 from handler.failures import Code, Failure
@@ -44,6 +45,7 @@ class Request:
     uploads: Sequence[Upload]
     top_k: int
     function: str
+    why: ClassVar[None] = None
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """Labels and scores, best first. Raises the image's Failure."""
@@ -51,7 +53,7 @@ class Request:
         if isinstance(outcome, Failure):
             raise outcome
         score = _SCORES[self.function]
-        return document([{"label": row.label, "score": score(row)} for row in outcome])
+        return document([{"label": row.label, "score": score(row)} for row in outcome.predictions])
 
 
 def read(payload: Images | Document, settings: Settings) -> Request:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from handler import encoding
 from handler.failures import Code, Failure
+from handler.labels import ClassIndex
 from handler.payload import Document
 from handler.protocols import native
 from handler.reply import Reply, document
-from handler.request import Content, Options, Outcome, Upload, check_count, read_document_parameters
+from handler.request import Content, Options, Outcome, Upload, Why, check_count, read_document_parameters
 from handler.settings import Settings
 
-_OPTIONS = ("top_k", "min_probability")
 _NAMES = ("image", "image_bytes", "data")
 
 
@@ -24,6 +24,7 @@ class Request:
 
     uploads: Sequence[Upload]
     options: Options
+    why: Why | None = None
 
     @property
     def top_k(self) -> int:
@@ -31,20 +32,37 @@ class Request:
         return self.options.top_k
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
-        """One prediction an instance, a failed one being an error in its place."""
-        return document({"predictions": [native.result(outcome, self.options, model) for outcome in outcomes]})
+        """One prediction an instance, a failed one being an error in its place; and as many explanations."""
+        answer = {"predictions": [native.result(outcome, self.options, model) for outcome in outcomes]}
+        if self.why:
+            answer["explanations"] = [native.explained(outcome) for outcome in outcomes]
+        return document(answer)
 
 
 def read(payload: Document, settings: Settings) -> Request:
     """Raises Failure: bad_json, bad_option, too_many_images, no_image."""
+    content, instances = _instances(payload, settings)
+    options = read_document_parameters(content, payload.options, native.OPTIONS)
+    return Request([Upload(_read_instance(instance)) for instance in instances], Options.read(options, settings))
+
+
+def explain(payload: Document, settings: Settings, classes: ClassIndex) -> Request:
+    """The same with explanations."""
+    content, instances = _instances(payload, settings)
+    options = read_document_parameters(content, payload.options, native.WHY_OPTIONS)
+    why = Why.read(options, classes)
+    uploads = [Upload(_read_instance(instance)) for instance in instances]
+    return Request(uploads, Options.read(options, settings), why)
+
+
+def _instances(payload: Document, settings: Settings) -> tuple[Mapping[str, object], list[object]]:
     content = payload.content
     assert isinstance(content, Mapping)  # else it would not have been recognized
     instances = content["instances"]
     if not isinstance(instances, list) or not instances:
         raise Failure(Code.BAD_JSON, '"instances" must be a list with one entry an image: [{"b64": "<base64>"}, …]')
     check_count(len(instances), settings)
-    options = read_document_parameters(content, payload.options, _OPTIONS)
-    return Request([Upload(_read_instance(instance)) for instance in instances], Options.read(options, settings))
+    return content, instances
 
 
 def refuse(failure: Failure) -> Reply:

@@ -8,7 +8,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -69,6 +69,7 @@ class Request:
     options: Options
     id: str | None
     outputs: Sequence[Output]
+    why: ClassVar[None] = None
 
     @property
     def top_k(self) -> int:
@@ -81,7 +82,7 @@ class Request:
         for i, outcome in enumerate(outcomes, start=1):
             if isinstance(outcome, Failure):
                 raise Failure(outcome.code, f"image {i} of {len(outcomes)}: {outcome.message}")
-            ranked.append(outcome)
+            ranked.append(outcome.predictions)
         head: dict[str, object] = {"model_name": model["name"], "model_version": model["version"]}
         if self.id is not None:
             head["id"] = self.id

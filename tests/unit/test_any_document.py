@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from handler import payload, protocols
+from export import bundle
+from handler import labels, payload, protocols
 from handler.entry import Classifier
 from handler.failures import Failure
 from handler.request import Request
+from handler.scoring import Scores
 from handler.settings import Settings
 from tests.photos import encode
 from tests.unit.test_entry import make_context
@@ -23,7 +25,7 @@ PHOTO = base64.b64encode(encode(Image.new("RGB", (8, 8), "red"), "PNG")).decode(
 OUTPUTS = ("probabilities", "class_ids", "labels", "indices", "recognized")
 KEYS = (
     *("instances", "inputs", "parameters", "outputs", "id", "name", "shape", "datatype", "data", "b64", "image"),
-    *("image_bytes", "top_k", "min_probability", "classification", "function_to_apply", "format"),
+    *("image_bytes", "top_k", "min_probability", "classification", "function_to_apply", "format", "target", "overlays"),
     *("binary_data", "binary_data_output", "binary_data_size"),
 )
 WORDS = (*KEYS, *OUTPUTS, PHOTO, "BYTES", "FP32", "softmax", "sigmoid", "none", "huggingface", "3", "0.5", "QUJD")
@@ -44,7 +46,16 @@ def mostly(*right: object) -> st.SearchStrategy[Any]:
     return st.integers(0, 9).flatmap(lambda draw: st.sampled_from(right) if draw else anything)
 
 
-parameters = mostly({}, {"top_k": 2}, {"classification": 1}, {"binary_data_output": True}, {"min_probability": "0.5"})
+parameters = mostly(
+    {},
+    {"target": "crane"},
+    {"target": [7, "tench"]},
+    {"overlays": "none"},
+    {"top_k": 2},
+    {"classification": 1},
+    {"binary_data_output": True},
+    {"min_probability": "0.5"},
+)
 instances = st.lists(mostly(PHOTO, {"b64": PHOTO}, {"image": {"b64": PHOTO}}), min_size=1, max_size=3)
 tensors = st.one_of(
     st.fixed_dictionaries({"datatype": mostly("BYTES"), "shape": mostly([1], [1, 1]), "data": mostly([PHOTO])}),
@@ -70,8 +81,12 @@ documents = st.one_of(
 # What follows the JSON; the last one is a preprocessed image.
 appended = st.sampled_from([b"", b"", b"\3\0\0\0abc", b"\xff\xff\xff\xff", bytes(602112)])
 headers = st.sampled_from(
-    [{}, {}, {"Content-Type": "application/json"}, {"X-Format": "huggingface"}, {"X-Top-K": "0"}, {"explain": "False"}]
+    [
+        *({}, {}, {"Content-Type": "application/json"}, {"X-Format": "huggingface"}, {"X-Top-K": "0"}),
+        *({"explain": "False"}, {"explain": "True"}, {"explain": "True", "X-Overlays": "none"}),
+    ]
 )
+CLASSES = labels.load_class_index(bundle.IMAGENET_CLASSES)
 EXAMPLES = settings(max_examples=300, derandomize=True, deadline=None)
 Row = tuple[dict[str, Any], dict[str, Any]]
 
@@ -85,9 +100,13 @@ def rows(draw: st.DrawFn) -> Row:
 
 
 def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Request | Failure:
+    plain = payload.plain_headers(headers)
     try:
         received = payload.read(row, headers)
-        return protocols.recognize(received, payload.plain_headers(headers)).read(received, Settings())
+        protocol = protocols.recognize(received, plain)
+        if protocols.wants_explanations(plain):
+            return protocol.explain(received, Settings(), CLASSES)
+        return protocol.read(received, Settings())
     except Failure as failure:
         return failure
 
@@ -116,7 +135,11 @@ def classifier(exported: Path) -> Classifier:
     """The handler with a network that answers at once."""
     classifier = Classifier()
     classifier.initialize(make_context(exported))
-    classifier._score = lambda batch: batch.flatten(1)[:, :1000]  # type: ignore[method-assign]
+    classifier._score = (
+        lambda batch: Scores(  # type: ignore[method-assign]
+            batch.flatten(1)[:, :1000], batch.flatten(1)[:, : 49 * 1024].view(-1, 49, 1024)
+        )
+    )
     return classifier
 
 

@@ -13,6 +13,7 @@ from ts.context import Context, RequestProcessor
 
 from handler import imaging, labels
 from handler.entry import Classifier
+from handler.scoring import Scores
 from tests.photos import cutouts, encode
 
 PHOTOS = [encode(image) for image in cutouts(3)]
@@ -70,7 +71,7 @@ def test_a_pass_that_fails_together_is_tried_image_by_image(
     original = classifier._score
     culprit = original(torch.zeros(1, 3, 224, 224))
 
-    def score(batch: torch.Tensor) -> torch.Tensor:
+    def score(batch: torch.Tensor) -> Scores:
         if len(batch) > 1:
             raise raised
         return original(batch)
@@ -78,7 +79,7 @@ def test_a_pass_that_fails_together_is_tried_image_by_image(
     monkeypatch.setattr(classifier, "_score", score)
     answers = ask(classifier, exported, *PHOTOS)
     assert [answer["class_id"] for _, answer in answers] == [answer["class_id"] for _, answer in expected]
-    assert culprit.shape == (1, 1000)
+    assert culprit.logits.shape == (1, 1000)
 
 
 def test_logits_that_are_no_numbers_are_a_failure_not_broken_json(
@@ -86,10 +87,11 @@ def test_logits_that_are_no_numbers_are_a_failure_not_broken_json(
 ) -> None:
     original = classifier._score
 
-    def score(batch: torch.Tensor) -> torch.Tensor:
-        logits = original(batch).clone()
+    def score(batch: torch.Tensor) -> Scores:
+        scores = original(batch)
+        logits = scores.logits.clone()
         logits[0] = float("nan")
-        return logits
+        return Scores(logits, scores.activations)
 
     monkeypatch.setattr(classifier, "_score", score)
     assert [status for status, _ in ask(classifier, exported, *PHOTOS)] == [500, 200, 200]

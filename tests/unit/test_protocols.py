@@ -17,7 +17,7 @@ from handler.labels import Prediction
 from handler.payload import Document, Images, Payload
 from handler.protocols import HUGGING_FACE, KSERVE_V1, NATIVE, NATIVE_INSTANCES, OPEN_INFERENCE, Protocol
 from handler.reply import Reply
-from handler.request import Request, Upload
+from handler.request import Request, Seen, Upload
 from handler.settings import Settings
 
 ON_KSERVE = {"explain": "False"}
@@ -29,8 +29,8 @@ TEXTS = [base64.b64encode(image).decode() for image in IMAGES]
 TENSOR = torch.arange(3 * 224 * 224, dtype=torch.float32).view(3, 224, 224) / 1000
 NESTED, FLAT = TENSOR.tolist(), TENSOR.flatten().tolist()
 
-ROBIN = (Prediction(7, "n01", "robin", 0.75, 3.0), Prediction(9, "n02", "crane", 0.25, -2.0))
-CRANE = (Prediction(9, "n02", "crane", 0.5, 0.5), Prediction(0, "n03", "crane", 0.125, -800.0))
+ROBIN = Seen((Prediction(7, "n01", "robin", 0.75, 3.0), Prediction(9, "n02", "crane", 0.25, -2.0)))
+CRANE = Seen((Prediction(9, "n02", "crane", 0.5, 0.5), Prediction(0, "n03", "crane", 0.125, -800.0)))
 BROKEN = Failure(Code.BROKEN_IMAGE, "it is broken")
 
 
