@@ -1,8 +1,9 @@
 """What the service says of one image, and how it is read from HTTP."""
 
+import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import requests
 
@@ -33,15 +34,39 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Explanation:
+    """Where one class was seen on an image.
+
+    map: what speaks for the class, or against it, at 7 × 7 places of the crop that the network saw, rows from the top,
+    in units of logits; its mean and the bias are the logit, of which the probability is the softmax.
+    overlay: a PNG of the crop with the map laid over it; picture: the same of the whole upright picture. None where
+    they were not asked for.
+    """
+
+    class_id: str
+    label: str
+    probability: float
+    logit: float
+    bias: float
+    map: tuple[tuple[float, ...], ...]
+    overlay: bytes | None = None
+    picture: bytes | None = None
+
+
+@dataclass(frozen=True)
 class Answer(Sequence[Prediction]):
     """What the service says of one image: the sequence of its predictions, best first.
 
     recognized: whether the best one is at least as likely as min_probability; if not, "none of these".
+    explanations: of the classes asked for, where that was asked, and crop: left, top, right and bottom of what the
+    network saw, in fractions of the upright picture's width and height.
     """
 
     predictions: tuple[Prediction, ...]
     recognized: bool
     model: Model
+    explanations: tuple[Explanation, ...] = ()
+    crop: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -65,11 +90,26 @@ def read(response: requests.Response) -> Answer:
             tuple(Prediction(row["class_id"], row["label"], row["probability"]) for row in document["predictions"]),
             document["recognized"],
             Model(model["name"], model["version"], model["weights"], model["precision"]),
+            tuple(_explanation(row) for row in document.get("explanations", ())),
+            tuple(document["crop"]) if "crop" in document else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if response.status_code == requests.codes.request_entity_too_large:
             raise _too_large(response) from error
         raise ServiceError(describe(response)) from error
+
+
+def _explanation(row: Mapping[str, Any]) -> Explanation:
+    return Explanation(
+        class_id=row["class_id"],
+        label=row["label"],
+        probability=row["probability"],
+        logit=row["logit"],
+        bias=row["bias"],
+        map=tuple(tuple(line) for line in row["map"]),
+        overlay=base64.b64decode(row["overlay"]) if "overlay" in row else None,
+        picture=base64.b64decode(row["picture"]) if "picture" in row else None,
+    )
 
 
 def describe(response: requests.Response) -> str:

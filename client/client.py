@@ -2,12 +2,12 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Event
 from typing import Self, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import requests
 import stamina
@@ -77,6 +77,28 @@ class Client:
         """
         return self._ask(prepare(image), _options(top_k, min_probability), Event())
 
+    def explain(
+        self,
+        image: Source,
+        *,
+        target: str | int | Sequence[str | int] | None = None,
+        overlays: str | None = None,
+        top_k: int | None = None,
+        min_probability: float | None = None,
+    ) -> Answer:
+        """Like classify(), and where on the image classes were seen: the answer's `explanations`.
+
+        target: a class by its id, its position or its name, or up to ten of them; None: the best one. overlays: the
+        pictures wanted, "crop", "picture", "both" (None) or "none".
+        Raises ValueError for a target that no header can hold, or where the client's url has no /predictions/ in it,
+        which becomes /explanations/; else as classify().
+        """
+        chosen = {"X-Target": _target(target), "X-Overlays": overlays}
+        options = _options(top_k, min_probability) | {
+            name: value for name, value in chosen.items() if value is not None
+        }
+        return self._ask(prepare(image), options, Event(), _explaining(self._url))
+
     def classify_many(
         self, images: Iterable[Source], *, top_k: int | None = None, min_probability: float | None = None
     ) -> Generator[Result, None, None]:
@@ -115,8 +137,10 @@ class Client:
             failed.set_exception(error)
             return failed
 
-    def _ask(self, encode: Callable[[], bytes], options: dict[str, str], stopped: Event) -> Answer:
-        return self._retrying(partial(self._again, stopped), partial(self._request, encode(), options))
+    def _ask(
+        self, encode: Callable[[], bytes], options: dict[str, str], stopped: Event, url: str | None = None
+    ) -> Answer:
+        return self._retrying(partial(self._again, stopped), partial(self._request, encode(), options, url))
 
     def _again(self, stopped: Event, error: Exception) -> bool | float:
         """Whether to try again, or in how many seconds; without a number stamina backs off exponentially, jittered."""
@@ -124,12 +148,12 @@ class Client:
             return False
         return True if error.retry_after is None else min(error.retry_after, self._timeout)
 
-    def _request(self, content: bytes, options: dict[str, str]) -> Answer:
+    def _request(self, content: bytes, options: dict[str, str], url: str | None) -> Answer:
         headers = options | {"Content-Type": "application/octet-stream"}
         try:
             # The session's own `verify` would lose to the environment's; a redirect would turn POST into GET.
             response = self._session.post(
-                self._url,
+                url or self._url,
                 data=content,
                 headers=headers,
                 timeout=self._timeout,
@@ -217,6 +241,24 @@ def _session(url: str, token: str | None, parallel: int) -> requests.Session:
 def _options(top_k: int | None, min_probability: float | None) -> dict[str, str]:
     options = {"X-Top-K": top_k, "X-Min-Probability": min_probability}
     return {name: str(value) for name, value in options.items() if value is not None}
+
+
+def _target(target: str | int | Sequence[str | int] | None) -> str | None:
+    if target is None:
+        return None
+    text = ",".join(map(str, [target] if isinstance(target, str | int) else target))
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(
+            f"a target must be of printable ASCII characters, not {text!r}; give the class's id or position"
+        )
+    return text
+
+
+def _explaining(url: str) -> str:
+    parts = urlsplit(url)
+    if "/predictions/" not in parts.path:
+        raise ValueError(f"explain() needs an address with /predictions/ in it, such as {DEFAULT_URL}, not {url!r}")
+    return urlunsplit(parts._replace(path=parts.path.replace("/predictions/", "/explanations/", 1)))
 
 
 def _result(future: Future[Answer]) -> Result:

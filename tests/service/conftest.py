@@ -28,6 +28,10 @@ class Server:
     def url(self) -> str:
         return self.service.url
 
+    @property
+    def explaining(self) -> str:
+        return f"{self.service.inference}/explanations/densenet"
+
     def post(self, **request: Any) -> requests.Response:
         return requests.post(self.url, timeout=60, **request)
 
@@ -86,9 +90,9 @@ def start(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Starts servers; all of them end with the session."""
     started: list[tuple[torchserve.Service, Path]] = []
 
-    def starter(workers: int = 1, **config: Any) -> Server:
+    def starter(workers: int = 1, export: Path = exported, **config: Any) -> Server:
         folder = tmp_path_factory.mktemp("server")
-        build_archive(exported, folder, workers, **config)
+        build_archive(export, folder, workers, **config)
         properties = free_properties(folder)
         watch = readiness.Watch(folder / "logs" / str(properties.port))
         service = torchserve.start(properties, run=folder, logs=folder / "logs")

@@ -1,5 +1,6 @@
 """The Python client against real services."""
 
+import base64
 import json
 import time
 from collections.abc import Iterator
@@ -52,6 +53,21 @@ def test_it_reads_what_the_service_says(client: Client, server: Server) -> None:
     assert [row.__dict__ for row in answer] == document["predictions"]
     assert (answer.recognized, answer.model.__dict__) == (document["recognized"], document["model"])
     assert len(answer) == 7
+
+
+def test_it_reads_explanations(client: Client, server: Server) -> None:
+    photo = encode(cutouts(1)[0])
+    headers = {"Content-Type": "application/octet-stream", "X-Target": "7,n02124075"}
+    document = requests.post(server.explaining, data=photo, headers=headers, timeout=60).json()
+    answer = client.explain(photo, target=[7, "n02124075"])
+    assert list(answer.crop or ()) == document["crop"]
+    assert (answer.predictions, answer.model) == (client.classify(photo).predictions, client.classify(photo).model)
+    for ours, theirs in zip(answer.explanations, document["explanations"], strict=True):
+        assert [list(row) for row in ours.map] == theirs["map"]
+        for png, text in ((ours.overlay, theirs["overlay"]), (ours.picture, theirs["picture"])):
+            assert png == base64.b64decode(text)
+    with pytest.raises(Refused, match="several classes"):
+        client.explain(photo, target="crane")
 
 
 def test_options_choose_what_is_listed_and_recognized(client: Client) -> None:

@@ -5,13 +5,17 @@ from pathlib import Path
 
 import pytest
 import requests
+import torch
+from torch import nn
 
 from console import Problem
 from export import bundle, weights
 from export.bundle import Quantization
+from handler import explaining, scoring, transform
 from service import readiness, torchserve
 from tests.photos import cutouts, encode
 from tests.service.conftest import build_archive, free_properties, same
+from tests.service.truth import eager_maps
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,17 @@ def test_the_card_says_what_int8_costs(exported_int8: Path) -> None:
 def test_it_is_refused_where_too_many_answers_change(checkpoint: Path, photos: Path) -> None:
     with pytest.raises(Problem, match=r"held-out photos keep their best class, 100\.0% are wanted"):
         bundle.make(weights.load(str(checkpoint)), None, Quantization(photos, 1.0))
+
+
+def test_a_map_is_nearly_that_of_the_eager_network(exported_int8: Path, network: nn.Module) -> None:
+    served = scoring.read((exported_int8 / "model.pt").read_bytes())
+    batch = transform.normalize([transform.crop(image) for image in cutouts(4)])
+    scores = scoring.score(served, batch, chunk=4)
+    eager = eager_maps(network, batch)
+    for logits, activations, expected in zip(scores.logits, scores.activations, eager, strict=True):
+        maps, bias = explaining.evidence(served, activations)
+        torch.testing.assert_close(maps.mean((1, 2)) + bias, logits, rtol=0, atol=1e-4)
+        assert torch.corrcoef(torch.stack([maps.flatten(), expected.flatten()]))[0, 1] > 0.9
 
 
 def test_it_is_served_and_says_so(exported_int8: Path, tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ BASE64 = base64.b64encode(PHOTO).decode()
 TEXT = base64.b64encode(b"text").decode()
 BROKEN = PHOTO[:200]
 VERSION = "1.0"
+TARGET_CLASSES = ("285", "n02124075", "Egyptian_cat", "toilet tissue")
 PART_NAME = DOCUMENT["components"]["schemas"]["Form"]["propertyNames"]["pattern"]
 
 PREDICTIONS, WITH_VERSION = "/predictions/densenet", "/predictions/densenet/{version}"
+EXPLANATIONS, V1_EXPLAIN = "/explanations/densenet", "/v1/models/densenet:explain"
 INVOKE, V1, V2 = "/models/densenet/invoke", "/v1/models/densenet:predict", "/v2/models/densenet/infer"
 
 
@@ -192,6 +194,44 @@ HUGGING_FACE: dict[str, Row] = {
     "text for Hugging Face": (raw(b"text", **{"X-Format": "huggingface"}), 415, Code.NOT_AN_IMAGE),
     "several for Hugging Face": (form(PHOTO, PHOTO, format="huggingface"), 413, Code.TOO_MANY_IMAGES),
 }
+# The same requests at the addresses of explanations: what their answers are then.
+OF_EXPLANATIONS = {
+    "Prediction": "ExplainedPrediction",
+    "Results": "ExplainedResults",
+    "Predictions": "Explanations",
+}
+
+
+def explained(rows: dict[str, Row]) -> dict[str, Row]:
+    return {
+        what: (request, status, OF_EXPLANATIONS.get(answer or "", answer))
+        for what, (request, status, answer) in rows.items()
+    }
+
+
+TARGETS: dict[str, Row] = {
+    "a class": (raw(PHOTO, **{"X-Target": "Egyptian cat"}), 200, "ExplainedPrediction"),
+    "several classes": (form(PHOTO, target="n02124075,7", overlays="none"), 200, "ExplainedPrediction"),
+    "a picture": (raw(PHOTO, Accept="image/png"), 200, None),
+    "a picture of the whole": (raw(PHOTO, Accept="image/png", **{"X-Overlays": "picture"}), 200, None),
+    "a picture of several images": (
+        form(PHOTO, PHOTO) | {"headers": {"Accept": "image/png"}},
+        413,
+        Code.TOO_MANY_IMAGES,
+    ),
+    "a picture of text": (raw(b"text", Accept="image/png"), 415, Code.NOT_AN_IMAGE),
+    "no class": (raw(PHOTO, **{"X-Target": "unicorn"}), 400, Code.BAD_OPTION),
+    "a class of two": (form(PHOTO, target="crane"), 400, Code.BAD_OPTION),
+    "no overlay": (form(PHOTO, overlays="all"), 400, Code.BAD_OPTION),
+    "tensors": (tensors(bytes_tensor(BASE64)), 400, Code.BAD_OPTION),
+    "Hugging Face": (hugging_face(BASE64), 400, Code.BAD_OPTION),
+    "bytes for Hugging Face": (raw(PHOTO, **{"X-Format": "huggingface"}), 400, Code.BAD_OPTION),
+}
+EXPLAINED_INSTANCES: dict[str, Row] = explained(INSTANCES) | {
+    "instances' classes": (instances(BASE64, numbers(), target=["n02124075", 7, "tench"]), 200, "Explanations"),
+    "no class of instances": (instances(BASE64, target=1000), 400, Code.BAD_OPTION),
+}
+EXPLAINED = ALWAYS | explained(IMAGES) | EXPLAINED_INSTANCES | TARGETS
 ANYTHING = ALWAYS | IMAGES | INSTANCES | TENSORS | HUGGING_FACE
 DESCRIPTION: dict[str, Row] = {
     "no Accept": ({}, 400, Code.NO_IMAGE),
@@ -203,8 +243,11 @@ TABLE: dict[tuple[str, str], dict[str, Row]] = {
     ("post", PREDICTIONS): ANYTHING,
     ("put", PREDICTIONS): ANYTHING,
     ("post", WITH_VERSION): ANYTHING,
+    ("post", EXPLANATIONS): EXPLAINED,
+    ("put", EXPLANATIONS): EXPLAINED,
     ("post", INVOKE): ANYTHING | {"a query": (raw(PHOTO) | {"params": {"format": "huggingface"}}, 200, "Scores")},
     ("post", V1): ALWAYS | INSTANCES,
+    ("post", V1_EXPLAIN): ALWAYS | EXPLAINED_INSTANCES,
     ("post", V2): ALWAYS | TENSORS,
     ("get", "/ping"): {"up": ({}, 200, "Health")},
 }
@@ -282,7 +325,7 @@ def test_every_address_serves_the_document(server: Server, path: str) -> None:
     assert response.json() == DOCUMENT
 
 
-@pytest.mark.parametrize("path", ["/invocations", "/densenet/predict", "/explanations/densenet"])
+@pytest.mark.parametrize("path", ["/invocations", "/densenet/predict"])
 def test_the_other_addresses_that_it_names_lead_to_the_same_handler(server: Server, path: str) -> None:
     assert path in DOCUMENT["info"]["description"]
     assert ask(server, "post", path, **raw(PHOTO)).json() == server.send(PHOTO).json()
@@ -303,8 +346,8 @@ schemathesis.openapi.format("photo in base64", st.sampled_from([base64.b64encode
 
 
 def load(*, systematic: bool) -> Any:
-    """The document as a generator can use it: a few photos at a time, for the one version that is there, and no tensor
-    of numbers, for 150 528 are more than Hypothesis makes.
+    """The document as a generator can use it: a few photos at a time, for the one version that is there, classes that
+    the model has, and no tensor of numbers, for 150 528 are more than Hypothesis makes.
 
     systematic: every parameter and property in turn at and over its limits, too; a thousand requests for all addresses.
     """
@@ -313,7 +356,9 @@ def load(*, systematic: bool) -> Any:
     schemas = document["components"]["schemas"]
     schemas["File"]["format"] = "photo"
     schemas["Base64"]["format"] = "photo in base64"
-    schemas["InstancesRequest"]["properties"]["instances"]["maxItems"] = 3
+    schemas["Target"] = {"enum": [*TARGET_CLASSES, int(TARGET_CLASSES[0])]}
+    for request in ("InstancesRequest", "ExplainInstancesRequest"):
+        schemas[request]["properties"]["instances"]["maxItems"] = 3
     schemas["EncodedImages"]["properties"]["data"]["maxItems"] = 3
     schemas["BareInstance"]["anyOf"].remove(component("PreprocessedImage"))
     schemas["TensorsRequest"]["properties"]["inputs"]["items"]["oneOf"].remove(component("PreprocessedImages"))

@@ -62,11 +62,6 @@ def test_the_management_address_says_ready_of_v1(server: Server) -> None:
     assert (answer.status_code, answer.json()) == (200, {"name": "densenet", "ready": True})
 
 
-def test_explain_of_v1_is_answered_with_predictions_and_no_explanations(server: Server) -> None:
-    answer = requests.post(f"{server.service.inference}/v1/models/densenet:explain", json=V1, timeout=60)
-    assert (answer.status_code, answer.json().keys()) == (200, {"predictions"})
-
-
 def test_triton_takes_the_service_for_not_ready(server: Server) -> None:
     with triton.InferenceServerClient(server.service.inference.removeprefix("http://")) as client:
         assert client.is_server_live() is False

@@ -1,5 +1,6 @@
 """The client against servers that misbehave, are not the service, or not there."""
 
+import base64
 import io
 import json
 import pickle
@@ -77,6 +78,7 @@ class Asked:
     number: int
     body: bytes
     headers: dict[str, str]
+    path: str = ""
 
 
 class Fake(ThreadingHTTPServer):
@@ -101,7 +103,7 @@ class FakeHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with self.server.lock:
-            asked = Asked(len(self.server.asked), body, dict(self.headers))
+            asked = Asked(len(self.server.asked), body, dict(self.headers), self.path)
             self.server.asked.append(asked)
         reply = self.server.script(asked)
         if reply is None:
@@ -205,6 +207,67 @@ class TestAnswer:
             with pytest.raises(ServiceError, match="answered 301"):
                 classify(b"photo", url=server.url, token="secret")
             assert len(server.asked) == 1
+
+
+EXPLANATION = {
+    "class_id": "n1",
+    "label": "cat",
+    "probability": 0.75,
+    "logit": 3.0,
+    "bias": 0.5,
+    "map": [[float(row * 7 + column) for column in range(7)] for row in range(7)],
+    "overlay": base64.b64encode(b"crop").decode(),
+}
+
+
+class TestExplanations:
+    def test_they_are_read_with_their_pictures(self) -> None:
+        document = json.loads(answer()) | {"explanations": [EXPLANATION], "crop": [0.1, 0.0, 0.9, 1.0]}
+        with client_of(scripted(Reply(body=json.dumps(document)))) as (client, _):
+            found = client.explain(b"photo")
+        (only,) = found.explanations
+        assert (only.class_id, only.label, only.probability, only.logit, only.bias) == ("n1", "cat", 0.75, 3.0, 0.5)
+        assert only.map == tuple(tuple(float(row * 7 + column) for column in range(7)) for row in range(7))
+        assert (only.overlay, only.picture) == (b"crop", None)
+        assert found.crop == (0.1, 0.0, 0.9, 1.0)
+        assert hash(found)
+
+    @pytest.mark.parametrize("broken", [7, [{}], [EXPLANATION | {"map": 7}], [EXPLANATION | {"overlay": 7}]])
+    def test_what_is_no_explanation_is_told(self, broken: object) -> None:
+        document = json.dumps(json.loads(answer()) | {"explanations": broken})
+        with client_of(scripted(Reply(body=document))) as (client, _), pytest.raises(ServiceError):
+            client.explain(b"photo")
+
+    def test_options_are_sent_to_the_address_of_explanations(self) -> None:
+        with client_of(scripted(FINE)) as (client, server):
+            client.explain(b"photo")
+            client.explain(b"photo", target="Egyptian cat", overlays="none", top_k=3, min_probability=0.5)
+            client.explain(b"photo", target=7)
+            client.explain(b"photo", target=["n02124075", 7])
+            client.classify(b"photo")
+        names = ("X-Target", "X-Overlays", "X-Top-K", "X-Min-Probability")
+        assert [[asked.headers.get(name) for name in names] for asked in server.asked] == [
+            [None, None, None, None],
+            ["Egyptian cat", "none", "3", "0.5"],
+            ["7", None, None, None],
+            ["n02124075,7", None, None, None],
+            [None, None, None, None],
+        ]
+        assert [asked.path for asked in server.asked] == ["/explanations/densenet"] * 4 + ["/predictions/densenet"]
+
+    @pytest.mark.parametrize("target", ["Bär", "a\r\nX-Top-K: 3", ["tench", "\0"], "\N{NO-BREAK SPACE}"])
+    def test_a_target_that_no_header_can_hold_is_told(self, target: Any) -> None:
+        with client_of(scripted(FINE)) as (client, server):
+            with pytest.raises(ValueError, match="give the class's id or position"):
+                client.explain(b"photo", target=target)
+            assert server.asked == []
+
+    @pytest.mark.parametrize(
+        "url", ["http://127.0.0.1:9/", "http://predictions/x", "http://127.0.0.1:9/x?/predictions/"]
+    )
+    def test_an_address_without_predictions_is_told(self, url: str) -> None:
+        with Client(url) as client, pytest.raises(ValueError, match="needs an address with /predictions/ in it"):
+            client.explain(b"photo")
 
 
 class TestRequest:

@@ -10,11 +10,11 @@ from jsonschema import ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from export import ROOT
-from handler import encoding, payload, protocols, reply
+from handler import encoding, explaining, payload, protocols, reply
 from handler.failures import Code, Failure
-from handler.protocols import hugging_face, kserve_v1, open_inference
+from handler.protocols import hugging_face, kserve_v1, native, open_inference
 from handler.reply import Reply
-from handler.request import MAX_TOP_K, Options, read_count
+from handler.request import MAX_TARGETS, MAX_TOP_K, Options, Overlays, read_count
 from handler.settings import _RANGES, Settings
 from service.properties import Properties
 from tests.openapi import DOCUMENT, check, resolve
@@ -80,8 +80,11 @@ def test_every_address_that_reaches_the_handler_is_there_and_torchserves_own() -
         "post /predictions/densenet",
         "put /predictions/densenet",
         "post /predictions/densenet/{version}",
+        "post /explanations/densenet",
+        "put /explanations/densenet",
         "post /models/densenet/invoke",
         "post /v1/models/densenet:predict",
+        "post /v1/models/densenet:explain",
         "post /v2/models/densenet/infer",
         "get /ping",
     ]
@@ -146,12 +149,21 @@ def names_of(operation: str, place: str) -> list[str]:
 
 def test_every_option_is_there_as_header_query_field_and_parameter() -> None:
     *headers, binary = names_of("post /models/densenet/invoke", "header")
-    assert [header.lower() for header in headers] == list(payload.OPTION_HEADERS)
+    why = names_of("post /explanations/densenet", "header")
+    assert {header.lower() for header in [*headers, *why]} == set(payload.OPTION_HEADERS)
     assert binary.lower() == payload._JSON_LENGTH
-    assert names_of("post /models/densenet/invoke", "query") == list(payload.OPTIONS)
-    assert list(SCHEMAS["Form"]["properties"]) == ["file", *payload.OPTIONS]
+    predicting = [*native.OPTIONS, "format"]
+    assert names_of("post /models/densenet/invoke", "query") == predicting
+    assert [payload.OPTION_HEADERS[header.lower()] for header in headers] == predicting
+    assert [payload.OPTION_HEADERS[header.lower()] for header in why] == list(native.WHY_OPTIONS)
+    for form, options in (("Form", predicting), ("ExplainForm", native.WHY_OPTIONS)):
+        assert list(SCHEMAS[form]["properties"]) == ["file", *options]
+        other = set(payload.OPTIONS) - set(options)
+        excluded = SCHEMAS[form]["propertyNames"]["not"]
+        assert set(excluded.get("enum", [excluded.get("const")])) == other
     for request, options in {
-        "InstancesRequest": kserve_v1._OPTIONS,
+        "InstancesRequest": native.OPTIONS,
+        "ExplainInstancesRequest": native.WHY_OPTIONS,
         "TensorsRequest": open_inference._PARAMETERS,
         "HuggingFaceRequest": hugging_face._OPTIONS,
     }.items():
@@ -166,6 +178,16 @@ def test_names_that_a_request_may_hold_are_the_handlers() -> None:
     assert SCHEMAS["OutputName"]["enum"] == list(open_inference._OUTPUTS)
     assert SCHEMAS["TensorsRequest"]["properties"]["outputs"]["maxItems"] == len(open_inference._OUTPUTS)
     assert tuple(SCHEMAS["Instance"]["anyOf"][1]["properties"]) == kserve_v1._NAMES
+
+
+def test_explanations_have_the_handlers_numbers() -> None:
+    assert SCHEMAS["Overlays"]["enum"] == list(Overlays)
+    targets = SCHEMAS["ExplainInstancesRequest"]["properties"]["parameters"]["properties"]["target"]["anyOf"][1]
+    assert targets["maxItems"] == SCHEMAS["ExplanationsOfImage"]["maxItems"] == MAX_TARGETS
+    assert f"up to {MAX_TARGETS}" in SCHEMAS["Target"]["description"]
+    rows = SCHEMAS["Explanation"]["properties"]["map"]
+    assert {side[key] for side in (rows, rows["items"]) for key in ("minItems", "maxItems")} == {explaining.SIDE}
+    assert f"at most {explaining.LONGEST} pixels" in SCHEMAS["Explanation"]["properties"]["picture"]["description"]
 
 
 def test_preprocessed_images_have_the_networks_shape() -> None:
@@ -184,9 +206,11 @@ def test_preprocessed_images_have_the_networks_shape() -> None:
 
 def test_lists_may_be_as_long_as_any_operator_can_allow() -> None:
     _, most = _RANGES["max_images"]
-    assert SCHEMAS["InstancesRequest"]["properties"]["instances"]["maxItems"] == most
+    for request in ("InstancesRequest", "ExplainInstancesRequest"):
+        assert SCHEMAS[request]["properties"]["instances"]["maxItems"] == most
     assert SCHEMAS["EncodedImages"]["properties"]["data"]["maxItems"] == most
-    for answer, images in (("Results", "results"), ("Predictions", "predictions")):
+    answers = [("Results", "results"), ("Predictions", "predictions"), ("ExplainedResults", "results")]
+    for answer, images in [*answers, ("Explanations", "predictions"), ("Explanations", "explanations")]:
         assert SCHEMAS[answer]["properties"][images]["maxItems"] == most
     for tensor in ("EncodedImages", "PreprocessedImages"):
         assert SCHEMAS[tensor]["properties"]["shape"]["prefixItems"][0]["maximum"] == most
