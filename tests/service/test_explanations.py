@@ -5,7 +5,6 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any
@@ -51,12 +50,14 @@ def near(maps: Any, expected: torch.Tensor) -> bool:
     return bool((torch.tensor(maps) - expected).abs().max() < 1e-4 * expected.std())
 
 
+@pytest.fixture(scope="module")
+def maps(network: nn.Module) -> torch.Tensor:
+    """Of the photos, by the eager network."""
+    return eager_maps(network, torch.stack([preprocessed(photo) for photo in PHOTOS]))
+
+
 class TestMaps:
     """What is said equals what the eager network saw."""
-
-    @pytest.fixture(scope="class")
-    def maps(self, network: nn.Module) -> torch.Tensor:
-        return eager_maps(network, torch.stack([preprocessed(photo) for photo in PHOTOS]))
 
     def test_of_the_best_class_unless_told_otherwise(self, server: Server, maps: torch.Tensor) -> None:
         for photo, expected in zip(PHOTOS, maps, strict=True):
@@ -101,10 +102,10 @@ class TestMaps:
 
 
 @pytest.fixture(scope="module")
-def seeing_discs(start: Starter, tmp_path_factory: pytest.TempPathFactory) -> Server:
+def seeing_discs(start: Starter, network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Server:
     """A service whose classes are the colours of discs."""
     folder = tmp_path_factory.mktemp("discs")
-    torch.save(discs.make_disc_network().state_dict(), folder / "discs.pth")
+    torch.save(discs.make_disc_network(network).state_dict(), folder / "discs.pth")
     (folder / "classes.json").write_text(json.dumps(discs.CLASSES))
     bundle.make(weights.load(str(folder / "discs.pth")), folder / "classes.json").write(folder / "export")
     return start(workers=1, export=folder / "export")
@@ -357,38 +358,35 @@ MIXED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class TestMixedBatches:
-    """Predictions and explanations in one batch: each is answered as alone."""
+def ask_mixed(server: Server, name: str, together: Barrier | None = None) -> list[Any]:
+    """Status and content."""
+    route, request = MIXED[name]
+    if together:
+        together.wait()
+    response = requests.post(server.service.inference + route, timeout=60, **request)
+    is_png = response.headers["Content-Type"] == "image/png"
+    return [response.status_code, to_list(response.content) if is_png else without_last_bits(response.json())]
 
-    @staticmethod
-    def ask(server: Server, name: str, together: Barrier | None = None) -> tuple[int, Any]:
-        route, request = MIXED[name]
-        if together:
-            together.wait()
-        response = requests.post(server.service.inference + route, timeout=60, **request)
-        if response.headers["Content-Type"] == "image/png":
-            return response.status_code, to_list(response.content)
-        return response.status_code, without_last_bits(response.json())
 
-    @pytest.fixture(scope="class")
-    def alone(self, server: Server) -> dict[str, tuple[int, Any]]:
-        return {name: self.ask(server, name) for name in MIXED}
+@pytest.fixture(scope="module")
+def alone(server: Server) -> dict[str, list[Any]]:
+    """What each is answered by a service that takes one request at a time."""
+    return {name: ask_mixed(server, name) for name in MIXED}
 
-    @pytest.fixture(autouse=True)
-    def _nobody_is_hurt(self, batching: Server) -> Iterator[None]:
-        workers, log = batching.workers(), batching.log()
-        yield
-        assert batching.workers() == workers
-        assert "unexpected failure" not in batching.log()[len(log) :]
 
-    @pytest.mark.parametrize("shift", range(4))
-    def test_eight_at_once(self, batching: Server, alone: dict[str, tuple[int, Any]], shift: int) -> None:
-        names = [list(MIXED)[(shift * BATCH + 5 * i) % len(MIXED)] for i in range(BATCH)]
-        together = Barrier(BATCH)
-        with ThreadPoolExecutor(BATCH) as clients:
-            answers = clients.map(lambda name: self.ask(batching, name, together), names)
-            for name, answer in zip(names, answers, strict=True):
-                assert alike(list(answer), list(alone[name])), name
+@pytest.mark.parametrize("shift", range(4))
+def test_predictions_and_explanations_in_one_batch_are_each_answered_as_alone(
+    batching: Server, alone: dict[str, list[Any]], shift: int
+) -> None:
+    workers, log = batching.workers(), batching.log()
+    names = [list(MIXED)[(shift * BATCH + 5 * i) % len(MIXED)] for i in range(BATCH)]
+    together = Barrier(BATCH)
+    with ThreadPoolExecutor(BATCH) as clients:
+        answers = clients.map(lambda name: ask_mixed(batching, name, together), names)
+        for name, answer in zip(names, answers, strict=True):
+            assert alike(answer, alone[name]), name
+    assert batching.workers() == workers
+    assert "unexpected failure" not in batching.log()[len(log) :]
 
 
 def to_list(png: bytes) -> list[list[float]]:
