@@ -11,7 +11,7 @@ import pytest
 import torch
 from ts.context import Context, RequestProcessor
 
-from handler import imaging, labels
+from handler import explaining, imaging, labels
 from handler.entry import Classifier
 from handler.scoring import Scores
 from tests.photos import cutouts, encode
@@ -119,6 +119,42 @@ def test_no_row_however_odd_raises(classifier: Classifier, exported: Path, row: 
     else:
         assert document["success"] is False
         assert 400 <= context.get_response_status(0)[0] < 500
+
+
+def explained(classifier: Classifier, exported: Path, *contents: bytes, **headers: str) -> list[tuple[int, Any]]:
+    """Every other row wants an explanation."""
+    context = make_context(exported, len(contents))
+    for i in range(0, len(contents), 2):
+        context.request_processor[i] = RequestProcessor({"explain": "True", "url_path": "", **headers})
+    bodies = classifier.handle([{"body": bytearray(content)} for content in contents], context)
+    return [(context.get_response_status(i)[0], json.loads(body)) for i, body in enumerate(bodies)]
+
+
+def test_predictions_and_explanations_go_through_the_network_together(
+    classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, original = [], classifier._score
+    monkeypatch.setattr(classifier, "_score", lambda batch: (sizes.append(len(batch)), original(batch))[1])
+    answers = explained(classifier, exported, *PHOTOS, **{"x-target": "7"})
+    assert sizes == [3]
+    assert [answer.get("explanations", [{}])[0].get("class_id") for _, answer in answers] == [
+        *("n01514668", None, "n01514668")
+    ]
+
+
+def test_a_defect_of_explaining_costs_only_the_row_that_asked(
+    classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explaining, "to_png", lambda picture: 1 / 0)
+    assert [status for status, _ in explained(classifier, exported, *PHOTOS)] == [500, 200, 500]
+
+
+def test_what_is_no_class_is_refused_before_anything_is_decoded(
+    classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imaging, "decode", lambda content, **options: 1 / 0)
+    ((status, answer),) = explained(classifier, exported, PHOTOS[0], **{"x-target": "unicorn"})
+    assert (status, answer["error"]["code"]) == (400, "bad_option")
 
 
 def test_headers_that_are_objects_do_no_harm(classifier: Classifier, exported: Path) -> None:

@@ -82,3 +82,9 @@ def test_an_option_beside_the_parameters_is_told_rather_than_ignored(document: s
 def test_bytes_after_the_json_that_nothing_claims_are_refused(document: bytes) -> None:
     headers = {"Host": "here", "Inference-Header-Content-Length": str(len(document))}
     assert refused({"body": document + b"more"}, headers) is Code.BAD_JSON
+
+
+def test_of_a_header_in_two_cases_torchserves_own_counts() -> None:
+    for headers in ({"explain": "False", "Explain": "True"}, {"EXPLAIN": "True", "explain": "False"}):
+        assert payload.plain_headers(headers) == {"explain": "False"}
+    assert payload.plain_headers({"X-Top-K": "3", "part": {"content-type": "image/png"}}) == {"x-top-k": "3"}
