@@ -34,6 +34,7 @@ CONFIG = "model-config.yaml"
 ON_A_GPU = {"deviceType": "gpu", "batchSize": 32, "maxBatchDelay": 5}
 # What zipfile raises for damaged archives, depending on where the damage is; and what is missing in foreign ones.
 _UNREADABLE = (OSError, EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile, yaml.YAMLError)
+_PAGE = (".html", ".css", ".js", ".yaml")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can hold
 
 
@@ -96,8 +97,9 @@ def read_card(archive: Path) -> dict[str, Any]:
 
 def _contents(folder: Path) -> dict[str, Path]:
     """Path in the archive → file, for all but what the archiver generates."""
-    files = [HANDLER / DESCRIPTION, *(path for path in HANDLER.rglob("*.py") if path.name != "entry.py")]
-    modules = {str(path.relative_to(HANDLER.parent)): path for path in files}
+    page = [path for path in (HANDLER / "page").iterdir() if path.suffix in _PAGE]
+    code = [path for path in HANDLER.rglob("*.py") if path.name != "entry.py"]
+    modules = {str(path.relative_to(HANDLER.parent)): path for path in (HANDLER / DESCRIPTION, *page, *code)}
     return modules | {"entry.py": HANDLER / "entry.py"} | {name: folder / name for name in (NETWORK, CARD, CLASSES)}
 
 

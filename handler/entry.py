@@ -17,6 +17,7 @@ from handler import encoding, explaining, hardware, imaging, labels, payload, pr
 from handler.context import Context
 from handler.explaining import Look
 from handler.failures import Code, Failure
+from handler.page import Page
 from handler.protocols import Asked
 from handler.reply import Reply
 from handler.request import Outcome, Request, Seen, Upload, Why
@@ -55,6 +56,7 @@ class Classifier:
             "weights": self.card["weights"]["name"],
             "precision": self.card["precision"],
         }
+        self.page = Page(self.card, self.model, self.settings)
         log.info("ready: %s, torch %s, %d thread(s)", self.model, torch.__version__, self.settings.threads)
         if self.card["weights"]["name"] == "untrained":
             log.warning("THE WEIGHTS ARE UNTRAINED: every answer is meaningless")
@@ -76,12 +78,14 @@ class Classifier:
         # gets a prediction, or is told what is wrong with the form.
         if not row and "content-type" not in plain and plain.get("describe", "").lower() == "true":
             return reply.document(self.card | {"model": self.model, "options": vars(self.settings)})
-        protocol = protocols.presume(row, plain)
+        form = self.page.protocol(plain)
+        protocol = form or protocols.presume(row, plain)
         received = self._guard(context, i, payload.read, row, headers)
         if isinstance(received, Failure):
-            instead = reply.instead_of_an_answer(plain) if received.code is Code.NO_IMAGE else None
+            asks_nothing = received.code is Code.NO_IMAGE and form is None
+            instead = self._instead_of_an_answer(plain) if asks_nothing else None
             return instead or protocol.refuse(received)
-        recognized = self._guard(context, i, protocols.recognize, received, plain)
+        recognized = protocol if form else self._guard(context, i, protocols.recognize, received, plain)
         if isinstance(recognized, Failure):
             return protocol.refuse(recognized)
         if protocols.wants_explanations(plain):
@@ -89,6 +93,9 @@ class Classifier:
         else:
             request = self._guard(context, i, recognized.read, received, self.settings)
         return recognized.refuse(request) if isinstance(request, Failure) else Asked(recognized, request)
+
+    def _instead_of_an_answer(self, headers: Mapping[str, str]) -> Reply | None:
+        return reply.instead_of_an_answer(headers) or self.page.instead_of_an_answer(headers)
 
     def _look(self, upload: Upload, why: Why | None) -> Look:
         """Decode and crop one upload, to a picture of the network's size; larger ones are not held on to."""

@@ -11,19 +11,6 @@ import yaml
 DESCRIPTION = "openapi.yaml"
 _OPENAPI = "application/vnd.oai.openapi+json"
 
-_PAGE = b"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; form-action 'self'">
-<title>What is on this photo?</title>
-<form method="post" enctype="multipart/form-data">
-<label>Photo <input type="file" name="file" accept="image/*" required></label>
-<button>Classify</button>
-</form>
-</html>
-"""
-
 
 @dataclass(frozen=True)
 class Reply:
@@ -48,12 +35,8 @@ def encode(content: object) -> bytes:
 
 
 def instead_of_an_answer(headers: Mapping[str, str]) -> Reply | None:
-    """What a request without an image may be after: a person's browser, which alone names text/html, the page; a
-    program, the description. headers: by lower-case name."""
-    accept = headers.get("accept", "")
-    if _OPENAPI in accept:
-        return description()
-    return upload_page() if "text/html" in accept else None
+    """The description, where a program without an image asks for it. headers: by lower-case name."""
+    return description() if _OPENAPI in headers.get("accept", "") else None
 
 
 @cache
@@ -61,8 +44,3 @@ def description() -> Reply:
     """The OpenAPI document of everything that the handler accepts and answers."""
     text = Path(__file__).with_name(DESCRIPTION).read_text(encoding="utf-8")
     return Reply(encode(yaml.safe_load(text)), content_type=_OPENAPI)
-
-
-def upload_page() -> Reply:
-    """A page to choose a photo on; its form posts back to the same address."""
-    return Reply(_PAGE, content_type="text/html; charset=utf-8")

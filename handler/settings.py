@@ -22,6 +22,8 @@ class Settings:
     """The most pixels (width × height) of one image; 64 million take about 1 GB of memory to decode."""
     exact_decoding: bool = False
     """Whether large JPEGs are decoded whole, pixel for pixel as the tutorials do, at several times the cost."""
+    max_request_bytes: int = 10_485_760
+    """TorchServe's max_request_size, which no handler is told; the page warns people before they send more."""
     max_response_bytes: int = 6_000_000
     """The largest answer; must stay below TorchServe's max_response_size, past which it kills the worker."""
     threads: int = 1
@@ -53,6 +55,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_probability": (0, 1),
     "max_images": (1, 1000),
     "max_image_pixels": (1, PILLOW_PIXEL_LIMIT),
+    "max_request_bytes": (1_000, 2_000_000_000),
     "max_response_bytes": (1_000, 2_000_000_000),
     "threads": (1, 1024),
     "network_batch": (1, 4096),

@@ -1,6 +1,8 @@
 """Real TorchServes on free ports, serving the archive of a checkpoint that answers differently to every photo."""
 
+import json
 import random
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from export import ROOT
 from export import archive as archiving
 from service import readiness, torchserve
 from service.properties import Properties
+from tests.photos import cutouts, encode
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,30 @@ def build_archive(exported: Path, folder: Path, workers: int, **config: Any) -> 
     path.write_text(yaml.safe_dump(template | config | {"handler": handler}))
     archiving.build(exported, folder / "densenet.mar", version="1.0", workers=workers, config=path)
     return folder / "densenet.mar"
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A service that asks for tokens, and the keys it wrote down."""
+
+    url: str
+    keys: dict[str, str]
+
+
+def ready(service: torchserve.Service, keys: Path) -> Guarded:
+    """Waits until a photo is answered: TorchServe writes its keys first, and readiness as usual has no key."""
+    photo = encode(cutouts(1)[0])
+    deadline = time.monotonic() + 300
+    while service.alive and time.monotonic() < deadline:
+        time.sleep(0.2)
+        try:
+            found = {name: entry["key"] for name, entry in json.loads(keys.read_text()).items()}
+            headers = {"Authorization": f"Bearer {found['inference']}"}
+            if requests.put(service.url, data=photo, headers=headers, timeout=60).ok:
+                return Guarded(service.url, found)
+        except (OSError, ValueError):  # no keys yet, or half of them; no port yet
+            continue
+    raise Problem(f"the service did not come up; see {service.logs}")
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,7 @@
 """The Python client against real services."""
 
 import base64
-import json
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +12,11 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from client import Answer, Client, Refused, ServiceError, Unauthorized, classify
 from client.images import Source
-from console import Problem
 from handler.failures import Code
 from service import torchserve
 from service.properties import Properties
 from tests.photos import cutouts, encode
-from tests.service.conftest import Server, Starter, build_archive, free_properties
+from tests.service.conftest import Guarded, Server, Starter, build_archive, free_properties, ready
 
 
 @pytest.fixture
@@ -187,30 +183,6 @@ def test_a_full_queue_is_mended_by_trying_again(start: Starter, retries: list[Re
     for result, expected in zip(rushed, alone, strict=True):
         assert result == expected or (isinstance(result, ServiceError) and "answered 503" in str(result))
     assert {type(result) is Answer for result in rushed} == {True, False}
-
-
-@dataclass(frozen=True)
-class Guarded:
-    """A service that asks for tokens, and the keys it wrote down."""
-
-    url: str
-    keys: dict[str, str]
-
-
-def ready(service: torchserve.Service, keys: Path) -> Guarded:
-    """Waits until a photo is answered: TorchServe writes its keys first, and readiness as usual has no key."""
-    photo = encode(cutouts(1)[0])
-    deadline = time.monotonic() + 300
-    while service.alive and time.monotonic() < deadline:
-        time.sleep(0.2)
-        try:
-            found = {name: entry["key"] for name, entry in json.loads(keys.read_text()).items()}
-            headers = {"Authorization": f"Bearer {found['inference']}"}
-            if requests.put(service.url, data=photo, headers=headers, timeout=60).ok:
-                return Guarded(service.url, found)
-        except (OSError, ValueError):  # no keys yet, or half of them; no port yet
-            continue
-    raise Problem(f"the service did not come up; see {service.logs}")
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,7 @@ def test_a_get_says_what_to_send_and_a_browser_gets_a_page(server: Server) -> No
     assert "curl -T" in response.json()["error"]["message"]
     page = requests.get(server.url, headers={"Accept": "text/html,*/*;q=0.8"}, timeout=60)
     assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    assert '<input type="file"' in page.text
+    assert '<form class="zone" method="post" enctype="multipart/form-data"' in page.text
 
 
 def test_the_model_card_is_there_for_the_management_api(server: Server) -> None:

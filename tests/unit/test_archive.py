@@ -60,7 +60,9 @@ def move_temporary_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
 
 def expected_entries() -> list[str]:
     names = [str(path.relative_to(ROOT)) for path in (ROOT / "handler").rglob("*.py")]
+    page = ("page.html", "card.html", "class.html", "page.css", "page.js", "texts.yaml")
     handler = [name for name in names if name != "handler/entry.py"] + ["handler/openapi.yaml"]
+    handler += [f"handler/page/{name}" for name in page]
     export = ["model.pt", "model_card.json", "index_to_name.json"]
     generated = ["MAR-INF/MANIFEST.json", "model-config.yaml"]
     return sorted([*handler, "entry.py", *export, *generated])

@@ -1,0 +1,509 @@
+"""The page in a real browser, against a real TorchServe."""
+
+import base64
+import contextlib
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import Error, Page, Route, expect
+
+from tests.browser.conftest import Visit, Visitor, photo
+from tests.photos import cutouts, encode
+from tests.service.conftest import Guarded, Server
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+
+def truth(server: Server, number: int = 0) -> dict[str, Any]:
+    answer: dict[str, Any] = server.send(encode(cutouts(number + 1)[number])).json()
+    return answer
+
+
+def people(label: str) -> str:
+    return label.replace("_", " ")
+
+
+def check_card(visit: Visit, name: str, answer: dict[str, Any]) -> None:
+    """A card says what the service says to a program."""
+    card = visit.card(name)
+    rows = answer["predictions"]
+    expect(card.locator(".name")).to_have_text([people(row["label"]) for row in rows])
+    expect(card.locator(".id")).to_have_text([row["class_id"] for row in rows])
+    expect(card.locator(".share")).to_have_text([f"{row['probability']:.1%}" for row in rows])
+    best = people(answer["class_name"]) if answer["recognized"] else "Nothing I know"
+    expect(card.locator("h2")).to_have_text(best)
+
+
+def test_a_photo_chosen_is_shown_and_answered(visit: Visitor, server: Server) -> None:
+    visited = visit()
+    visited.choose(photo())
+    check_card(visited, "photo.jpg", truth(server))
+    card = visited.card("photo.jpg")
+    assert card.locator("img").evaluate("image => image.naturalWidth") == cutouts(1)[0].width
+    assert card.locator("img").get_attribute("src").startswith("blob:")  # type: ignore[union-attr]
+    assert re.fullmatch(r"\d+\.\d\d s", card.locator(".time").inner_text())
+    widths = card.locator("rect").evaluate_all("bars => bars.map((bar) => bar.getAttribute('width'))")
+    assert [float(width.rstrip("%")) / 100 for width in widths] == pytest.approx(
+        [row["probability"] for row in truth(server)["predictions"]], abs=1e-5
+    )
+
+
+def test_the_json_behind_an_answer_is_there(visit: Visitor, server: Server) -> None:
+    visited = visit()
+    visited.choose(photo())
+    visited.page.get_by_text("JSON", exact=True).click()
+    shown = json.loads(visited.page.locator("pre").inner_text())
+    assert shown["class_id"] == truth(server)["class_id"]
+    assert shown["model"] == truth(server)["model"]
+
+
+def test_the_preview_is_there_before_the_answer(visit: Visitor) -> None:
+    held: list[Route] = []
+    visited = visit(prepare=lambda page: page.route(lambda url: True, lambda route: hold(route, held)))
+    visited.page.set_input_files("#file", photo())
+    expect(visited.cards.locator("h2")).to_have_text("Looking…")
+    expect(visited.cards.locator("img")).to_have_js_property("naturalWidth", cutouts(1)[0].width)
+    held[0].continue_()
+    visited.settle()
+
+
+def hold(route: Route, held: list[Route]) -> None:
+    if route.request.method == "POST":
+        held.append(route)
+    else:
+        route.continue_()
+
+
+def test_several_at_once_are_each_answered_on_a_card_of_their_own_in_their_order(
+    visit: Visitor, server: Server
+) -> None:
+    visited = visit()
+    names = [f"photo-{number}.jpg" for number in range(5)]
+    visited.choose(*(photo(number, name) for number, name in enumerate(names)))
+    expect(visited.page.locator(".file")).to_have_text(names)
+    for number, name in enumerate(names):
+        check_card(visited, name, truth(server, number))
+
+
+def test_photos_dropped_by_the_mouse_are_answered(visit: Visitor, server: Server, tmp_path: Path) -> None:
+    visited = visit()
+    path = tmp_path / "dropped.jpg"
+    path.write_bytes(encode(cutouts(1)[0]))
+    mouse = visited.page.context.new_cdp_session(visited.page)
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver"):
+        mouse.send("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 400, "data": data})
+    expect(visited.page.locator("body")).to_have_class(re.compile("over"))
+    mouse.send("Input.dispatchDragEvent", {"type": "drop", "x": 600, "y": 400, "data": data})
+    visited.settle()
+    check_card(visited, "dropped.jpg", truth(server))
+    expect(visited.page.locator("body")).not_to_have_class(re.compile("over"))
+
+
+COPY = """async (data) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const picture = new Blob([bytes], { type: "image/png" });
+  await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
+}"""
+
+
+def test_a_picture_pasted_from_the_clipboard_is_answered(visit: Visitor, server: Server) -> None:
+    visited = visit(permissions=["clipboard-read", "clipboard-write"])
+    picture = encode(cutouts(1)[0], "PNG")
+    visited.page.evaluate(COPY, base64.b64encode(picture).decode())
+    visited.page.keyboard.press("Control+V")
+    visited.settle()
+    check_card(visited, "image.png", server.send(picture).json())
+
+
+def test_a_file_that_is_no_photo_is_refused_in_the_services_own_words(visit: Visitor, server: Server) -> None:
+    visited = visit()
+    visited.choose({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"not a photo"}, photo())
+    refused = visited.card("notes.txt")
+    expect(refused).to_have_attribute("data-state", "refused")
+    message = server.send(b"not a photo").json()["error"]["message"]
+    expect(refused.locator(".message")).to_have_text(message)
+    expect(refused.locator(".message")).to_have_attribute("lang", "en")
+    assert '"code": "not_an_image"' in (refused.locator("pre").text_content() or "")
+    expect(refused.locator("img")).to_be_hidden()
+    check_card(visited, "photo.jpg", truth(server))
+
+
+def test_what_was_not_recognized_is_nothing_i_know(visit: Visitor, server: Server) -> None:
+    grey = encode(Image.new("RGB", (300, 300), "grey"))
+    visited = visit(prepare=lambda page: ask_for_certainty(page, server.url))
+    visited.choose({"name": "grey.jpg", "mimeType": "image/jpeg", "buffer": grey})
+    expect(visited.card("grey.jpg").locator("h2")).to_have_text("Nothing I know")
+    expect(visited.card("grey.jpg").locator(".name")).to_have_count(5)
+
+
+def ask_for_certainty(page: Page, url: str) -> None:
+    """The same request, with a threshold that nothing reaches."""
+
+    def demand(route: Route) -> None:
+        route.continue_(headers={**route.request.headers, "x-min-probability": "1"})
+
+    page.route(url, lambda route: demand(route) if route.request.method == "POST" else route.continue_())
+
+
+HTML = '<img src=x onerror="document.title=1"><script>document.title=2</script>.jpg'
+
+
+def test_a_file_name_that_is_html_is_a_file_name(visit: Visitor) -> None:
+    visited = visit()
+    visited.choose(photo(0, HTML), {"name": HTML + "2", "mimeType": "text/html", "buffer": HTML.encode()})
+    expect(visited.page.locator(".file")).to_have_text([HTML, HTML + "2"])
+    assert visited.cards.locator("img").count() == 2
+    assert visited.page.title() == "What is in this photo?"
+
+
+def test_photos_are_sent_as_they_are(visit: Visitor, server: Server) -> None:
+    large = encode(cutouts(1)[0].resize((4000, 3000)), quality=95)
+    visited = visit()
+    visited.choose({"name": "large.jpg", "mimeType": "image/jpeg", "buffer": large})
+    check_card(visited, "large.jpg", server.send(large).json())
+    expect(visited.card("large.jpg").locator(".note")).to_be_hidden()
+    (post,) = visited.posts()
+    assert post.all_headers()["content-length"] == str(len(large))
+
+
+def test_a_photo_too_large_to_be_sent_is_scaled_down_and_says_so(visit: Visitor) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2100, 2000, 3), dtype=np.uint8)
+    visited = visit()
+    visited.choose({"name": "noise.png", "mimeType": "image/png", "buffer": encode(Image.fromarray(noise), "PNG")})
+    card = visited.card("noise.png")
+    expect(card.locator(".note")).to_contain_text("Larger than 10 MB, so it was scaled down")
+    expect(card.locator(".classes li")).to_have_count(5)
+
+
+def test_a_file_too_large_that_is_no_picture_is_told_in_the_pages_own_words(visit: Visitor) -> None:
+    visited = visit()
+    visited.choose({"name": "video.mp4", "mimeType": "video/mp4", "buffer": bytes(11 * 2**20)})
+    expect(visited.card("video.mp4").locator(".message")).to_contain_text("larger than the 10 MB that can be sent")
+    assert visited.posts() == []
+
+
+def test_a_service_that_is_gone_is_told_and_can_be_tried_again(visit: Visitor, server: Server) -> None:
+    visited = visit(prepare=lambda page: page.route(server.url, lambda route: gone(route)))
+    visited.choose(photo())
+    expect(visited.cards.locator("h2")).to_have_text("No answer")
+    expect(visited.cards.locator(".message")).to_contain_text("Is it still running?")
+    visited.page.unroute(server.url)
+    visited.page.get_by_role("button", name="Try again").click()
+    visited.settle()
+    check_card(visited, "photo.jpg", truth(server))
+    visited.complaints.clear()  # the browser's own, of the connection
+
+
+def gone(route: Route) -> None:
+    if route.request.method == "POST":
+        route.abort("connectionrefused")
+    else:
+        route.continue_()
+
+
+@pytest.mark.parametrize("name", ["it's a [cat] $HOME {1,2}.jpg", "-x.jpg", "plain.jpg"])
+def test_the_curl_command_copied_asks_the_same(visit: Visitor, server: Server, tmp_path: Path, name: str) -> None:
+    visited = visit(permissions=["clipboard-read", "clipboard-write"])
+    visited.choose(photo(0, name))
+    visited.page.get_by_role("button", name="Copy as curl").click()
+    expect(visited.page.get_by_role("button", name="Copied")).to_be_visible()
+    command = visited.page.evaluate("navigator.clipboard.readText()")
+    assert shlex.split(command)[-1] == server.url
+    (tmp_path / name).write_bytes(encode(cutouts(1)[0]))
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=tmp_path, capture_output=True, check=False)
+    assert json.loads(done.stdout)["class_id"] == truth(server)["class_id"]
+
+
+def with_token(guarded: Guarded) -> Callable[[Page], None]:
+    """Every request carries the token, as behind a proxy that adds it."""
+    return lambda page: page.set_extra_http_headers({"Authorization": f"Bearer {guarded.keys['inference']}"})
+
+
+def test_untrained_weights_are_told_in_a_banner(visit: Visitor, guarded: Guarded) -> None:
+    untrained = visit(guarded.url, prepare=with_token(guarded))
+    expect(untrained.page.locator(".banner")).to_contain_text("untrained")
+    untrained.choose(photo())
+    expect(untrained.page.locator(".banner")).to_be_visible()
+    expect(visit().page.locator(".banner")).to_have_count(0)
+
+
+class TestToken:
+    @pytest.fixture
+    def visited(self, visit: Visitor, guarded: Guarded) -> Visit:
+        """Only the page itself comes with a token: TorchServe would not let a browser have it otherwise."""
+
+        def admit(route: Route) -> None:
+            token = {"authorization": f"Bearer {guarded.keys['inference']}"} if route.request.method == "GET" else {}
+            route.continue_(headers=route.request.headers | token)
+
+        return visit(guarded.url, prepare=lambda page: page.route(guarded.url, admit))
+
+    def test_it_is_asked_for_once_and_kept_in_memory_only(self, visited: Visit, guarded: Guarded) -> None:
+        page, dialog = visited.page, visited.page.get_by_role("dialog", name="This service asks for a token")
+        page.set_input_files("#file", [photo(number, f"{number}.jpg") for number in range(3)])
+        expect(dialog).to_be_visible()
+        dialog.get_by_label("Token").fill("wrong")
+        page.keyboard.press("Enter")
+        expect(dialog.get_by_role("alert")).to_have_text("This token was not accepted.")
+        dialog.get_by_label("Token").fill(guarded.keys["inference"])
+        dialog.get_by_role("button", name="Continue").click()
+        visited.settle()
+        expect(dialog).to_be_hidden()
+        expect(page.locator("[data-state=known], [data-state=unknown]")).to_have_count(3)
+        assert guarded.keys["inference"] not in page.content()
+        stored = page.evaluate("[document.cookie, localStorage.length, sessionStorage.length]")
+        assert stored == ["", 0, 0]
+
+    def test_the_curl_command_has_a_place_for_it_but_not_itself(self, visited: Visit, guarded: Guarded) -> None:
+        page = visited.page
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.set_input_files("#file", photo())
+        page.get_by_label("Token", exact=True).fill(guarded.keys["inference"])
+        page.keyboard.press("Enter")
+        visited.settle()
+        page.get_by_role("button", name="Copy as curl").click()
+        command = page.evaluate("navigator.clipboard.readText()")
+        assert '-H "Authorization: Bearer $TOKEN"' in command
+        assert guarded.keys["inference"] not in command
+
+    def test_without_one_the_services_refusal_is_told(self, visited: Visit) -> None:
+        visited.page.set_input_files("#file", photo())
+        visited.page.get_by_role("button", name="Cancel").click()
+        visited.settle()
+        expect(visited.cards.locator(".message")).to_contain_text("Token Authorization failed")
+        expect(visited.page.get_by_role("button", name="Try again")).to_be_visible()
+
+
+def test_the_model_card_is_on_the_page(visit: Visitor, server: Server) -> None:
+    visited = visit()
+    visited.page.get_by_text("About the model").click()
+    about = visited.page.locator(".about")
+    card = server.describe()["customizedMetadata"]
+    for word in ("shown_photos.pth", card["weights"]["sha256"], "fp32", "1000", card["exported_with"]["torch"]):
+        expect(about).to_contain_text(word)
+
+
+class TestWithoutJavaScript:
+    def test_a_form_post_is_answered_with_a_page(self, visit: Visitor, server: Server) -> None:
+        visited = visit(java_script_enabled=False)
+        visited.page.set_input_files("#file", photo())
+        visited.page.get_by_role("button", name="Recognize").click()
+        check_card(visited, "", truth(server))
+        image = visited.page.get_by_alt_text("The photo you sent")
+        expect(image).to_be_visible()
+        assert (image.get_attribute("src") or "").startswith("data:image/jpeg;base64,")
+        visited.page.get_by_text("JSON", exact=True).click()
+        assert json.loads(visited.page.locator("pre").inner_text())["class_id"] == truth(server)["class_id"]
+        # And once more, from the page of the answer.
+        visited.page.set_input_files("#file", photo(1))
+        visited.page.get_by_role("button", name="Recognize").click()
+        check_card(visited, "", truth(server, 1))
+
+    def test_a_bad_file_is_refused_on_a_page(self, visit: Visitor, server: Server) -> None:
+        visited = visit(java_script_enabled=False, locale="ko-KR")
+        visited.page.set_input_files("#file", {"name": HTML, "mimeType": "text/html", "buffer": HTML.encode()})
+        visited.page.get_by_role("button", name="알아보기").click()
+        expect(visited.page.locator(".best")).to_have_text("처리할 수 없습니다")
+        message = server.send(HTML.encode()).json()["error"]["message"]
+        expect(visited.page.locator(".message [lang=en]")).to_have_text(message)
+
+    def test_nothing_that_needs_it_is_shown(self, visit: Visitor) -> None:
+        visited = visit(java_script_enabled=False)
+        expect(visited.page.locator("button:visible, label:visible")).to_have_text(["Photo", "Recognize"])
+        assert visited.page.locator("#file").get_attribute("multiple") is None
+
+
+def show_explanation(route: Route) -> None:
+    """What POST /explanations answers."""
+    target = route.request.headers["x-target"]
+    picture = base64.b64encode(encode(Image.new("RGB", (40, 30), "red"), "PNG")).decode()
+    row = {"class_id": target, "label": "?", "probability": 0.5, "map": [[0] * 7] * 7, "picture": picture}
+    route.fulfill(json={"success": True, "explanations": [row]})
+
+
+class TestExplanation:
+    @pytest.fixture
+    def visited(self, visit: Visitor) -> Visit:
+        visited = visit()
+        visited.choose(photo())
+        return visited
+
+    def test_a_click_on_a_class_lights_up_where_it_was_seen(self, visited: Visit, server: Server) -> None:
+        visited.page.route("**/explanations/**", show_explanation)
+        first, second, *_ = visited.page.locator("button.class").all()
+        image = visited.page.locator("article img")
+        first.click()
+        expect(first).to_have_attribute("aria-pressed", "true")
+        expect(image).to_have_attribute("src", re.compile("^data:image/png;base64,"))
+        expect(image).to_have_attribute("alt", f"Where it was seen: {people(truth(server)['class_name'])}")
+        second.click()
+        expect(second).to_have_attribute("aria-pressed", "true")
+        expect(first).to_have_attribute("aria-pressed", "false")
+        second.click()
+        expect(second).to_have_attribute("aria-pressed", "false")
+        expect(image).to_have_attribute("src", re.compile("^blob:"))
+        expect(image).to_have_attribute("alt", "photo.jpg")
+        first.click()
+        expect(first).to_have_attribute("aria-pressed", "true")
+        asked = [request.headers["x-target"] for request in visited.posts() if "explanations" in request.url]
+        assert asked == [row["class_id"] for row in truth(server)["predictions"][:2]]
+
+    def test_a_refusal_is_told_and_the_photo_stays(self, visited: Visit) -> None:
+        refusal = {"success": False, "error": {"code": "bad_option", "message": "no such class"}}
+        visited.page.route("**/explanations/**", lambda route: route.fulfill(status=400, json=refusal))
+        button = visited.page.locator("button.class").first
+        button.click()
+        expect(visited.page.locator(".seen")).to_have_text("no such class")
+        expect(button).to_have_attribute("aria-pressed", "false")
+        expect(visited.page.locator("article img")).to_have_attribute("src", re.compile("^blob:"))
+
+
+@pytest.mark.parametrize(
+    ("locale", "lang", "title", "button"),
+    [
+        ("ko-KR", "ko", "이 사진에는 무엇이 있을까요?", "사진 선택"),
+        ("zh-CN", "zh-Hans", "这张照片里有什么？", "选择照片"),
+        ("fr-FR", "en", "What is in this photo?", "Choose photos"),
+    ],
+)
+def test_the_page_speaks_the_visitors_language(
+    visit: Visitor, server: Server, locale: str, lang: str, title: str, button: str
+) -> None:
+    visited = visit(locale=locale)
+    assert visited.page.locator("html").get_attribute("lang") == lang
+    expect(visited.page.locator("h1")).to_have_text(title)
+    expect(visited.page.locator(".choose")).to_have_text(button)
+    visited.choose(photo())
+    expect(visited.page.locator(".name").first).to_have_text(people(truth(server)["class_name"]))
+    expect(visited.page.locator(".name").first).to_have_attribute("lang", "en")
+
+
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_the_keyboard_alone_does_everything(visit: Visitor, tmp_path: Path, key: str) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(encode(cutouts(1)[0]))
+    visited = visit()
+    visited.page.on("filechooser", lambda _: None)  # Playwright must know of it before the key is pressed
+    visited.page.route("**/explanations/**", show_explanation)
+    keyboard = visited.page.keyboard
+    keyboard.press("Tab")
+    assert focused(visited.page) == "file"
+    with visited.page.expect_file_chooser() as chooser:
+        keyboard.press(key)
+    chooser.value.set_files(path)
+    visited.settle()
+    assert focused(visited.page) == "file"
+    reach(visited.page, "class")
+    keyboard.press(key)
+    expect(visited.page.locator("[aria-pressed=true]")).to_have_count(1)
+    reach(visited.page, "tool curl scripted")
+    keyboard.press("Tab")
+    keyboard.press(key)
+    expect(visited.page.locator("pre")).to_be_visible()
+    outline = visited.page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+
+
+def focused(page: Page) -> str:
+    name: str = page.evaluate("document.activeElement.id || document.activeElement.className")
+    return name
+
+
+def reach(page: Page, name: str) -> None:
+    for _ in range(20):
+        if focused(page) == name:
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"Tab never reaches {name}")
+
+
+def test_answers_and_refusals_are_read_out(visit: Visitor, server: Server) -> None:
+    visited = visit()
+    status = visited.page.get_by_role("status")
+    visited.choose(photo())
+    answer = truth(server)
+    heard = f"{people(answer['class_name'])}, {answer['predictions'][0]['probability']:.1%}"
+    expect(status).to_have_text(f"photo.jpg: {heard if answer['recognized'] else 'Nothing I know'}")
+    visited.choose({"name": "empty.jpg", "mimeType": "image/jpeg", "buffer": b""})
+    expect(status).to_contain_text("empty.jpg: ")
+
+
+@pytest.mark.parametrize("width", [360, 320])
+def test_on_a_phone_nothing_is_cut_off_and_everything_can_be_touched(visit: Visitor, width: int) -> None:
+    visited = visit(**PHONE | {"viewport": {"width": width, "height": 740}})
+    expect(visited.page.get_by_text("Take a photo")).to_be_visible()
+    assert visited.page.locator("#camera").get_attribute("capture") == "environment"
+    visited.choose(photo(0, "a-very-long-file-name-without-any-blanks-" * 4 + ".jpg"))
+    visited.page.get_by_text("JSON", exact=True).click()
+    visited.page.get_by_text("About the model").click()
+    assert visited.page.evaluate("document.documentElement.scrollWidth") <= width
+    touched = visited.page.locator("button:visible, summary:visible, .button:visible")
+    boxes = [item.bounding_box() for item in touched.all()]
+    assert [box for box in boxes if box and box["height"] < 44] == []
+
+
+def check_accessible(page: Page) -> None:
+    page.wait_for_timeout(700)  # colours in transition are no colours to judge
+    results = Axe().run(page)
+    assert results.violations_count == 0, results.generate_report()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("locale", ["en-US", "ko-KR"])
+def test_axe_finds_nothing(visit: Visitor, guarded: Guarded, scheme: str, locale: str) -> None:
+    visited = visit(guarded.url, prepare=with_token(guarded), color_scheme=scheme, locale=locale)
+    check_accessible(visited.page)
+    visited.page.route("**/explanations/**", show_explanation)
+    visited.choose(photo(), {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"not a photo"})
+    visited.page.locator("button.class").first.click()
+    for summary in visited.page.locator("summary").all():
+        summary.click()
+    check_accessible(visited.page)
+    visited.page.evaluate("document.getElementById('token').showModal()")
+    check_accessible(visited.page)
+
+
+def test_axe_finds_nothing_on_a_page_that_was_posted(visit: Visitor, server: Server) -> None:
+    posted = server.post(files={"file": encode(cutouts(1)[0])}, headers={"Accept": "text/html"})
+    visited = visit(prepare=lambda page: page.route(server.url, lambda route: route.fulfill(body=posted.content)))
+    check_accessible(visited.page)
+
+
+def test_with_reduced_motion_nothing_moves(visit: Visitor) -> None:
+    visited = visit(reduced_motion="reduce")
+    visited.choose(photo())
+    moving = "document.getAnimations().length"
+    assert visited.page.evaluate(moving) == 0
+
+
+ELSEWHERE = "https://example.com/"
+ATTACKS = {
+    "a request": f"fetch('{ELSEWHERE}')",
+    "an image": f"document.body.append(Object.assign(new Image(), {{ src: '{ELSEWHERE}' }}))",
+    "a script": "document.body.append(Object.assign(document.createElement('script'), { text: 'document.title = 1' }))",
+    "HTML": "document.body.innerHTML = '<b>'",
+    "a style": "document.body.setAttribute('style', 'display: none')",
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS.keys())
+def test_the_policy_forbids_what_the_page_does_not_need(visit: Visitor, attack: str) -> None:
+    visited = visit()
+    with contextlib.suppress(Error):
+        visited.page.evaluate(attack)
+    visited.page.wait_for_timeout(100)
+    assert re.search("Content Security Policy|TrustedScript|TrustedHTML", "\n".join(visited.complaints))
+    assert visited.page.title() == "What is in this photo?"
+    assert visited.page.locator("main").is_visible()
+    visited.complaints.clear()
+    visited.requests.clear()
