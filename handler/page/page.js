@@ -45,12 +45,14 @@ function announce(text) {
 
 // Asking
 
+/** The service's answer, and how many seconds it took; asks for a token where one is wanted. */
 async function ask(path, body, headers = {}) {
   for (;;) {
     const used = token;
+    const started = performance.now();
     const response = await post(path, body, headers, used);
     const answer = await response.json().catch(() => null);
-    if (response.ok && answer?.success) return answer;
+    if (response.ok && answer?.success) return { answer, seconds: (performance.now() - started) / 1000 };
     const locked = answer?.type === "InvalidKeyException";
     if (!locked || !(await askForToken(used))) throw refusal(response, answer);
   }
@@ -68,7 +70,8 @@ async function post(path, body, headers, bearer) {
 
 function refusal(response, answer) {
   const message = answer?.error?.message ?? answer?.message;
-  if (message) return new Problem(message, { own: true, code: answer.error?.code, title: texts.refused, answer });
+  const title = answer?.error ? texts.refused : texts.failed; // TorchServe's own refusals have another shape
+  if (message) return new Problem(message, { own: true, code: answer.error?.code, title, answer });
   return response.status === 413 ? tooLarge() : new Problem(`${texts.unreachable} (HTTP ${response.status})`);
 }
 
@@ -150,16 +153,15 @@ async function scaleDown(file) {
 async function classify(card) {
   state(card, "busy");
   put(card, ".best", texts.looking);
-  const started = performance.now();
   try {
     card.body ??= await prepare(card.file);
     if (card.body !== card.file) put(card, ".note", fill(texts.scaled, { limit: texts.limit }));
-    showAnswer(card, await ask(ADDRESS, card.body));
+    const { answer, seconds } = await ask(ADDRESS, card.body);
+    put(card, ".time", fill(texts.seconds, { seconds: seconds.toFixed(2) }));
+    showAnswer(card, answer);
   } catch (problem) {
     showProblem(card, problem);
   }
-  const seconds = ((performance.now() - started) / 1000).toFixed(2);
-  put(card, ".time", fill(texts.seconds, { seconds }));
 }
 
 // Cards
@@ -269,7 +271,7 @@ async function toggle(card, button, id, name) {
 
 async function explain(card, id) {
   if (!card.seen.has(id)) {
-    const answer = await ask(EXPLANATIONS, card.body, { "X-Target": id });
+    const { answer } = await ask(EXPLANATIONS, card.body, { "X-Target": id, "X-Overlays": "picture" });
     const found = answer.explanations?.find((explanation) => explanation.class_id === id);
     if (!found) throw new Problem(texts.failed);
     card.seen.set(id, `data:image/png;base64,${found.picture}`);

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
@@ -98,15 +97,20 @@ def test_photos_dropped_by_the_mouse_are_answered(visit: Visitor, server: Server
     visited = visit()
     path = tmp_path / "dropped.jpg"
     path.write_bytes(encode(cutouts(1)[0]))
-    mouse = visited.page.context.new_cdp_session(visited.page)
-    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
-    for kind in ("dragEnter", "dragOver"):
-        mouse.send("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 400, "data": data})
-    expect(visited.page.locator("body")).to_have_class(re.compile("over"))
-    mouse.send("Input.dispatchDragEvent", {"type": "drop", "x": 600, "y": 400, "data": data})
+    drop(visited.page, path)
     visited.settle()
     check_card(visited, "dropped.jpg", truth(server))
     expect(visited.page.locator("body")).not_to_have_class(re.compile("over"))
+
+
+def drop(page: Page, path: Path) -> None:
+    """As the mouse does with a file from outside the browser."""
+    mouse = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver"):
+        mouse.send("Input.dispatchDragEvent", {"type": kind, "x": 600, "y": 400, "data": data})
+    expect(page.locator("body")).to_have_class(re.compile("over"))
+    mouse.send("Input.dispatchDragEvent", {"type": "drop", "x": 600, "y": 400, "data": data})
 
 
 COPY = """async (data) => {
@@ -176,20 +180,39 @@ def test_photos_are_sent_as_they_are(visit: Visitor, server: Server) -> None:
     assert post.all_headers()["content-length"] == str(len(large))
 
 
-def test_a_photo_too_large_to_be_sent_is_scaled_down_and_says_so(visit: Visitor) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (2100, 2000, 3), dtype=np.uint8)
+def test_a_photo_too_large_to_be_sent_is_scaled_down_and_says_so(visit: Visitor, tmp_path: Path) -> None:
+    cutouts(1)[0].resize((2100, 2000)).save(tmp_path / "large.bmp")
     visited = visit()
-    visited.choose({"name": "noise.png", "mimeType": "image/png", "buffer": encode(Image.fromarray(noise), "PNG")})
-    card = visited.card("noise.png")
+    visited.choose(tmp_path / "large.bmp")
+    card = visited.card("large.bmp")
     expect(card.locator(".note")).to_contain_text("Larger than 10 MB, so it was scaled down")
     expect(card.locator(".classes li")).to_have_count(5)
+    (post,) = visited.posts()
+    assert int(post.all_headers()["content-length"]) < 10 * 2**20
 
 
-def test_a_file_too_large_that_is_no_picture_is_told_in_the_pages_own_words(visit: Visitor) -> None:
+def test_a_file_too_large_that_is_no_picture_is_told_in_the_pages_own_words(visit: Visitor, tmp_path: Path) -> None:
+    (tmp_path / "video.mp4").write_bytes(bytes(10 * 2**20 + 1))
     visited = visit()
-    visited.choose({"name": "video.mp4", "mimeType": "video/mp4", "buffer": bytes(11 * 2**20)})
+    visited.choose(tmp_path / "video.mp4")
     expect(visited.card("video.mp4").locator(".message")).to_contain_text("larger than the 10 MB that can be sent")
     assert visited.posts() == []
+
+
+def test_a_photo_that_the_browser_cannot_show_is_answered_all_the_same(visit: Visitor, server: Server) -> None:
+    scan = encode(cutouts(1)[0], "TIFF")
+    visited = visit()
+    visited.choose({"name": "scan.tif", "mimeType": "image/tiff", "buffer": scan})
+    check_card(visited, "scan.tif", server.send(scan).json())
+    expect(visited.card("scan.tif").locator("img")).to_be_hidden()
+
+
+def test_a_folder_cannot_be_read(visit: Visitor, tmp_path: Path) -> None:
+    visited = visit()
+    drop(visited.page, tmp_path)
+    visited.settle()
+    expect(visited.cards.locator(".message")).to_have_text("This file cannot be read.")
+    visited.complaints.clear()  # the browser's own, of the folder
 
 
 def test_a_service_that_is_gone_is_told_and_can_be_tried_again(visit: Visitor, server: Server) -> None:
@@ -227,6 +250,13 @@ def test_the_curl_command_copied_asks_the_same(visit: Visitor, server: Server, t
 def with_token(guarded: Guarded) -> Callable[[Page], None]:
     """Every request carries the token, as behind a proxy that adds it."""
     return lambda page: page.set_extra_http_headers({"Authorization": f"Bearer {guarded.keys['inference']}"})
+
+
+def test_where_there_is_no_clipboard_the_command_is_shown(visit: Visitor, server: Server) -> None:
+    visited = visit(prepare=lambda page: page.add_init_script("delete Navigator.prototype.clipboard"))
+    visited.choose(photo())
+    visited.page.get_by_role("button", name="Copy as curl").click()
+    expect(visited.cards.locator(".note")).to_have_text(f"curl -T 'photo.jpg' '{server.url}'")
 
 
 def test_untrained_weights_are_told_in_a_banner(visit: Visitor, guarded: Guarded) -> None:
@@ -453,7 +483,6 @@ def test_on_a_phone_nothing_is_cut_off_and_everything_can_be_touched(visit: Visi
 
 
 def check_accessible(page: Page) -> None:
-    page.wait_for_timeout(700)  # colours in transition are no colours to judge
     results = Axe().run(page)
     assert results.violations_count == 0, results.generate_report()
 
@@ -461,7 +490,9 @@ def check_accessible(page: Page) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("locale", ["en-US", "ko-KR"])
 def test_axe_finds_nothing(visit: Visitor, guarded: Guarded, scheme: str, locale: str) -> None:
-    visited = visit(guarded.url, prepare=with_token(guarded), color_scheme=scheme, locale=locale)
+    # Colours in transition are no colours to judge.
+    profile = {"color_scheme": scheme, "locale": locale, "reduced_motion": "reduce"}
+    visited = visit(guarded.url, prepare=with_token(guarded), **profile)
     check_accessible(visited.page)
     visited.page.route("**/explanations/**", show_explanation)
     visited.choose(photo(), {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"not a photo"})
@@ -475,7 +506,10 @@ def test_axe_finds_nothing(visit: Visitor, guarded: Guarded, scheme: str, locale
 
 def test_axe_finds_nothing_on_a_page_that_was_posted(visit: Visitor, server: Server) -> None:
     posted = server.post(files={"file": encode(cutouts(1)[0])}, headers={"Accept": "text/html"})
-    visited = visit(prepare=lambda page: page.route(server.url, lambda route: route.fulfill(body=posted.content)))
+    visited = visit(
+        prepare=lambda page: page.route(server.url, lambda route: route.fulfill(body=posted.content)),
+        reduced_motion="reduce",
+    )
     check_accessible(visited.page)
 
 
