@@ -17,7 +17,7 @@ from handler.explaining import LONGEST, Look, evidence, explain, lay_back, lay_o
 from handler.failures import Code, Failure
 from handler.labels import ClassIndex, load_class_index, look_up, rank
 from handler.request import MAX_TARGETS, Overlays, Why
-from handler.scoring import Network
+from handler.scoring import CPU, Network
 from handler.transform import CROP, crop, crop_box
 from tests.photos import cutouts, encode
 
@@ -31,7 +31,7 @@ def make_network(classes: int) -> tuple[Network, torch.Tensor, torch.Tensor]:
     eager = nn.Module()
     eager.classifier = nn.Linear(1024, classes)
     head = torch.jit.script(Head(eager).eval())
-    return Network(head, head), eager.classifier.weight.detach(), eager.classifier.bias.detach()
+    return Network(head, head, CPU), eager.classifier.weight.detach(), eager.classifier.bias.detach()
 
 
 def pixels(picture: Image.Image) -> "np.ndarray[Any, Any]":

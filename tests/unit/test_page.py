@@ -19,6 +19,7 @@ from handler.page import Page, cards, negotiation
 from handler.page.wording import percent, size
 from handler.payload import Images
 from handler.reply import Reply
+from handler.request import Seen
 from handler.settings import Settings
 from service.properties import Properties
 from tests.photos import cutouts, encode
@@ -199,8 +200,8 @@ def test_weights_without_a_digest_have_no_line_for_it() -> None:
     assert b"<dt>SHA-256" not in opened(without).body
 
 
-def seen(label: str, probability: float, class_id: str = "n1") -> tuple[Prediction, ...]:
-    return (Prediction(0, class_id, label, probability, 1.0), Prediction(1, "n2", "crane", 0.0001, 0.5))
+def seen(label: str, probability: float, class_id: str = "n1") -> Seen:
+    return Seen((Prediction(0, class_id, label, probability, 1.0), Prediction(1, "n2", "crane", 0.0001, 0.5)))
 
 
 def posted(page: Page, content: bytes, outcome: Any, language: str = "en", names: tuple[str, ...] = ("file",)) -> Reply:

@@ -1,0 +1,60 @@
+"""The machine and the versions that numbers belong to."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_PACKAGES = (
+    *("torch", "torchvision", "torchserve", "pillow", "flask", "gunicorn", "starlette", "uvicorn"),
+    *("openvino", "nncf", "onnx", "onnxruntime", "locust"),
+)
+# What decides how fast a network can be computed on a CPU.
+_TELLING = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_int8", "amx_bf16"),
+)
+
+
+def flags(cpuinfo: str) -> list[str]:
+    """The processor's flags that matter here, of the text of /proc/cpuinfo."""
+    found = set(_line(cpuinfo, "flags").split())
+    return [flag for flag in _TELLING if flag in found]
+
+
+def cpuinfo() -> str:
+    """What Linux says of its processors; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
+
+
+def describe() -> dict[str, Any]:
+    """Processor, cores, memory in GiB, system, load before the run, and versions by package."""
+    text = cpuinfo()
+    return {
+        "processor": _line(text, "model name") or platform.processor() or platform.machine(),
+        "family": " / ".join(filter(None, (_line(text, "cpu family"), _line(text, "model")))),
+        "flags": flags(text),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30),
+        "system": f"{platform.system()} {platform.release()}",
+        "load_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "-"
+
+
+def _line(cpuinfo: str, key: str) -> str:
+    """The first value of a key; "" where there is none."""
+    pairs = (line.partition(":") for line in cpuinfo.splitlines())
+    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")

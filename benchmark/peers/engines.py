@@ -1,0 +1,98 @@
+"""Engines: a network in a file and a number of threads → a function from float32 (1, 3, 224, 224) to its logits."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark.plan import System
+
+Floats = NDArray[np.float32]
+Network = Callable[[Floats], Floats]
+# What OpenVINO computes in where the file leaves it open. Its default on newer processors is bf16, also for fp32 files.
+_OPENVINO_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
+
+
+def load(system: System, precision: str, model: Path, threads: int) -> Network:
+    """The network as that system runs it; ours and eager return logits as (1, classes), and so do the others."""
+    match system:
+        case System.EAGER:
+            return _eager(model, threads)
+        case System.OURS:
+            return _ours(model, threads)
+        case System.OPENVINO:
+            return _openvino(model, precision, threads)
+        case System.ONNXRUNTIME:
+            return _onnxruntime(model, threads)
+    raise ValueError(f"{system} is no engine")
+
+
+def _eager(state: Path, threads: int) -> Network:
+    import torch
+
+    from export import network
+
+    torch.set_num_threads(threads)
+    eager = network.build(torch.load(state, weights_only=True))
+
+    def run(batch: Floats) -> Floats:
+        with torch.inference_mode():
+            logits: Floats = eager(torch.from_numpy(batch)).numpy()
+        return logits
+
+    return run
+
+
+def _ours(exported: Path, threads: int) -> Network:
+    import torch
+
+    from export import CARD, NETWORK
+    from handler import scoring
+
+    digest = json.loads((exported / CARD).read_text())["network"]["sha256"]
+    network = scoring.load(exported / NETWORK, sha256=digest, threads=threads, device=scoring.CPU)
+
+    def run(batch: Floats) -> Floats:
+        logits: Floats = scoring.score(network, torch.from_numpy(batch), chunk=1).logits.numpy()
+        return logits
+
+    return run
+
+
+def _openvino(model: Path, precision: str, threads: int) -> Network:
+    import openvino
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[precision],
+        # Every process would pin its threads to the same first cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+    def run(batch: Floats) -> Floats:
+        request.infer({0: batch}, share_inputs=True)
+        logits: Floats = request.get_output_tensor().data
+        return logits
+
+    return run
+
+
+def _onnxruntime(model: Path, threads: int) -> Network:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(batch: Floats) -> Floats:
+        logits: Floats = session.run(None, {name: batch})[0]
+        return logits
+
+    return run

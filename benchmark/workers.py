@@ -1,0 +1,67 @@
+"""Workers: how long one more takes to be ready, and how much memory it has for itself."""
+
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmark import serving
+from benchmark.load import Address
+from benchmark.plan import SMALL, Part
+from benchmark.record import tell
+from benchmark.run import Run
+from console import Problem
+from service import management
+from service.torchserve import Service
+
+_PATIENCE = 60  # seconds for a worker to come or to go
+_ANSWERS = 20  # that a worker has given before its memory is read, about
+
+
+def measure(run: Run) -> None:
+    """Adds a row a precision and round: seconds from the request to READY, and the new worker's private MB."""
+    for precision in run.precisions:
+        with run.record.guarded(Part.WORKERS, f"one more worker, {precision}"):
+            scratch = run.scratch(f"workers-{precision}")
+            with serving.ours(precision, 1, run.models, scratch) as service:
+                for turn in range(run.effort.rounds):
+                    seconds, megabytes = _one_more(service, run.photos[SMALL])
+                    row = {"round": turn, "precision": precision, "seconds": seconds, "private_mb": megabytes}
+                    run.record.add(Part.WORKERS, **row)
+                    tell(f"one more worker, {precision}: {seconds:.1f} s, private memory {megabytes:.0f} MB")
+
+
+def _one_more(service: Service, photos: list[Path]) -> tuple[float, float]:
+    """A second worker comes, answers some photos, and goes: seconds until it was READY, and MB of its own."""
+    others = {worker.pid for worker in worker_processes(service)}
+    seconds = _scale(service, 2)
+    serving.warm_up(Address(service.url), photos * (2 * _ANSWERS // len(photos) + 1), 2)
+    (new,) = (worker for worker in worker_processes(service) if worker.pid not in others)
+    megabytes = new.memory_full_info().uss / 1e6
+    _scale(service, 1)
+    return seconds, megabytes
+
+
+def _scale(service: Service, count: int) -> float:
+    """Asks for so many workers; the seconds until they, and no others, are there."""
+    begun = time.monotonic()
+    management.scale(service, count)
+    while time.monotonic() < begun + _PATIENCE:
+        state = management.workers(service)
+        if state and state.ready == count and len(worker_processes(service)) == count:
+            return time.monotonic() - begun
+        time.sleep(0.05)
+    raise Problem(f"there were not {count} workers within {_PATIENCE} seconds")
+
+
+def worker_processes(service: Service) -> list[psutil.Process]:
+    """The workers' processes, by the operating system's word."""
+    children = psutil.Process(service.pid).children(recursive=True)
+    return [child for child in children if "model_service_worker" in " ".join(_command(child))]
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
