@@ -82,9 +82,10 @@ class Classifier:
         protocol = form or protocols.presume(row, plain)
         received = self._guard(context, i, payload.read, row, headers)
         if isinstance(received, Failure):
-            asks_nothing = received.code is Code.NO_IMAGE and form is None
-            instead = self._instead_of_an_answer(plain) if asks_nothing else None
-            return instead or protocol.refuse(received)
+            if received.code is Code.NO_IMAGE and form is None:
+                instead = reply.instead_of_an_answer(plain) or self.page.instead_of_an_answer(plain)
+                return instead or protocol.refuse(received)
+            return protocol.refuse(received)
         recognized = protocol if form else self._guard(context, i, protocols.recognize, received, plain)
         if isinstance(recognized, Failure):
             return protocol.refuse(recognized)
@@ -93,9 +94,6 @@ class Classifier:
         else:
             request = self._guard(context, i, recognized.read, received, self.settings)
         return recognized.refuse(request) if isinstance(request, Failure) else Asked(recognized, request)
-
-    def _instead_of_an_answer(self, headers: Mapping[str, str]) -> Reply | None:
-        return reply.instead_of_an_answer(headers) or self.page.instead_of_an_answer(headers)
 
     def _look(self, upload: Upload, why: Why | None) -> Look:
         """Decode and crop one upload, to a picture of the network's size; larger ones are not held on to."""
