@@ -106,7 +106,6 @@ def compress(picture: Path) -> None:
 def main(url: str) -> None:
     """All pictures."""
     with chromium.launch(chromium.find_or_skip()) as browser:
-        take(browser, url, "light", [], **DESKTOP)
         take(browser, url, "answers", ["cat.jpg"], **DESKTOP)
         take(browser, url, "dark", ["coffee.jpg"], color_scheme="dark", **DESKTOP)
         take(browser, url, "explanation", ["cat.jpg"], **DESKTOP)
