@@ -20,16 +20,22 @@ from tests.service.conftest import Guarded, Server, build_archive, free_properti
 _REFUSED = "Failed to load resource: the server responded with a status of 4"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def chromium_path() -> str:
+    """Before anything else of the session, so that nothing is exported or started where there is no browser."""
+    return chromium.find_or_skip()
+
+
 @pytest.fixture(scope="package")
-def browser() -> Iterator[Browser]:
+def browser(chromium_path: str) -> Iterator[Browser]:
     # Until it is closed no test may run an event loop of its own: hence of this package, not of the session.
-    with chromium.launch(chromium.find_or_skip()) as browser:
+    with chromium.launch(chromium_path) as browser:
         yield browser
 
 
 @pytest.fixture(scope="package")
-def server(browser: Browser, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The service as it is by default. (Asks for the browser, so that nothing is started where there is none.)"""
+def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The service as it is by default."""
     folder = tmp_path_factory.mktemp("page")
     build_archive(exported, folder, workers=2)
     properties = free_properties(folder)
@@ -43,7 +49,7 @@ def server(browser: Browser, exported: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="package")
-def guarded(browser: Browser, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+def guarded(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """One that asks for tokens, and says that its weights are untrained."""
     folder = tmp_path_factory.mktemp("guarded")
     export = Path(shutil.copytree(exported, folder / "export"))
