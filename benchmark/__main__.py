@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import console
-from benchmark import decoding, machine, network, overload, plan, plot, report, speed, targets, workers
+from benchmark import decoding, gpu, machine, network, overload, plan, plot, report, speed, targets, workers
 from benchmark.convert import Models
 from benchmark.plan import LOADS, QUICK_LOADS, Contender, Effort, Part, System
 from benchmark.record import Record, tell
@@ -28,6 +28,7 @@ _MEASURES = {
     Part.HTTP: speed.measure,
     Part.WORKERS: workers.measure,
     Part.OVERLOAD: overload.measure,
+    Part.GPU: gpu.measure,
 }
 
 
@@ -78,7 +79,7 @@ def main(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     parts = [part for part in Part if part in (only or Part)]
-    contenders = _choose(plan.contenders(machine.flags(machine.cpuinfo())), chosen) if Part.HTTP in parts else []
+    contenders = _choose(plan.contenders(), chosen) if Part.HTTP in parts else []
     if chosen and not contenders:
         raise Problem("--contender chooses among the services of the part http; add --only http")
     effort = Effort(rounds or (1 if quick else 3), seconds or (2 if quick else 4), QUICK_LOADS if quick else LOADS)
@@ -136,7 +137,7 @@ def _prepare(
     photos = draw_photos(folder)
     models = Models(folder, weights, calibration_images or draw_calibration(folder))
     engines = plan.engines(flags) if Part.NETWORK in parts else []
-    ours = plan.precisions(flags) if {Part.WORKERS, Part.OVERLOAD} & set(parts) else []
+    ours = plan.SERVED if {Part.WORKERS, Part.OVERLOAD} & set(parts) else []
     wanted = [(one.system, one.precision) for one in engines] + [(one.system, one.precision) for one in contenders]
     ready = models.prepare([*wanted, *((System.OURS, precision) for precision in ours)], record)
     return Run(

@@ -22,6 +22,7 @@ class Part(StrEnum):
     HTTP = "http"
     WORKERS = "workers"
     OVERLOAD = "overload"
+    GPU = "gpu"
 
 
 class System(StrEnum):
@@ -109,6 +110,10 @@ def precisions(flags: Collection[str]) -> list[str]:
     return [one.value for one in on_processors if _supported(one.value, flags)]
 
 
+# Those that are served: the targets' own. What bf16 would be over HTTP follows from the network alone.
+SERVED = (_FP32, _INT8)
+
+
 def engines(flags: Collection[str]) -> list[Engine]:
     """The networks to compare on a processor with these flags; what is compared stands side by side."""
     peers = [(System.OPENVINO, p) for p in (_FP32, _INT8, _BF16)] + [(System.ONNXRUNTIME, p) for p in (_FP32, _INT8)]
@@ -116,16 +121,15 @@ def engines(flags: Collection[str]) -> list[Engine]:
     return [Engine(system, precision) for system, precision in every if _supported(precision, flags)]
 
 
-def contenders(flags: Collection[str]) -> list[Contender]:
-    """The services to compare on a processor with these flags."""
+def contenders() -> list[Contender]:
+    """The services to compare."""
     tutorials = [Contender(System.FLASK, _FP32, 1), Contender(System.GUNICORN, _FP32, 2)]
     ours = [
         Contender(System.OURS, precision, workers, LOADS if workers > 1 else _SCALING_LOADS)
-        for precision in precisions(flags)
+        for precision in SERVED
         for workers in (1, 2)
     ]
-    served = [one for one in engines(flags) if one.system in (System.OPENVINO, System.ONNXRUNTIME)]
-    peers = [Contender(one.system, one.precision, 2) for one in served]
+    peers = [Contender(system, one, 2) for system in (System.OPENVINO, System.ONNXRUNTIME) for one in SERVED]
     return [*tutorials, *ours, Contender(System.STOCK, _FP32, 2), *peers]
 
 
@@ -150,6 +154,7 @@ def minutes(parts: Collection[Part], chosen: Sequence[Contender], effort: Effort
         Part.HTTP: effort.rounds * sum(10 + a_load * len(loads(one, effort)) for one in chosen),
         Part.WORKERS: 2 * (10 + 8 * effort.rounds),
         Part.OVERLOAD: 2 * effort.rounds * (30 + 2 * a_load),
+        Part.GPU: 0,  # without one; with one some minutes, most of them compiling
     }
     preparing = 150
     return (preparing + sum(each[part] for part in parts)) / 60

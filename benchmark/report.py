@@ -24,6 +24,7 @@ def markdown(document: Document, plot: str) -> str:
         _decoding(document),
         _workers(document),
         _overload(document),
+        _gpu(document),
         _failures(document),
         _HOW,
         _machine(document["machine"]),
@@ -120,6 +121,15 @@ def _overload(document: Document) -> str:
         table.append((name, *(_cell(rows, [key], precision=name) for key in keys), refused))
     head = ("", "images/s", "at best", "median ms", "unclear answers", "seconds to normal", "refusals in all")
     return f"## {overload.CLIENTS} clients at once\n\n" + _table(head, table) + f"\n\n{_OVERLOAD}"
+
+
+def _gpu(document: Document) -> str:
+    rows = document[Part.GPU]
+    if not rows:
+        return ""
+    ways, batches = in_order_of_appearance(rows, "way"), in_order_of_appearance(rows, "batch")
+    table = [(way, *(_cell(rows, ["throughput"], way=way, batch=batch) for batch in batches)) for way in ways]
+    return "## The network on the GPU\n\n" + _table(("images a second, by the batch", *batches), table)
 
 
 def _failures(document: Document) -> str:

@@ -39,6 +39,8 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                 record.add(Part.NETWORK, round=turn, engine=engine, **times)
         for way in ("tutorial", "ours"):
             record.add(Part.DECODING, round=turn, size="500×335", way=way, milliseconds=6.5)
+        for batch in (1, 32):
+            record.add(Part.GPU, round=turn, way="ours fp16", batch=batch, throughput=100.0 * batch)
         for precision, megabytes in (("fp32", 431 + turn), ("int8", 300)):
             record.add(Part.WORKERS, round=turn, precision=precision, seconds=3.0, private_mb=megabytes)
             back = None if precision == "int8" else 0.2
