@@ -46,6 +46,8 @@ class Page:
         language = negotiation.language(headers)
         return Protocol(
             read=lambda payload, settings: Posted(native.read(payload, settings), self, language),
+            # Where it was seen is shown by page.js alone: a form at that address is answered like any other.
+            explain=lambda payload, settings, _: Posted(native.read(payload, settings), self, language),
             refuse=lambda failure: self.reply(language, [cards.refused(texts(language), failure)], failure.code.status),
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import Error, Page, Route, expect
@@ -387,6 +388,16 @@ class TestExplanation:
         expect(first).to_have_attribute("aria-pressed", "true")
         asked = [request.headers["x-target"] for request in visited.posts() if "explanations" in request.url]
         assert asked == [row["class_id"] for row in truth(server)["predictions"][:2]]
+
+    def test_the_picture_is_the_services_own(self, visited: Visit, server: Server) -> None:
+        visited.page.locator("button.class").nth(2).click()
+        image = visited.page.locator("article img")
+        expect(image).to_have_attribute("src", re.compile("^data:image/png;base64,"), timeout=30_000)
+        target = truth(server)["predictions"][2]["class_id"]
+        address = server.url.replace("/predictions/", "/explanations/")
+        headers = {"Content-Type": "image/jpeg", "X-Target": target}
+        answer = requests.post(address, data=encode(cutouts(1)[0]), headers=headers, timeout=60).json()
+        assert image.get_attribute("src") == f"data:image/png;base64,{answer['explanations'][0]['picture']}"
 
     def test_a_refusal_is_told_and_the_photo_stays(self, visited: Visit) -> None:
         refusal = {"success": False, "error": {"code": "bad_option", "message": "no such class"}}

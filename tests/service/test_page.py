@@ -112,3 +112,10 @@ def test_a_page_full_of_photos_fits_in_an_answer(server: Server) -> None:
     noise = encode(cutouts(1)[0].resize((2000, 2000)), quality=60)
     page = check_page(server.post(files={f"p{i}": noise for i in range(16)}, headers={"Accept": CHROME}))
     assert page.count("data:image/jpeg") == 16
+
+
+def test_the_page_answers_a_form_at_the_address_of_explanations_too(server: Server) -> None:
+    address = server.url.replace("/predictions/", "/explanations/")
+    assert "What is in this photo?" in check_page(requests.get(address, headers={"Accept": CHROME}, timeout=60))
+    page = check_page(requests.post(address, files=FORM, headers={"Accept": CHROME}, timeout=60))
+    assert behind(page) == server.post(files=FORM).json()
