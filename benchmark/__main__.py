@@ -131,11 +131,17 @@ def _prepare(
     weights: str,
     calibration_images: Path | None,
 ) -> Run:
-    """Makes all files before anything is measured; who cannot be converted takes no part, and the report says so."""
+    """Makes all files before anything is measured; who cannot be converted takes no part, and the report says so.
+
+    Raises Problem where the weights or the calibration images are none.
+    """
+    if calibration_images and not calibration_images.is_dir():
+        raise Problem(f"there is no folder {calibration_images}; --calibration-images takes one with photos")
     flags = machine.flags(machine.cpuinfo())
     tell("drawing photos")
     photos = draw_photos(folder)
     models = Models(folder, weights, calibration_images or draw_calibration(folder))
+    models.make_state()
     engines = plan.engines(flags) if Part.NETWORK in parts else []
     ours = plan.SERVED if {Part.WORKERS, Part.OVERLOAD} & set(parts) else []
     wanted = [(one.system, one.precision) for one in engines] + [(one.system, one.precision) for one in contenders]
@@ -153,8 +159,9 @@ def _prepare(
 
 
 def _report(record: Record, output: Path) -> None:
-    plot.write(record.document, output / f"{NAME}.svg")
-    (output / f"{NAME}.md").write_text(report.markdown(record.document, f"{NAME}.svg"), encoding="utf-8")
+    picture = output / f"{NAME}.svg"
+    name = picture.name if plot.write(record.document, picture) else None
+    (output / f"{NAME}.md").write_text(report.markdown(record.document, name), encoding="utf-8")
     for verdict in targets.judge(record.document):
         console.out.print(verdict.line, markup=False)
     console.out.print(f"report: {output / NAME}.md, all numbers in {output / NAME}.json", markup=False)

@@ -46,8 +46,12 @@ class Models:
 
     @property
     def state(self) -> Path:
-        """The weights as a state dict of tensors alone."""
-        return self._made("weights.pth", "reading the weights", _save_state, self.weights)
+        """The weights as a state dict of tensors alone, which everything else is made of."""
+        return self.folder / "weights.pth"
+
+    def make_state(self) -> None:
+        """Reads the weights. Raises Problem where there are none."""
+        self._made(self.state.name, "reading the weights", _save_state, self.weights)
 
     def exported(self, precision: str) -> Path:
         """The folder that this project's own export wrote."""

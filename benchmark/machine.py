@@ -2,6 +2,8 @@
 
 import os
 import platform
+import time
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,35 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+class Elsewhere:
+    """How much of the processor programs that do not belong to this run take, from the moment this is made."""
+
+    def __init__(self) -> None:
+        self._begun, self._busy, self._ours = time.monotonic(), _busy_seconds(), _our_seconds()
+
+    def share(self) -> float:
+        """Of all cores' time since then, 0..1. Time that a virtual machine's host took away counts, too."""
+        seconds = (time.monotonic() - self._begun) * (psutil.cpu_count() or 1)
+        others = (_busy_seconds() - self._busy) - (_our_seconds() - self._ours)
+        return min(1.0, max(0.0, others / seconds))
+
+
+def _busy_seconds() -> float:
+    times = psutil.cpu_times()
+    # Linux counts a guest's time as the host's own, too.
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0) - getattr(times, "guest", 0))
+
+
+def _our_seconds() -> float:
+    """Of this process and all below it, those that have ended and were waited for included."""
+    this = psutil.Process()
+    total = 0.0
+    for process in [this, *this.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])
+    return total
 
 
 def _version(package: str) -> str:

@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from benchmark import plan, processes
+from benchmark import machine, plan, processes
 from benchmark.peers import engines
 from benchmark.plan import Engine, Part, System
 from benchmark.record import tell
@@ -25,22 +25,22 @@ def measure(run: Run) -> None:
         with ExitStack() as stack:
             connections = _start(run, threads, stack)
             for turn in range(run.effort.rounds * _ROUNDS):
-                for engine in plan.in_order(list(connections), turn):
-                    milliseconds = _time(connections[engine])
-                    run.record.add(
-                        Part.NETWORK, round=turn, engine=engine.name, threads=threads, milliseconds=milliseconds
-                    )
+                elsewhere = machine.Elsewhere()
+                times = {one: _time(connections[one]) for one in plan.in_order(list(connections), turn)}
+                beside = {"threads": threads, "elsewhere": elsewhere.share()}
+                for engine, milliseconds in times.items():
+                    run.record.add(Part.NETWORK, round=turn, engine=engine.name, milliseconds=milliseconds, **beside)
         tell(f"network alone, {threads} thread(s): {len(connections)} engines, {run.effort.rounds * _ROUNDS} rounds")
 
 
 def serve(connection: Connection, system: System, precision: str, model: Path, threads: int) -> None:
     """The process of one engine: for every number that comes it answers as many times, in milliseconds."""
     try:
-        network = engines.load(system, precision, model, threads)
+        network = engines.load(system, precision, model, threads=threads)
         batch = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
         connection.send(network(batch).shape)
     except Exception as error:
-        connection.send(RuntimeError(f"{type(error).__name__}: {error}"))
+        connection.send(processes.problem(error))
         return
     while True:
         passes = connection.recv()

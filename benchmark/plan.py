@@ -82,7 +82,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Contender:
-    """A network behind HTTP; workers are processes, each of one thread except where the system has its own way."""
+    """A network behind HTTP; each worker has one thread except where the system has its own way."""
 
     system: System
     precision: str

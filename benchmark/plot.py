@@ -44,18 +44,19 @@ _PANELS = (
 )
 
 
-def write(document: Document, path: Path) -> None:
-    """The document's plot; what was not measured has no panel, and without any there is no file."""
+def write(document: Document, path: Path) -> bool:
+    """The document's plot; what was not measured has no panel. Whether there is any, and so a file."""
     panels = [(panel.title, bars) for panel in _PANELS if (bars := _bars(document, panel))]
     if not panels:
         path.unlink(missing_ok=True)
-        return
+        return False
     with rc_context(_STYLE):
         height = 1.2 + 0.24 * max(len(bars) for _, bars in panels)
         figure = Figure(figsize=(4.2 * len(panels), height), layout="constrained")
         for axes, (title, bars) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw(axes, title, bars)
         figure.savefig(path, format="svg", metadata={"Date": None})
+    return True
 
 
 def _bars(document: Document, panel: Panel) -> dict[str, Spread]:

@@ -86,8 +86,8 @@ def receive(connection: Connection) -> Any:
         answer = connection.recv()
     except EOFError as error:
         raise Problem("a process ended before it answered") from error
-    if isinstance(answer, BaseException):
-        raise Problem(f"{type(answer).__name__}: {answer}") from answer
+    if isinstance(answer, Problem):
+        raise answer
     return answer
 
 
@@ -145,8 +145,13 @@ def _answer(
 ) -> None:
     try:
         connection.send(function(*args, **kwargs))
-    except Exception as error:
-        connection.send(Problem(f"{type(error).__name__}: {error}"))
+    except Exception as error:  # whatever it is, it is told on the other side
+        connection.send(problem(error))
+
+
+def problem(error: Exception) -> Problem:
+    """What can be sent of an exception: some of those of other packages cannot."""
+    return error if isinstance(error, Problem) else Problem(f"{type(error).__name__}: {error}")
 
 
 def _end(started: "subprocess.Popen[bytes]") -> None:

@@ -6,19 +6,20 @@ from typing import Any
 from benchmark import overload, targets
 from benchmark.plan import Part
 from benchmark.record import FAILURES
-from benchmark.spread import Spread, spread
+from benchmark.spread import spread
 from benchmark.targets import Document, in_words
 
 _COMMAND = "scripts/benchmark"
+_QUIET = 5  # percent of the processor that other programs may take
 Row = Mapping[str, Any]
 
 
-def markdown(document: Document, plot: str) -> str:
-    """The whole page. plot: the file name of the picture beside it."""
+def markdown(document: Document, plot: str | None) -> str:
+    """The whole page. plot: the file name of the picture beside it, if there is one."""
     sections = (
         _head(document),
         _targets(document),
-        f"![Throughput, latency and the network alone]({plot})",
+        f"![Throughput, latency and the network alone]({plot})" if plot else "",
         _http(document),
         _network(document),
         _decoding(document),
@@ -46,7 +47,17 @@ def _head(document: Document) -> str:
         f"# Performance\n\nWritten by `{_COMMAND}` on {document['made']}: {document['rounds']} round(s), "
         f"{document['seconds']} seconds a load, {document['minutes']} minutes in all.{quick}{untrained}\n\n"
         "Medians over rounds, lowest and highest round in parentheses; ratios are formed within a round."
+        f"{_elsewhere(document)}"
     )
+
+
+def _elsewhere(document: Document) -> str:
+    shares = [100 * row["elsewhere"] for part in (Part.NETWORK, Part.HTTP) for row in document[part]]
+    found = spread(shares)
+    if found is None:
+        return ""
+    noise = f"Other programs took {found.median:.0f}% of the processor meanwhile, {found.high:.0f}% at most"
+    return f" {noise}." if found.median < _QUIET else f"\n\n**The machine was not quiet.** {noise}."
 
 
 def _targets(document: Document) -> str:
@@ -67,14 +78,14 @@ def _http(document: Document) -> str:
             head, [(name, *(_cell(rows, keys, contender=name, load=load) for load in loads)) for name in names]
         )
 
-    cost = spread([row["generator_ms"] for row in rows if row["load"] == loads[0]])
-    others = sum(sum(row["others"].values()) for row in rows)
+    fastest = max(rows, key=lambda row: row["throughput"])
+    wrong = sum(sum(row["others"].values()) for row in rows)
     return (
-        "## Over HTTP\n\nA name ends in the number of worker processes. Images a second:\n\n"
+        "## Over HTTP\n\nA name ends in the number of workers. Images a second:\n\n"
         f"{table('throughput')}\n\nMilliseconds an answer, the median, and the 95th percentile after the slash:\n\n"
         f"{table('p50', 'p95')}\n\n"
-        f"{others} answers in all of these were no right ones. The load generator, which has the same cores, takes "
-        f"{_words(cost)} ms of CPU a request ({loads[0]} client)."
+        f"{wrong or 'None'} of the answers had another status than 200. The load generator, which has the same cores, "
+        f"takes {fastest['generator_ms']:.1f} ms of CPU a request at {fastest['throughput']:.0f} images/s."
     )
 
 
@@ -152,11 +163,8 @@ def _machine(machine: Row) -> str:
 def _cell(rows: Sequence[Row], keys: Sequence[str], **where: object) -> str:
     """The spread of each key over the rows of one combination; "-" where there are none."""
     chosen = [row for row in rows if all(row[key] == value for key, value in where.items())]
-    return " / ".join(_words(spread([row[key] for row in chosen])) for key in keys)
-
-
-def _words(found: Spread | None) -> str:
-    return "-" if found is None else in_words(found)
+    found = [spread([row[key] for row in chosen]) for key in keys]
+    return " / ".join(in_words(one) for one in found if one) or "-"
 
 
 def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -180,6 +188,7 @@ _HOW = """## How
 - `ours`: exported, packed and started as `scripts/serve` does, workers of one thread.
 - `flask`: the tutorial's app on Flask's development server, `gunicorn` under gunicorn, torch's threads as they come.
 - `torchserve`: its `image_classifier` around our TorchScript file, threads as they come.
-- `openvino`, `onnxruntime`: behind Starlette and uvicorn, processes of one thread, large photos decoded by Pillow at
-  a part of their size, as ours are. OpenVINO is held to fp32, or to bf16 where its name says so. int8 is by NNCF, or by
-  ONNX Runtime's static quantisation (QDQ), with the images that ours was quantised with."""
+- `openvino`, `onnxruntime`: behind Starlette and uvicorn, one process whose workers are threads with a thread of the
+  engine each (uvicorn's processes would keep what connections they get, at times all of them); large photos decoded by
+  Pillow at a part of their size, as ours are. OpenVINO is held to fp32, or to bf16 where its name says so. int8 is by
+  NNCF, or by ONNX Runtime's static quantisation (QDQ), with the images that ours was quantised with."""

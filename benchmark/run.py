@@ -10,7 +10,7 @@ from benchmark.plan import LARGE, SMALL, Contender, Effort, Engine, Size
 from benchmark.record import Record
 
 _PHOTOS = {SMALL: 32, LARGE: 4}  # how many different ones are sent
-_CALIBRATION = 96
+_CALIBRATION = 40
 
 
 @dataclass(frozen=True)

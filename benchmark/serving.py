@@ -140,11 +140,10 @@ def _tutorial(contender: Contender, models: Models, scratch: Path) -> Iterator[s
 @contextmanager
 def _lean(contender: Contender, models: Models, scratch: Path) -> Iterator[str]:
     port = str(processes.free_port())
-    command = (
-        *("uvicorn", "benchmark.peers.lean_app:app", "--host", "127.0.0.1", "--port", port),
-        *("--workers", str(contender.workers), "--log-level", "warning", "--no-access-log"),
-    )
+    app = "benchmark.peers.lean_app:app"
+    command = ("uvicorn", app, "--host", "127.0.0.1", "--port", port, "--log-level", "warning", "--no-access-log")
     environment = {
+        "BENCHMARK_WORKERS": str(contender.workers),
         "BENCHMARK_SYSTEM": contender.system.value,
         "BENCHMARK_PRECISION": contender.precision,
         "BENCHMARK_MODEL": str(models.file(contender.system, contender.precision)),

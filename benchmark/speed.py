@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from benchmark import load, plan, processes, serving
+from benchmark import load, machine, plan, processes, serving
 from benchmark.load import Address
 from benchmark.plan import SMALL, Contender, Load, Part
 from benchmark.record import tell
@@ -54,7 +54,9 @@ def _measure(run: Run, contender: Contender, address: Address, turn: int, scratc
 
 
 def under_load(run: Run, address: Address, one: Load, scratch: Path) -> dict[str, Any]:
-    """One load for the seconds of a round, and what the load generator itself took (milliseconds of CPU a request)."""
+    """One load for the seconds of a round, what the load generator itself took, and who else was busy."""
     seconds = run.effort.seconds + load.RAMP
+    elsewhere = machine.Elsewhere()
     sent = load.send(address, run.photos[one.size], one.clients, seconds, scratch)
-    return load.summarise(sent.answers, seconds) | {"generator_ms": sent.cost}
+    beside = {"generator_ms": sent.cost, "elsewhere": elsewhere.share()}
+    return load.summarise(sent.answers, seconds) | beside

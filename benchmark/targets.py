@@ -64,7 +64,7 @@ class Verdict:
 
 def in_words(found: Spread, unit: str = "") -> str:
     """3.52× (3.41 to 3.60)."""
-    text = f"{_number(found.median)}{unit}"
+    text = _number(found.median) + (unit if found.median < math.inf else "")
     return text if found.rounds == 1 else f"{text} ({_number(found.low)} to {_number(found.high)})"
 
 
@@ -127,7 +127,7 @@ def _of_rows(part: Part, precision: str, value: Callable[[Mapping[str, Any]], fl
 def _number(value: float) -> str:
     if value == math.inf:
         return "never"
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.0f}"
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _speed() -> Iterator[Target]:

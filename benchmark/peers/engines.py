@@ -1,6 +1,7 @@
 """Engines: a network in a file and a number of threads → a function from float32 (1, 3, 224, 224) to its logits."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,15 +16,18 @@ Network = Callable[[Floats], Floats]
 _OPENVINO_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 
 
-def load(system: System, precision: str, model: Path, threads: int) -> Network:
-    """The network as that system runs it; ours and eager return logits as (1, classes), and so do the others."""
+def load(system: System, precision: str, model: Path, *, threads: int, callers: int = 1) -> Network:
+    """The network as that system runs it, with so many threads for an image.
+
+    callers: how many may call the function at once, of those systems that others than this project serve.
+    """
     match system:
         case System.EAGER:
             return _eager(model, threads)
         case System.OURS:
             return _ours(model, threads)
         case System.OPENVINO:
-            return _openvino(model, precision, threads)
+            return _openvino(model, precision, threads, callers)
         case System.ONNXRUNTIME:
             return _onnxruntime(model, threads)
     raise ValueError(f"{system} is no engine")
@@ -61,22 +65,24 @@ def _ours(exported: Path, threads: int) -> Network:
     return run
 
 
-def _openvino(model: Path, precision: str, threads: int) -> Network:
+def _openvino(model: Path, precision: str, threads: int, callers: int) -> Network:
     import openvino
 
     settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
-        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY" if callers == 1 else "THROUGHPUT",
+        "NUM_STREAMS": callers,
+        "INFERENCE_NUM_THREADS": threads * callers,
         "INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[precision],
-        # Every process would pin its threads to the same first cores.
-        "ENABLE_CPU_PINNING": False,
+        "ENABLE_CPU_PINNING": False,  # the load generator needs the cores, too
     }
-    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    own = threading.local()
 
     def run(batch: Floats) -> Floats:
-        request.infer({0: batch}, share_inputs=True)
-        logits: Floats = request.get_output_tensor().data
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        own.request.infer({0: batch}, share_inputs=True)
+        logits: Floats = own.request.get_output_tensor().data
         return logits
 
     return run

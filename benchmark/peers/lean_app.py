@@ -1,6 +1,8 @@
-"""A lean service around another engine: Starlette, Pillow, NumPy. One photo at a time, off the event loop.
+"""A lean service around another engine: Starlette, Pillow, NumPy. Photos are the body, and leave the event loop alone.
 
-The photo is the body. The environment says which engine runs which file; it has one thread.
+One process whose workers are threads, with a thread of the engine each: what takes long lets go of the interpreter.
+Processes of uvicorn's would each keep the connections that they happened to accept, at times all of them.
+The environment says which engine runs which file.
 """
 
 import asyncio
@@ -27,10 +29,15 @@ MEAN = np.array((0.485, 0.456, 0.406), dtype=np.float32).reshape(3, 1, 1)
 STD = np.array((0.229, 0.224, 0.225), dtype=np.float32).reshape(3, 1, 1)
 
 classes = json.loads(Path(os.environ["BENCHMARK_CLASSES"]).read_text())
+count = int(os.environ["BENCHMARK_WORKERS"])
+workers = ThreadPoolExecutor(count)
 network = engines.load(
-    System(os.environ["BENCHMARK_SYSTEM"]), os.environ["BENCHMARK_PRECISION"], Path(os.environ["BENCHMARK_MODEL"]), 1
+    System(os.environ["BENCHMARK_SYSTEM"]),
+    os.environ["BENCHMARK_PRECISION"],
+    Path(os.environ["BENCHMARK_MODEL"]),
+    threads=1,
+    callers=count,
 )
-worker = ThreadPoolExecutor(max_workers=1)
 
 
 def transform(content: bytes) -> Floats:
@@ -61,7 +68,7 @@ def classify(content: bytes) -> dict[str, str | float]:
 async def predict(request: Request) -> JSONResponse:
     """POST /predict."""
     content = await request.body()
-    return JSONResponse(await asyncio.get_running_loop().run_in_executor(worker, classify, content))
+    return JSONResponse(await asyncio.get_running_loop().run_in_executor(workers, classify, content))
 
 
 app = Starlette(routes=[Route("/predict", predict, methods=["POST"])])

@@ -15,6 +15,7 @@ from benchmark import pictures, processes
 from benchmark.plan import LARGE, SMALL, Part, Size
 from benchmark.run import Run
 from console import Problem
+from export import weights
 
 
 @pytest.fixture
@@ -32,6 +33,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Part, Run]]:
     monkeypatch.setattr(command, "_MEASURES", {part: stand_in(part) for part in Part})
     monkeypatch.setattr(command, "draw_photos", lambda folder: {})
     monkeypatch.setattr(command, "draw_calibration", lambda folder: folder)
+    monkeypatch.setattr(command.Models, "make_state", lambda models: None)
     monkeypatch.setattr(command.Models, "prepare", lambda models, wanted, record: set(wanted))
     return found
 
@@ -70,6 +72,12 @@ def test_an_unknown_contender_is_named_beside_the_known(tmp_path: Path) -> None:
 def test_a_contender_without_its_part_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="add --only http"):
         command.main(chosen=["flask-fp32-1"], only=[Part.NETWORK], output=tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(measured: list[tuple[Part, Run]], tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"there is no folder .*photos; --calibration-images"):
+        command.main(calibration_images=tmp_path / "photos", output=tmp_path)
+    assert list(tmp_path.iterdir()) == [], "no report of nothing"
 
 
 def test_an_interrupted_run_keeps_its_report(
@@ -141,5 +149,7 @@ def test_a_function_apart_answers_or_says_why() -> None:
     assert processes.apart(os.path.basename, "/a/b") == "b"
     with pytest.raises(Problem, match=r"FileNotFoundError: .*nowhere"):
         processes.apart(os.listdir, "/nowhere")
+    with pytest.raises(Problem, match=r"^there is no weights file /nowhere"):
+        processes.apart(weights.load, "/nowhere")
     with pytest.raises(Problem, match="ended before it answered"):
         processes.apart(os._exit, 3)

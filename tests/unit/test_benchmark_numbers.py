@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -116,6 +118,23 @@ def test_what_never_gets_normal_again_has_no_time() -> None:
 def test_the_processor_is_described_by_what_tells() -> None:
     assert machine.flags(CPUINFO) == ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"]
     assert machine.flags("") == []
+
+
+def test_only_what_others_compute_counts_as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    clocks = {"_busy_seconds": [10.0, 14.0, 8.0], "_our_seconds": [1.0, 3.0, 3.0]}
+    for name, values in clocks.items():
+        monkeypatch.setattr(machine, name, iter(values).__next__)
+    monkeypatch.setattr(machine.time, "monotonic", iter([0.0, 2.0, 2.0]).__next__)
+    monkeypatch.setattr(machine.psutil, "cpu_count", lambda: 2)
+    elsewhere = machine.Elsewhere()
+    assert elsewhere.share() == 0.5  # four seconds were computed on two cores, two of them by us
+    assert elsewhere.share() == 0.0, "clocks that do not agree are no negative share"
+
+
+def test_what_children_computed_is_ours_after_their_end() -> None:
+    before = machine._our_seconds()
+    subprocess.run([sys.executable, "-c", "sum(range(5_000_000))"], check=True)
+    assert machine._our_seconds() - before > 0.03
 
 
 def test_the_machine_has_everything_the_report_names() -> None:
