@@ -49,26 +49,24 @@ def throughputs(exported: Path, state: Path, rounds: int) -> list[dict[str, Any]
 
 def _ways(exported: Path, state: Path) -> dict[str, Callable[[Any], object]]:
     import torch
-    from torchvision.models import densenet121
 
-    from export import NETWORK
+    from export import NETWORK, network
     from handler import scoring
 
-    eager = densenet121().eval().cuda()
-    eager.load_state_dict(torch.load(state, weights_only=True))
-    half = densenet121().eval().half().to("cuda", memory_format=torch.channels_last)
-    half.load_state_dict(eager.state_dict())
-    compiled: Callable[[Any], object] = torch.compile(half)
+    weights = torch.load(state, weights_only=True)
+    eager = network.build(weights).cuda()
+    half = network.build(weights).half().cuda().to(memory_format=torch.channels_last)
+    compiled: Callable[[Any], Any] = torch.compile(half, dynamic=False)
     ours = scoring.read((exported / NETWORK).read_bytes(), torch.device("cuda"))
     return {
-        EAGER: eager,
-        COMPILED: lambda images: compiled(images.half().to(memory_format=torch.channels_last)),
+        EAGER: lambda images: eager(images).cpu(),
+        COMPILED: lambda images: compiled(images.half().to(memory_format=torch.channels_last)).cpu(),
         OURS: ours,
     }
 
 
 def _throughput(network: Callable[[Any], object], images: Any) -> float:
-    """Images a second, from pictures on the GPU to logits."""
+    """Images a second, from pictures on the GPU to logits on the CPU."""
     import torch
 
     torch.cuda.synchronize()

@@ -26,7 +26,10 @@ def measure(run: Run) -> None:
             connections = _start(run, threads, stack)
             for turn in range(run.effort.rounds * _ROUNDS):
                 elsewhere = machine.Elsewhere()
-                times = {one: _time(connections[one]) for one in plan.in_order(list(connections), turn)}
+                times = {}
+                for one in plan.in_order(list(connections), turn):
+                    with run.record.guarded(Part.NETWORK, f"{one.name}, {threads} thread(s), turn {turn + 1}"):
+                        times[one] = _time(connections[one])
                 beside = {"threads": threads, "elsewhere": elsewhere.share()}
                 for engine, milliseconds in times.items():
                     run.record.add(Part.NETWORK, round=turn, engine=engine.name, milliseconds=milliseconds, **beside)

@@ -9,6 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import requests
+
 from benchmark import load, serving, speed
 from benchmark.load import Address, Answer
 from benchmark.plan import SMALL, Load, Part
@@ -103,8 +105,11 @@ def _probing(address: Address, photo: Path) -> Iterator[list[Probe]]:
     def ask() -> None:
         while not over.wait(_PROBE_PAUSE):
             begun = time.time()
-            response = serving.ask(address, photo)
-            probes.append(Probe(begun, time.time(), response.status_code))
+            try:
+                status = serving.ask(address, photo).status_code
+            except requests.RequestException:  # no answer: TorchServe ends a refused connection by a reset
+                status = 0
+            probes.append(Probe(begun, time.time(), status))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

@@ -147,16 +147,16 @@ def in_order(items: Sequence[T], turn: int) -> list[T]:
 
 def minutes(parts: Collection[Part], chosen: Sequence[Contender], effort: Effort) -> float:
     """About how long a run takes, by what its steps took on two cores."""
-    a_load = effort.seconds + 4.5  # locust's start, its ramp and the last answers
+    a_load = effort.seconds + 2  # locust's start, its ramp and the last answers
     each = {
-        Part.NETWORK: 40 + 15 * effort.rounds,
-        Part.DECODING: 10 + 10 * effort.rounds,
+        Part.NETWORK: 20 + 15 * effort.rounds,
+        Part.DECODING: 5 + 10 * effort.rounds,
         Part.HTTP: effort.rounds * sum(10 + a_load * len(loads(one, effort)) for one in chosen),
-        Part.WORKERS: 2 * (10 + 8 * effort.rounds),
-        Part.OVERLOAD: 2 * effort.rounds * (30 + 2 * a_load),
+        Part.WORKERS: 2 * (10 + 5 * effort.rounds),
+        Part.OVERLOAD: 2 * effort.rounds * (28 + 2 * a_load),
         Part.GPU: 0,  # without one; with one some minutes, most of them compiling
     }
-    preparing = 150
+    preparing = 80
     return (preparing + sum(each[part] for part in parts)) / 60
 
 

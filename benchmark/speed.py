@@ -16,8 +16,9 @@ _CLIENTS = 8  # of the warm-up
 
 def measure(run: Run) -> None:
     """Adds a row a contender, load and round: images a second, latencies in milliseconds, refusals by status."""
-    photo = run.photos[SMALL][0]
-    expected = processes.apart(eager_class, run.models.state, photo)
+    photo, expected = run.photos[SMALL][0], ""
+    with run.record.guarded(Part.HTTP, "what eager torch says"):
+        expected = processes.apart(eager_class, run.models.state, photo)
     for turn in range(run.effort.rounds):
         for contender in plan.in_order(run.contenders, turn):
             with run.record.guarded(Part.HTTP, f"{contender.name}, round {turn + 1}"):
