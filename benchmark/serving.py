@@ -1,6 +1,5 @@
 """Serving: from a contender to an address that answers, and to nothing again at the end of the block."""
 
-import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +16,8 @@ from benchmark.load import Address
 from benchmark.plan import Contender, System
 from console import Problem
 from export import CARD, CLASSES, NETWORK, ROOT, archive
-from service import readiness, torchserve
+from service import apart
 from service.management import http
-from service.properties import Properties
 from service.torchserve import Service
 
 _ARCHIVE = "densenet.mar"
@@ -36,7 +34,7 @@ def serve(contender: Contender, models: Models, scratch: Path) -> Iterator[Addre
             with ours(contender.precision, contender.workers, models, scratch) as service:
                 yield Address(service.url)
         case System.STOCK:
-            with _torchserve(_stock_archive(models, contender.workers, scratch), scratch) as service:
+            with apart.serving(_stock_archive(models, contender.workers, scratch), scratch / "run") as service:
                 yield Address(service.url)
         case System.FLASK | System.GUNICORN:
             with _tutorial(contender, models, scratch) as url:
@@ -51,7 +49,7 @@ def ours(precision: str, workers: int, models: Models, scratch: Path) -> Iterato
     """This project's service, from an archive and by the code that scripts/serve starts it with."""
     packed = scratch / "store" / _ARCHIVE
     archive.build(models.exported(precision), packed, version="1.0", workers=workers)
-    with _torchserve(packed, scratch) as service:
+    with apart.serving(packed, scratch / "run") as service:
         yield service
 
 
@@ -77,34 +75,6 @@ def warm_up(address: Address, photos: list[Path], clients: int) -> None:
         for response in pool.map(lambda photo: ask(address, photo), photos):
             if not response.ok:
                 raise Problem(f"it refuses a photo with {response.status_code}: {response.text[:200]}")
-
-
-@contextmanager
-def _torchserve(packed: Path, scratch: Path) -> Iterator[Service]:
-    properties = _free_properties(packed)
-    run, logs = scratch / "run", scratch / "logs"
-    watch = readiness.Watch(logs / str(properties.port))
-    service = torchserve.start(properties, run=run, logs=logs)
-    try:
-        readiness.wait(service, watch)
-        yield service
-    finally:
-        torchserve.stop(service, run=run)
-
-
-def _free_properties(packed: Path) -> Properties:
-    """config.properties with the archive's folder for a store, on ports that nothing uses."""
-    values = Properties.read(ROOT / "config.properties").values
-    properties = Properties({**values, "model_store": str(packed.parent), "load_models": packed.name})
-    for _ in range(100):
-        # Below the range that outgoing connections use.
-        moved = properties.on_port(random.SystemRandom().randrange(15000, 30000))
-        try:
-            torchserve.check_ports(moved)
-        except Problem:
-            continue
-        return moved
-    raise Problem("there are no five free ports in a row")
 
 
 def _stock_archive(models: Models, workers: int, scratch: Path) -> Path:

@@ -23,6 +23,7 @@ import yaml
 import console
 from console import Problem
 from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, ROOT, Precision
+from handler import PARTS
 from handler.reply import DESCRIPTION
 from handler.settings import Settings
 
@@ -32,22 +33,48 @@ MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG = "model-config.yaml"
 # What differs from our model-config.yaml for a network on a GPU, where a batch costs little more than an image.
 ON_A_GPU = {"deviceType": "gpu", "batchSize": 32, "maxBatchDelay": 5}
+_WORKERS_A_GPU = 2
 # What zipfile raises for damaged archives, depending on where the damage is; and what is missing in foreign ones.
 _UNREADABLE = (OSError, EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile, yaml.YAMLError)
 _PAGE = (".html", ".css", ".js", ".yaml")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can hold
 
 
-def build(folder: Path, archive: Path, *, version: str, workers: int, config: Path = HANDLER / CONFIG) -> None:
-    """Packs the export in `folder` into `archive`, whose stem is the model's name. Raises Problem."""
+def build(
+    folder: Path, archive: Path, *, version: str, workers: int | None = None, config: Path = HANDLER / CONFIG
+) -> None:
+    """Packs the export in `folder` into `archive`, whose stem is the model's name. Raises Problem.
+
+    workers: by default those of default_workers.
+    """
     for name in (NETWORK, CARD, CLASSES):
         if not (folder / name).is_file():
             raise Problem(f"{folder} holds no export ({name} is missing); make one with python -m export")
+    card = json.loads((folder / CARD).read_bytes())
+    if not is_servable(card):
+        raise Problem(
+            f"{folder} holds an older export, which this handler cannot serve; make it anew: python -m export"
+        )
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="densenet-archive-") as scratch:
-        packed = _run_archiver(Path(scratch), folder, archive.stem, version, workers, config)
+        settings = _read_config(config, workers or default_workers(card["precision"]), card["precision"])
+        packed = _run_archiver(Path(scratch), folder, archive.stem, version, settings)
         _repack(packed, partial := archive.with_suffix(".partial"))
     partial.replace(archive)
+
+
+def is_servable(card: Mapping[str, Any]) -> bool:
+    """Whether the handler as it is now can load the network that the card describes."""
+    return bool(card.get("network", {}).get("parts") == list(PARTS))
+
+
+def default_workers(precision: str) -> int:
+    """One a core of this machine, and on GPUs two for each: one decodes while the other's batch is computed."""
+    if precision != Precision.FP16:
+        return len(os.sched_getaffinity(0))
+    from torch import cuda  # seconds, that no other precision needs
+
+    return max(1, _WORKERS_A_GPU * cuda.device_count())
 
 
 def is_current(archive: Path, folder: Path) -> bool:
@@ -103,15 +130,14 @@ def _contents(folder: Path) -> dict[str, Path]:
     return modules | {"entry.py": HANDLER / "entry.py"} | {name: folder / name for name in (NETWORK, CARD, CLASSES)}
 
 
-def _run_archiver(scratch: Path, folder: Path, name: str, version: str, workers: int, config: Path) -> Path:
+def _run_archiver(scratch: Path, folder: Path, name: str, version: str, settings: Mapping[str, Any]) -> Path:
     # The archiver copies the contents of an extra folder to the archive's root: the parent of handler/ is staged.
     staged = scratch / "extra"
     for inside, path in _contents(folder).items():
         if path.name not in ("entry.py", NETWORK):
             (staged / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, staged / inside)
-    precision = json.loads((folder / CARD).read_bytes())["precision"]
-    (scratch / CONFIG).write_text(yaml.safe_dump(_read_config(config, workers, precision)))
+    (scratch / CONFIG).write_text(yaml.safe_dump(settings))
     # It empties $TMPDIR/<model name> before it starts, so it gets a folder of its own for that.
     (scratch / "tmp").mkdir()
     command = [
@@ -167,8 +193,8 @@ def main(
     ] = DEFAULT_ARCHIVE,
     version: Annotated[str, typer.Option(help="Version that TorchServe lists and answers carry.")] = DEFAULT_VERSION,
     workers: Annotated[
-        int, typer.Option(min=1, help="Workers that TorchServe starts. [default: one a core of this machine]")
-    ] = len(os.sched_getaffinity(0)),
+        int | None, typer.Option(min=1, help="Workers that TorchServe starts. [default: one a core; fp16: two a GPU]")
+    ] = None,
     config: Annotated[
         Path, typer.Option(help="model-config.yaml: batch size, timeouts, the handler's settings.", metavar="FILE")
     ] = HANDLER / CONFIG,
@@ -176,7 +202,9 @@ def main(
     """Packs an export and the handler into one self-contained archive for any TorchServe 0.12."""
     build(model, output, version=version, workers=workers, config=config)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
-    console.out.print(f"wrote {output}: version {version}, {workers} worker(s), sha256 {digest}", markup=False)
+    with zipfile.ZipFile(output) as packed:
+        count = yaml.safe_load(packed.read(CONFIG))["minWorkers"]
+    console.out.print(f"wrote {output}: version {version}, {count} worker(s), sha256 {digest}", markup=False)
 
 
 if __name__ == "__main__":

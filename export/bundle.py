@@ -16,7 +16,7 @@ from torch import nn
 from console import Problem, err
 from export import CARD, CLASSES, NETWORK, ROOT, Precision, agreement, calibration, fused, network, quantized
 from export.weights import Weights
-from handler import hardware, scoring, transform
+from handler import PARTS, hardware, scoring, transform
 from handler.labels import ClassIndex, load_class_index
 
 IMAGENET_CLASSES = ROOT / "handler" / "imagenet_class_index.json"
@@ -80,7 +80,12 @@ def make(weights: Weights, class_index: Path | None, how: Precision | Quantizati
         "architecture": "DenseNet-121",
         "weights": {"name": weights.name, "source": weights.source, "sha256": weights.sha256},
         "precision": precision.value,
-        "network": {"file": NETWORK, "format": "TorchScript", "sha256": hashlib.sha256(content).hexdigest()},
+        "network": {
+            "file": NETWORK,
+            "format": "TorchScript",
+            "parts": list(PARTS),
+            "sha256": hashlib.sha256(content).hexdigest(),
+        },
         "input": {
             "shape": ["N", 3, transform.CROP, transform.CROP],
             "dtype": "float32",
@@ -116,7 +121,8 @@ def _quantized(eager: nn.Module, how: Quantization) -> tuple[bytes, dict[str, An
             f"{how.least_agreement:.1%} are wanted: give more photos like those to be served, or a lower "
             "--min-agreement"
         )
-    return content, {"calibrating_images": len(images.calibrating), "held_out": asdict(found)}
+    proof = {"calibrating_images": len(images.calibrating), "held_out": asdict(found)}
+    return content, proof | {"images_sha256": calibration.digest(how.images)}
 
 
 def class_index_for(path: Path | None, outputs: int) -> ClassIndex:

@@ -30,9 +30,7 @@ def read(folder: Path) -> Images:
 
     Raises Problem where there are too few.
     """
-    if not folder.is_dir():
-        raise Problem(f"there is no folder {folder}; --calibration-images takes one with photos")
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    names = _names(folder)
     digests = {name: hashlib.sha256(name.encode()).digest() for name in names}
     in_order = sorted(names, key=digests.__getitem__)
     held_out = [name for name in in_order if digests[name][-1] % _SHARE_HELD_OUT == 0]
@@ -42,6 +40,20 @@ def read(folder: Path) -> Images:
     if count < LEAST or not all(images):
         raise Problem(f"{folder} holds {count} images that can be read; calibration wants {LEAST} at least, better 500")
     return Images(*(transform.normalize(part) for part in images))
+
+
+def digest(folder: Path) -> str:
+    """The sha256 of the names and contents of all files below the folder. Raises Problem where there is none."""
+    whole = hashlib.sha256()
+    for name in _names(folder):
+        whole.update(f"{name}\0{hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def _names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise Problem(f"there is no folder {folder}; --calibration-images takes one with photos")
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def _some(folder: Path, names: list[str], most: int) -> list[Image]:

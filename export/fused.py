@@ -93,7 +93,8 @@ class Pointwise(nn.Module):
         super().__init__()
         scale, shift = scale_and_shift(norm)
         outer_scale, outer_shift = (1.0, 0.0) if after is None else scale_and_shift(after)
-        flat = scale.abs() < _NO_SCALE
+        # Nor may the bound overflow: what lies that far from nought is the channel's shift, whatever its input.
+        flat = (scale.abs() < _NO_SCALE) | (shift.abs() > scale.abs() * torch.finfo(kind.dtype).max / 2)
         bound = (-shift / scale).masked_fill(flat, 0).to(kind.dtype)
         outer = weight.flatten(1).double() * torch.as_tensor(outer_scale).view(-1, 1)
         matrix = (outer * scale.masked_fill(flat, 0)).to(kind.dtype)

@@ -1,1 +1,5 @@
-"""The way of an image through the service, one module a step: read, decode, transform, score, rank, reply."""
+"""The way of an image through the service, one module a step: read, decode, transform, score, rank,
+reply; and, where it is asked why, explain before the reply."""
+
+# The parts of the network's file. The model card names them, so that an older export is known by it.
+PARTS = ("trunk", "head")

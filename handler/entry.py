@@ -5,6 +5,7 @@ TorchServe takes the module's one class for the handler, so there must be no sec
 
 import json
 import logging
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -143,6 +144,8 @@ class Classifier:
         if not isinstance(together, Failure):
             return list(zip(together.logits, together.activations, strict=True))
         if len(images) == 1:
+            if scoring.is_lost(self.network):
+                sys.exit("the GPU is in error; TorchServe starts another worker")
             return [together]
         # One image must not take the others down: each for itself then.
         return [result for image in images for result in self._score_all([image], context)]

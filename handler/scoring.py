@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from handler import PARTS
 from handler.transform import CROP
 
 CPU = torch.device("cpu")
@@ -60,6 +61,17 @@ class Scores:
     """float32 (49, 1024) of each picture, not copied from what the trunk gave."""
 
 
+def is_lost(network: Network) -> bool:
+    """Whether the network's GPU is in error for good: after some errors every call of the process fails."""
+    if network.device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(network.device)
+    except RuntimeError:
+        return True
+    return False
+
+
 def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Network:
     """Loads the network that export wrote, after checking that it is that very file, and warms it up.
 
@@ -77,7 +89,10 @@ def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Netw
 
 
 def read(content: bytes, device: torch.device = CPU) -> Network:
-    """A TorchScript file's content as a network on the device, its weights packed."""
+    """A TorchScript file's content as a network on the device, its weights packed.
+
+    Raises ValueError for a file of another export than ours, or of an older one.
+    """
     if device.type == "cuda":
         # The fuser for GPUs compiles anew for every batch size that it meets, in the middle of a request.
         torch._C._jit_set_texpr_fuser_enabled(False)
@@ -85,7 +100,9 @@ def read(content: bytes, device: torch.device = CPU) -> Network:
         # TorchScript is deprecated as of torch 2.x; versions are pinned, and a warning per worker helps nobody.
         warnings.simplefilter("ignore")
         whole: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location=device).eval()
-        trunk, head = (torch.jit.freeze(part) for part in (whole.trunk, whole.head))
+        if not all(hasattr(whole, part) for part in PARTS):
+            raise ValueError("this network was made by an older export; make it anew with python -m export")
+        trunk, head = (torch.jit.freeze(getattr(whole, part)) for part in PARTS)
     _pack(trunk.graph)
     return Network(trunk, head, device)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from console import Problem, Unreachable, err
 from export import CARD, DEFAULT_FOLDER, ROOT, Precision
-from export.archive import is_current, read_card, refresh
+from export.archive import is_current, is_servable, read_card, refresh
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,18 @@ def ensure(archive: Path, wanted: Wanted, *, rebuild: bool) -> None:
         _export(wanted.weights or "imagenet", wanted, fall_back=wanted.weights is None)
         _pack(archive)
         return
-    if rebuild and wanted.weights:  # whatever is there, even if it cannot be read
+    try:
+        card = read_card(archive)
+    except Problem:
+        if not (rebuild and wanted.weights):
+            raise
         _export(wanted.weights, wanted, fall_back=False)
         _pack(archive)
         return
-    card = read_card(archive)
-    if rebuild or not satisfies(card, wanted):
+    outdated = not is_servable(card)
+    if outdated:
+        err.print("the archive was made by an older export: exporting anew")
+    if rebuild or outdated or not satisfies(card, wanted):
         wanted = replace(wanted, precision=wanted.precision or Precision(card["precision"]))
         _export(wanted.weights or _own_weights(archive, card), wanted, fall_back=False)
         _pack(archive)
@@ -61,7 +67,15 @@ def satisfies(card: dict[str, Any], wanted: Wanted) -> bool:
     """Whether an archive with this card is what is wanted. Raises Problem for files that are not there."""
     if wanted.precision is not None and card["precision"] != wanted.precision:
         return False
+    if wanted.calibration_images is not None and not _was_calibrated_with(card, wanted.calibration_images):
+        return False
     return _has_classes(card, wanted.class_index) and _has_weights(card, wanted.weights)
+
+
+def _was_calibrated_with(card: dict[str, Any], folder: Path) -> bool:
+    from export.calibration import digest  # torch comes with it: seconds that only this option costs
+
+    return bool(card["agreement"].get("images_sha256") == digest(folder))
 
 
 def _has_classes(card: dict[str, Any], class_index: Path | None) -> bool:

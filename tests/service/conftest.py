@@ -1,9 +1,9 @@
 """Real TorchServes on free ports, serving the archive of a checkpoint that answers differently to every photo."""
 
 import json
-import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,8 @@ import requests
 import yaml
 
 from console import Problem
-from export import ROOT
 from export import archive as archiving
-from service import readiness, torchserve
+from service import apart, torchserve
 from service.properties import Properties
 from tests.photos import cutouts, encode
 
@@ -60,17 +59,8 @@ Starter = Callable[..., Server]
 
 
 def free_properties(store: Path) -> Properties:
-    """config.properties on five free ports below the range that outgoing connections use."""
-    values = Properties.read(ROOT / "config.properties").values
-    properties = Properties({**values, "model_store": str(store), "load_models": "densenet.mar"})
-    for _ in range(100):
-        moved = properties.on_port(random.SystemRandom().randrange(15000, 30000))
-        try:
-            torchserve.check_ports(moved)
-        except Problem:
-            continue
-        return moved
-    raise RuntimeError("no five free ports in a row")
+    """config.properties on five free ports, for an archive in that folder."""
+    return apart.on_free_ports(store / "densenet.mar")
 
 
 def free_port() -> int:
@@ -115,21 +105,14 @@ def ready(service: torchserve.Service, keys: Path) -> Guarded:
 @pytest.fixture(scope="session")
 def start(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
     """Starts servers; all of them end with the session."""
-    started: list[tuple[torchserve.Service, Path]] = []
+    with ExitStack() as started:
 
-    def starter(workers: int = 1, export: Path = exported, **config: Any) -> Server:
-        folder = tmp_path_factory.mktemp("server")
-        build_archive(export, folder, workers, **config)
-        properties = free_properties(folder)
-        watch = readiness.Watch(folder / "logs" / str(properties.port))
-        service = torchserve.start(properties, run=folder, logs=folder / "logs")
-        started.append((service, folder))
-        readiness.wait(service, watch)
-        return Server(service)
+        def starter(workers: int = 1, export: Path = exported, **config: Any) -> Server:
+            folder = tmp_path_factory.mktemp("server")
+            archive = build_archive(export, folder, workers, **config)
+            return Server(started.enter_context(apart.serving(archive, folder)))
 
-    yield starter
-    for service, folder in started:
-        torchserve.stop(service, run=folder)
+        yield starter
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 import requests
+import torch
+from torch import nn
 
 from export import Precision, bundle, weights
 from handler import hardware
-from service import readiness, torchserve
+from handler.labels import load_class_index
+from service import apart
+from tests.conftest import tutorial_transform
 from tests.photos import cutouts, encode
-from tests.service.conftest import build_archive, free_properties
+from tests.service.conftest import build_archive
 
 
-def test_it_is_served_and_says_so(checkpoint: Path, exported: Path, tmp_path: Path) -> None:
+def test_it_is_served_and_says_so(network: nn.Module, checkpoint: Path, exported: Path, tmp_path: Path) -> None:
     try:
         hardware.check("bf16")
     except ValueError as error:
@@ -22,14 +26,12 @@ def test_it_is_served_and_says_so(checkpoint: Path, exported: Path, tmp_path: Pa
     card = json.loads((tmp_path / "export" / "model_card.json").read_text())
     exact = json.loads((exported / "model_card.json").read_text())["agreement"]["largest_logit_difference"]
     assert exact < card["agreement"]["largest_logit_difference"] < card["agreement"]["tolerance"]
-    build_archive(tmp_path / "export", tmp_path, workers=1)
-    properties = free_properties(tmp_path)
-    watch = readiness.Watch(tmp_path / "logs" / str(properties.port))
-    service = torchserve.start(properties, run=tmp_path, logs=tmp_path / "logs")
-    try:
-        readiness.wait(service, watch)
+    with apart.serving(build_archive(tmp_path / "export", tmp_path, workers=1), tmp_path) as service:
         images = {f"photo {i}": encode(image) for i, image in enumerate(cutouts(3))}
         results = requests.post(service.url, files=images, timeout=60).json()["results"]
-    finally:
-        torchserve.stop(service, run=tmp_path)
     assert [result["model"]["precision"] for result in results] == ["bf16"] * 3
+    with torch.inference_mode():
+        expected = network(torch.stack([tutorial_transform()(image) for image in cutouts(3)])).softmax(1)
+    indices = load_class_index(tmp_path / "export" / "index_to_name.json").ids
+    for result, probabilities in zip(results, expected, strict=True):
+        assert abs(probabilities[indices.index(result["class_id"])] - result["predictions"][0]["probability"]) < 0.2

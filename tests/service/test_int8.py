@@ -12,9 +12,9 @@ from console import Problem
 from export import bundle, weights
 from export.bundle import Quantization
 from handler import explaining, scoring, transform
-from service import readiness, torchserve
+from service import apart
 from tests.photos import cutouts, encode
-from tests.service.conftest import build_archive, free_properties, same
+from tests.service.conftest import build_archive, same
 from tests.service.truth import eager_maps
 
 
@@ -59,17 +59,10 @@ def test_a_map_is_nearly_that_of_the_eager_network(exported_int8: Path, network:
 
 
 def test_it_is_served_and_says_so(exported_int8: Path, tmp_path: Path) -> None:
-    build_archive(exported_int8, tmp_path, workers=1)
-    properties = free_properties(tmp_path)
-    watch = readiness.Watch(tmp_path / "logs" / str(properties.port))
-    service = torchserve.start(properties, run=tmp_path, logs=tmp_path / "logs")
-    try:
-        readiness.wait(service, watch)
+    with apart.serving(build_archive(exported_int8, tmp_path, workers=1), tmp_path) as service:
         images = {f"photo {i}": encode(image) for i, image in enumerate(cutouts(3))}
         alone = [requests.put(service.url, data=image, timeout=60).json() for image in images.values()]
         together = requests.post(service.url, files=images, timeout=60).json()["results"]
-    finally:
-        torchserve.stop(service, run=tmp_path)
     assert {answer["model"]["precision"] for answer in alone} == {"int8"}
     for one, other, name in zip(alone, together, images, strict=True):
         assert same(other, {"name": name} | one)

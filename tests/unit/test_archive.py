@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from console import Problem
 from export import ROOT, archive
 
 CARD = {"architecture": "DenseNet-121", "weights": {"name": "untrained"}, "precision": "fp32"}
+CARD |= {"network": {"parts": ["trunk", "head"]}}
 
 
 def make_export(folder: Path) -> Path:
@@ -231,6 +233,20 @@ def test_a_network_for_gpus_is_batched_there_unless_another_config_is_given(tmp_
     assert (ours["deviceType"], ours["batchSize"], ours["handler"]["network_batch"]) == ("gpu", 32, 32)
     assert ours["handler"]["top_k"] == theirs["handler"]["top_k"]
     assert (theirs["deviceType"], theirs["batchSize"]) == ("cpu", 1)
+
+
+def test_an_older_export_is_not_packed(tmp_path: Path) -> None:
+    folder = make_export(tmp_path / "build")
+    (folder / "model_card.json").write_text(json.dumps(CARD | {"network": {"format": "TorchScript"}}))
+    with pytest.raises(Problem, match="older version"):
+        archive.build(folder, tmp_path / "densenet.mar", version="1.0", workers=2)
+    assert not (tmp_path / "densenet.mar").exists()
+
+
+def test_workers_are_one_a_core_and_two_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert [archive.default_workers(precision) for precision in ("fp32", "int8", "fp16")] == [3, 3, 8]
 
 
 def test_a_copy_with_other_workers_differs_in_nothing_else(packed: Path, tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Part, Run]]:
 
         return measure
 
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)  # or they would stay
     monkeypatch.setattr(command, "_MEASURES", {part: stand_in(part) for part in Part})
     monkeypatch.setattr(command, "draw_photos", lambda folder: {})
     monkeypatch.setattr(command, "draw_calibration", lambda folder: folder)

@@ -31,6 +31,15 @@ def test_the_same_folder_gives_the_same_images(folder: Path) -> None:
     assert torch.equal(first.held_out, again.held_out)
 
 
+def test_the_digest_is_of_names_and_contents(folder: Path) -> None:
+    before = calibration.digest(folder)
+    assert calibration.digest(folder) == before
+    (folder / "0.jpg").rename(folder / "zero.jpg")
+    renamed = calibration.digest(folder)
+    (folder / "zero.jpg").write_bytes(b"other")
+    assert len({before, renamed, calibration.digest(folder)}) == 3
+
+
 def test_what_is_no_image_is_passed_over_and_a_damaged_one_is_told(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

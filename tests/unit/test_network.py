@@ -146,6 +146,13 @@ def test_a_file_works_without_our_loader_too(network: nn.Module, script: bytes) 
         assert (plain(images) - network(images)).abs().max() < 1e-3
 
 
+def test_a_file_without_the_parts_is_of_an_older_export() -> None:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(nn.Linear(1, 1), torch.zeros(1, 1)), buffer)
+    with pytest.raises(ValueError, match="older export"):
+        read(buffer.getvalue())
+
+
 DIGEST = """
 import hashlib, sys
 from export import fused, network, weights

@@ -1,0 +1,41 @@
+"""A service apart: one more TorchServe beside what else runs, on ports that nothing uses, in a folder of its own."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from console import Problem
+from export import ROOT
+from service import readiness, torchserve
+from service.properties import Properties
+from service.torchserve import Service
+
+_PORTS = (15000, 30000)  # below the range that outgoing connections use
+
+
+def on_free_ports(archive: Path) -> Properties:
+    """config.properties with this archive, on five ports in a row that are free. Raises Problem where none are."""
+    values = Properties.read(ROOT / "config.properties").values
+    properties = Properties({**values, "model_store": str(archive.parent), "load_models": archive.name})
+    for _ in range(100):
+        moved = properties.on_port(random.SystemRandom().randrange(*_PORTS))
+        try:
+            torchserve.check_ports(moved)
+        except Problem:
+            continue
+        return moved
+    raise Problem("there are no five free ports in a row")
+
+
+@contextmanager
+def serving(archive: Path, folder: Path) -> Iterator[Service]:
+    """The service of an archive, ready until the end of the block; the folder is for what it writes. Raises Problem."""
+    properties = on_free_ports(archive)
+    watch = readiness.Watch(folder / "logs" / str(properties.port))
+    service = torchserve.start(properties, run=folder, logs=folder / "logs")
+    try:
+        readiness.wait(service, watch)
+        yield service
+    finally:
+        torchserve.stop(service, run=folder)
