@@ -41,6 +41,7 @@ def serve(connection: Connection, system: System, precision: str, model: Path, t
     try:
         network = engines.load(system, precision, model, threads=threads)
         batch = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
+        batch = engines.lay_out(system, batch)
         connection.send(network(batch).shape)
     except Exception as error:
         connection.send(processes.problem(error))

@@ -33,6 +33,11 @@ def load(system: System, precision: str, model: Path, *, threads: int, callers: 
     raise ValueError(f"{system} is no engine")
 
 
+def lay_out(system: System, batch: Floats) -> Floats:
+    """The batch as the system's own transform would leave it in memory: ours has the channels last."""
+    return np.ascontiguousarray(batch.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if system is System.OURS else batch
+
+
 def _eager(state: Path, threads: int) -> Network:
     import torch
 
