@@ -100,9 +100,13 @@ def _explain(prediction: Prediction, places: torch.Tensor, bias: float, why: Why
 def to_heat(places: torch.Tensor) -> Image.Image:
     """A map, float32 (7, 7), as a grey picture of as many pixels (mode L): 0 where nothing speaks for the class, 255
     where most does."""
+    return Image.frombytes("L", (SIDE, SIDE), bytes(_levels(places).to(torch.uint8).flatten().tolist()))
+
+
+def _levels(places: torch.Tensor) -> torch.Tensor:
     values = places.clamp_min(0)
-    values = values * (255 / values.max().clamp_min(torch.finfo().tiny))
-    return Image.frombytes("L", (SIDE, SIDE), bytes(values.round().to(torch.uint8).flatten().tolist()))
+    # Divided first: 255 / tiny is infinite, and that times 0 no number.
+    return (values / values.max().clamp_min(torch.finfo().tiny) * 255).round()
 
 
 def lay_over(picture: Image.Image, heat: Image.Image) -> Image.Image:

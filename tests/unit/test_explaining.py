@@ -189,6 +189,10 @@ class TestHeat:
         photo = crop(cutouts(1)[0])
         assert lay_over(photo, heat).tobytes() == photo.tobytes()
 
+    @pytest.mark.parametrize("value", [0.0, -1e-45, -1.0, -3e38])
+    def test_nothing_is_zero_and_a_number(self, value: float) -> None:
+        assert torch.equal(explaining._levels(torch.full((7, 7), value)), torch.zeros(7, 7))
+
     @pytest.mark.parametrize("value", [1e-45, 1e-30, 1.0, 3e38])
     def test_it_is_relative_to_the_strongest_evidence(self, value: float) -> None:
         places = torch.zeros(7, 7)
