@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from threading import Event
-from typing import Self, TypeAlias
+from typing import Self, TypeAlias, TypedDict
 from urllib.parse import urlsplit, urlunsplit
 
 import requests
@@ -22,6 +22,7 @@ from client.images import Source, prepare
 
 DEFAULT_URL = "http://127.0.0.1:8080/predictions/densenet"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_OCTETS = "application/octet-stream"
 
 Result: TypeAlias = Answer | Refused | ServiceError | OSError
 """What became of one image of many."""
@@ -90,8 +91,8 @@ class Client:
 
         target: a class by its id, its position or its name, or up to ten of them; None: the best one. overlays: the
         pictures wanted, "crop", "picture", "both" (None) or "none".
-        Raises ValueError for a target that no header can hold, or where the client's url has no /predictions/ in it,
-        which becomes /explanations/; else as classify().
+        Raises ValueError where the client's url has no /predictions/ in it, which becomes /explanations/; else as
+        classify().
         """
         chosen = {"X-Target": _target(target), "X-Overlays": overlays}
         options = _options(top_k, min_probability) | {
@@ -149,13 +150,11 @@ class Client:
         return True if error.retry_after is None else min(error.retry_after, self._timeout)
 
     def _request(self, content: bytes, options: dict[str, str], url: str | None) -> Answer:
-        headers = options | {"Content-Type": "application/octet-stream"}
         try:
             # The session's own `verify` would lose to the environment's; a redirect would turn POST into GET.
             response = self._session.post(
                 url or self._url,
-                data=content,
-                headers=headers,
+                **_parts(content, options),
                 timeout=self._timeout,
                 verify=self._verify,
                 allow_redirects=False,
@@ -246,12 +245,25 @@ def _options(top_k: int | None, min_probability: float | None) -> dict[str, str]
 def _target(target: str | int | Sequence[str | int] | None) -> str | None:
     if target is None:
         return None
-    text = ",".join(map(str, [target] if isinstance(target, str | int) else target))
-    if not (text.isascii() and text.isprintable()):
-        raise ValueError(
-            f"a target must be of printable ASCII characters, not {text!r}; give the class's id or position"
-        )
-    return text
+    return ",".join(map(str, [target] if isinstance(target, str | int) else target))
+
+
+class _Parts(TypedDict, total=False):
+    """Arguments of requests: the image and what goes with it."""
+
+    data: bytes | dict[str, str]
+    files: dict[str, tuple[str, bytes, str]]
+    headers: dict[str, str]
+
+
+def _parts(content: bytes, options: dict[str, str]) -> _Parts:
+    """The image as the body and options as headers; a form, if no header can hold one of them, such as 고양이."""
+    fields = {name: value for name, value in options.items() if not (value.isascii() and value.isprintable())}
+    headers = {name: value for name, value in options.items() if name not in fields}
+    if not fields:
+        return {"data": content, "headers": headers | {"Content-Type": _OCTETS}}
+    named = {name.removeprefix("X-").replace("-", "_").lower(): value for name, value in fields.items()}
+    return {"data": named, "files": {"file": ("image", content, _OCTETS)}, "headers": headers}
 
 
 def _explaining(url: str) -> str:

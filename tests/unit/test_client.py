@@ -255,12 +255,17 @@ class TestExplanations:
         ]
         assert [asked.path for asked in server.asked] == ["/explanations/densenet"] * 4 + ["/predictions/densenet"]
 
-    @pytest.mark.parametrize("target", ["Bär", "a\r\nX-Top-K: 3", ["tench", "\0"], "\N{NO-BREAK SPACE}"])
-    def test_a_target_that_no_header_can_hold_is_told(self, target: Any) -> None:
+    @pytest.mark.parametrize("target", ["Bär", "고양이", "a\r\nX-Top-K: 3", ["tench", "\0"], "\N{NO-BREAK SPACE}"])
+    def test_a_target_that_no_header_can_hold_goes_into_a_form(self, target: Any) -> None:
         with client_of(scripted(FINE)) as (client, server):
-            with pytest.raises(ValueError, match="give the class's id or position"):
-                client.explain(b"photo", target=target)
-            assert server.asked == []
+            client.explain(b"photo", target=target, overlays="none", top_k=7)
+        (asked,) = server.asked
+        text = target if isinstance(target, str) else ",".join(target)
+        assert f'form-data; name="target"\r\n\r\n{text}\r\n'.encode() in asked.body
+        assert b"Content-Type: application/octet-stream\r\n\r\nphoto\r\n" in asked.body
+        assert asked.headers["Content-Type"].startswith("multipart/form-data; boundary=")
+        assert "X-Target" not in asked.headers
+        assert (asked.headers["X-Overlays"], asked.headers["X-Top-K"]) == ("none", "7")
 
     @pytest.mark.parametrize(
         "url", ["http://127.0.0.1:9/", "http://predictions/x", "http://127.0.0.1:9/x?/predictions/"]
