@@ -7,13 +7,15 @@ the routes where it does, as further entries. Nothing here trusts any of it.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from handler.failures import Code, Failure
 from handler.request import HOW_TO_SEND, listed, quoted
 
-OPTIONS = ("top_k", "min_probability", "format", "target", "overlays")
+PREDICTING = ("top_k", "min_probability", "format")
+EXPLAINING = ("top_k", "min_probability", "target", "overlays")
+OPTIONS = tuple(dict.fromkeys((*PREDICTING, *EXPLAINING)))
 OPTION_HEADERS = {f"x-{option.replace('_', '-')}": option for option in OPTIONS}
 
 # Of a body in the v2 protocol's binary form: how many bytes at its start are the JSON.
@@ -21,6 +23,7 @@ _JSON_LENGTH = "inference-header-content-length"
 
 # TorchServe's own query parameter of /invocations, handed over like all others.
 _ROUTING = ("model_name",)
+_RESERVED = (*OPTIONS, *_ROUTING)
 
 # What the framing of one form part may take beyond what can be computed: its file name and rare headers.
 _FILE_PART_SLACK = 1024
@@ -55,6 +58,12 @@ def plain_headers(headers: Mapping[str, object]) -> dict[str, str]:
     return {name.lower(): value for name, value in plain.items()} | {n: v for n, v in plain.items() if n.islower()}
 
 
+def wants_explanations(headers: Mapping[str, str]) -> bool:
+    """Whether a request came to /explanations or :explain, of which TorchServe tells by a header. At addresses where it
+    says nothing of it, such as /invocations, a client may set the header itself."""
+    return headers.get("explain", "").lower() == "true"
+
+
 def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Payload:
     """Reads one row of a batch; options are as the client wrote them, by name, from headers, fields and query.
 
@@ -69,14 +78,16 @@ def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Payload:
     if is_form:
         _check_form(row, plain, headers)
     options: dict[str, object] = {option: plain[name] for name, option in OPTION_HEADERS.items() if name in plain}
-    options |= {name: _text(value) for name, value in row.items() if name in OPTIONS}
-    parts = {name: value for name, value in row.items() if name not in (*OPTIONS, *_ROUTING)}
+    # A part with a content type is a file, whatever its name.
+    parts = {name: value for name, value in row.items() if name not in _RESERVED or _part_type(headers, name)}
+    options |= {name: _text(value) for name, value in row.items() if name in OPTIONS and name not in parts}
     body = None if is_form else _body(parts)
     others = {name: value for name, value in parts.items() if name != body}
     is_json = body is not None and (media_type == "application/json" or _JSON_LENGTH in plain or _is_json(parts[body]))
+    known = EXPLAINING if wants_explanations(plain) else PREDICTING
     if is_json or (plain and not is_form):
-        _refuse_others(others)
-    _refuse_text_fields(others, headers)
+        _refuse_others(others, known)
+    _refuse_text_fields(others, headers, known)
     if body is not None and is_json:
         return _read_json(parts[body], options, plain.get(_JSON_LENGTH))
     contents = {name: _bytes(value) for name, value in parts.items()}
@@ -156,14 +167,14 @@ def _length(headers: Mapping[str, str]) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 16 else 0
 
 
-def _refuse_others(others: Mapping[str, object]) -> None:
+def _refuse_others(others: Mapping[str, object], known: Collection[str]) -> None:
     """Beside the body of an HTTP request there are query parameters only, beside JSON nothing but options; a gRPC call,
-    which has no headers, may have further images there."""
+    which has no headers, may have further images there. known: the options at this address."""
     for name in others:
-        raise Failure(Code.UNKNOWN_FIELD, f"there is no parameter {quoted(name)}; there are {listed(OPTIONS)}")
+        raise Failure(Code.UNKNOWN_FIELD, f"there is no parameter {quoted(name)}; there are {listed(known)}")
 
 
-def _refuse_text_fields(parts: Mapping[str, object], headers: Mapping[str, object]) -> None:
+def _refuse_text_fields(parts: Mapping[str, object], headers: Mapping[str, object], known: Collection[str]) -> None:
     """A short text where an image is due is a misspelt option or a forgotten @, and better told than ignored."""
     for name, value in parts.items():
         content = _bytes(value)
@@ -173,7 +184,7 @@ def _refuse_text_fields(parts: Mapping[str, object], headers: Mapping[str, objec
             raise Failure(
                 Code.UNKNOWN_FIELD,
                 f"the field {quoted(name)} holds text, not a file; images are sent as files "
-                f"(curl -F file=@photo.jpg, with the @), options are {listed(OPTIONS)}",
+                f"(curl -F file=@photo.jpg, with the @), options are {listed(known)}",
             )
 
 

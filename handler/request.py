@@ -17,6 +17,8 @@ from handler.transform import Box
 HOW_TO_SEND = "send the image's bytes (curl -T photo.jpg URL) or a multipart form (curl -F file=@photo.jpg URL)"
 MAX_TOP_K = 1000
 MAX_TARGETS = 10
+MAX_PICTURES = 8
+"""Of explanations in one answer, which has 6 MB; a picture has up to half a megabyte, in base64 two thirds of one."""
 _LONGEST_TARGETS = 10_000  # characters
 
 # A number as text; float() would take "0_1" and other scripts' digits too.
@@ -112,6 +114,13 @@ class Why:
             overlays=(Overlays.CROP if png else Overlays.BOTH) if overlays is None else _read_overlays(overlays, png),
             png=png,
         )
+
+    @property
+    def pictures(self) -> int:
+        """How many there are of one image."""
+        if self.png or self.overlays is Overlays.NONE:
+            return int(self.png)
+        return max(1, len(self.targets)) * (2 if self.overlays is Overlays.BOTH else 1)
 
 
 class Request(Protocol):
@@ -228,6 +237,17 @@ def check_count(count: int, settings: Settings) -> None:
     if count > settings.max_images:
         raise Failure(
             Code.TOO_MANY_IMAGES, f"{count} images in one request; send at most {settings.max_images} at a time"
+        )
+
+
+def check_pictures(uploads: Sequence[Upload], why: Why) -> None:
+    """Before anything is decoded: they are almost all of what explanations cost. Of tensors there are none."""
+    images = sum(isinstance(upload.content, bytes) for upload in uploads)
+    if images * why.pictures > MAX_PICTURES:
+        raise Failure(
+            Code.ANSWER_TOO_LARGE,
+            f"{images * why.pictures} pictures in one answer; ask for at most {MAX_PICTURES}: send fewer images, name "
+            "fewer targets, or choose the overlays crop, picture or none (both are two pictures of each)",
         )
 
 

@@ -11,7 +11,7 @@ from handler import transform
 from tests.photos import cutouts
 
 COLOURS = ("red", "blue")
-CLASSES = {"0": ["c-red", "red"], "1": ["c-blue", "blue"], "2": ["c-none", "nothing"]}
+CLASSES = {"0": ["c-red", "red"], "1": ["c-blue", "blue"], "2": "없음"}
 _PLACE = 32  # pixels of the crop that one place stands for
 
 

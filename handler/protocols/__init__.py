@@ -15,6 +15,7 @@ from typing import Any
 from handler.failures import Code, Failure
 from handler.labels import ClassIndex
 from handler.payload import Images, Payload
+from handler.payload import wants_explanations as wants_explanations
 from handler.protocols import hugging_face, kserve_v1, native, open_inference
 from handler.reply import Reply
 from handler.request import Request
@@ -60,7 +61,8 @@ def presume(row: Mapping[str, object], headers: Mapping[str, str]) -> Protocol:
 
     headers: by lower-case name. TorchServe adds `url_path` on /predictions, and on KServe's addresses only `explain`.
     """
-    if headers.get("x-format") == hugging_face.FORMAT or "format" in row:
+    named = hugging_face.FORMAT
+    if headers.get("x-format") == named or row.get("format") in (named, named.encode()):  # a file may be called so, too
         return HUGGING_FACE
     if _on_kserve_route(headers):
         return KSERVE_V1
@@ -90,12 +92,6 @@ def recognize(payload: Payload, headers: Mapping[str, str]) -> Protocol:
     if payload.appended:
         raise Failure(Code.BAD_JSON, "bytes follow the JSON; only tensors of the Open Inference Protocol may be there")
     return protocol
-
-
-def wants_explanations(headers: Mapping[str, str]) -> bool:
-    """Whether a request came to /explanations or :explain, of which TorchServe tells by a header. At addresses where it
-    says nothing of it, such as /invocations, a client may set the header itself."""
-    return headers.get("explain", "").lower() == "true"
 
 
 def _on_kserve_route(headers: Mapping[str, str]) -> bool:

@@ -12,7 +12,16 @@ from handler.labels import ClassIndex
 from handler.payload import Document
 from handler.protocols import native
 from handler.reply import Reply, document
-from handler.request import Content, Options, Outcome, Upload, Why, check_count, read_document_parameters
+from handler.request import (
+    Content,
+    Options,
+    Outcome,
+    Upload,
+    Why,
+    check_count,
+    check_pictures,
+    read_document_parameters,
+)
 from handler.settings import Settings
 
 _NAMES = ("image", "image_bytes", "data")
@@ -47,11 +56,12 @@ def read(payload: Document, settings: Settings) -> Request:
 
 
 def explain(payload: Document, settings: Settings, classes: ClassIndex) -> Request:
-    """The same with explanations."""
+    """The same with explanations. Raises answer_too_large for too many pictures, too."""
     content, instances = _instances(payload, settings)
     options = read_document_parameters(content, payload.options, native.WHY_OPTIONS)
     why = Why.read(options, classes)
     uploads = [Upload(_read_instance(instance)) for instance in instances]
+    check_pictures(uploads, why)
     return Request(uploads, Options.read(options, settings), why)
 
 

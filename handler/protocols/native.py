@@ -4,15 +4,25 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from handler.accept import qualities
 from handler.failures import Code, Failure
 from handler.labels import ClassIndex, Prediction
-from handler.payload import Images
+from handler.payload import EXPLAINING, Images
 from handler.reply import Reply, document
-from handler.request import Explanation, Options, Outcome, Upload, Why, check_count, read_parameters
+from handler.request import (
+    Explanation,
+    Options,
+    Outcome,
+    Upload,
+    Why,
+    check_count,
+    check_pictures,
+    read_parameters,
+)
 from handler.settings import Settings
 
 OPTIONS = ("top_k", "min_probability")
-WHY_OPTIONS = (*OPTIONS, "target", "overlays")
+WHY_OPTIONS = EXPLAINING
 PNG = "image/png"
 
 
@@ -53,13 +63,23 @@ def read(payload: Images, settings: Settings) -> Request:
 
 
 def explain(payload: Images, settings: Settings, classes: ClassIndex) -> Request:
-    """The same with explanations; as a PNG where the client names that and no JSON. Raises Failure."""
-    png = PNG in payload.accept and "json" not in payload.accept
+    """The same with explanations; as a PNG where the client names that and no JSON.
+
+    Raises Failure, answer_too_large for too many pictures.
+    """
+    png = _wants_png(payload.accept)
     if png and len(payload.parts) > 1:
         raise Failure(Code.TOO_MANY_IMAGES, "a PNG shows one image; send one at a time, or ask for JSON")
     options = read_parameters(None, payload.options, WHY_OPTIONS)
     why = Why.read(options, classes, png=png)
-    return Request(_uploads(payload, settings), Options.read(options, settings), why)
+    uploads = _uploads(payload, settings)
+    check_pictures(uploads, why)
+    return Request(uploads, Options.read(options, settings), why)
+
+
+def _wants_png(accept: str) -> bool:
+    named = {name for name, quality in qualities(accept).items() if quality > 0}
+    return PNG in named and not any("json" in name for name in named)
 
 
 def _uploads(payload: Images, settings: Settings) -> list[Upload]:

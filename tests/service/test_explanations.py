@@ -18,6 +18,7 @@ from kserve import InferenceRESTClient, RESTConfig
 from PIL import Image
 from torch import nn
 
+from client import Client
 from export import bundle, weights
 from handler import transform
 from tests import discs
@@ -192,6 +193,15 @@ class TestCorners:
         refused = ask(seeing_discs, photo, Target="n02124075")
         assert refused["error"]["code"] == "bad_option"
 
+    def test_a_name_may_be_in_any_script(self, seeing_discs: Server) -> None:
+        photo = encode(with_disc(PORTRAIT, "red", CORNERS[1]))
+        data = {"target": "없음", "overlays": "none"}
+        by_form = requests.post(seeing_discs.explaining, files={"file": photo}, data=data, timeout=60).json()
+        assert [row["class_id"] for row in by_form["explanations"]] == ["없음"]
+        with Client(seeing_discs.url) as client:
+            by_client = client.explain(photo, target=["없음", "red"], overlays="none").explanations
+        assert [row.class_id for row in by_client] == ["없음", "c-red"]
+
 
 class TestPictures:
     """PNGs, inside of JSON and instead of it."""
@@ -212,12 +222,12 @@ class TestPictures:
         assert np.abs(shown - plain)[against].mean() < 1
 
     @pytest.mark.parametrize(
-        "accept", ["*/*", "application/json", "image/png, application/json", "text/html", "image/*"]
+        "accept", ["*/*", "application/json", "image/png, application/json", "text/html", "image/*", "image/png;q=0"]
     )
     def test_whoever_does_not_ask_for_a_png_gets_json(self, server: Server, accept: str) -> None:
         assert ask_for(server, PHOTOS[0], accept=accept, Overlays="none").json()["success"] is True
 
-    @pytest.mark.parametrize("accept", ["image/png", "image/png;q=0.9", "text/plain, image/png"])
+    @pytest.mark.parametrize("accept", ["image/png", "IMAGE/PNG", "image/png;q=0.9", "text/plain, image/png"])
     def test_whoever_names_png_gets_it(self, server: Server, accept: str) -> None:
         assert ask_for(server, PHOTOS[0], accept=accept).headers["Content-Type"] == "image/png"
 
@@ -231,6 +241,11 @@ class TestPictures:
         ).json()
         assert answer["explanations"][0].keys() & {"overlay", "picture"} == keys
         assert "crop" in answer
+
+    def test_instances_are_answered_in_json_whatever_accept_says(self, server: Server) -> None:
+        body = {"instances": TEXTS[:1], "parameters": {"overlays": "none"}}
+        answer = requests.post(server.explaining, json=body, headers={"Accept": "image/png"}, timeout=60)
+        assert answer.json()["explanations"][0]["success"] is True
 
     def test_errors_are_json_all_the_same(self, server: Server) -> None:
         for photo, options, status in (
@@ -255,7 +270,8 @@ class TestKServe:
     """By KServe's own client."""
 
     def test_predictions_are_explained(self, server: Server) -> None:
-        answer = explain_by_kserve(server, *({"b64": text} for text in TEXTS), target=["n02124075", 7], top_k=2)
+        instances, targets = [{"b64": text} for text in TEXTS], ["n02124075", 7]
+        answer = explain_by_kserve(server, *instances, target=targets, overlays="crop", top_k=2)
         assert answer.keys() == {"predictions", "explanations"}
         for photo, prediction, explained in zip(PHOTOS, answer["predictions"], answer["explanations"], strict=True):
             assert same(prediction, server.send(photo, **{"X-Top-K": "2"}).json())
@@ -291,6 +307,10 @@ class TestRefusals:
             server.post(json={"instances": TEXTS[:1], "parameters": options}),
         ]
         assert [answer.json()["error"]["code"] for answer in answers] == ["bad_option"] * 3
+
+    @pytest.mark.parametrize("name", ["target", "overlays", "top_k", "format"])
+    def test_a_file_may_have_an_options_name(self, server: Server, name: str) -> None:
+        assert server.post(files={name: PHOTOS[0]}).json() == server.send(PHOTOS[0]).json()
 
     @pytest.mark.parametrize("name", ["explain", "Explain", "EXPLAIN"])
     def test_a_clients_header_does_not_turn_a_prediction_into_an_explanation(self, server: Server, name: str) -> None:

@@ -19,6 +19,7 @@ from schemathesis.transport.serialization import Binary
 
 from handler import payload
 from handler.failures import Code
+from handler.request import MAX_PICTURES
 from tests.openapi import DOCUMENT, check, check_response, component, resolve
 from tests.photos import cutouts, encode
 from tests.service.conftest import Server
@@ -397,6 +398,8 @@ def make_acceptable(case: schemathesis.Case, form: dict[str, Any] | None) -> Non
                 tensor["shape"][0] = len(tensor["data"])
         case {"inputs": str(), **rest} if "instances" not in rest:
             kind = "hugging face"
+    if case.path in (EXPLANATIONS, V1_EXPLAIN):
+        keep_pictures_few(case.body, form)
     unfit = {"Inference-Header-Content-Length"}
     if kind != "image":
         unfit |= {"format", "X-Format"}
@@ -406,6 +409,21 @@ def make_acceptable(case: schemathesis.Case, form: dict[str, Any] | None) -> Non
     for place in places:
         for name in unfit:
             place.pop(name, None)
+
+
+def keep_pictures_few(body: Any, form: dict[str, Any] | None) -> None:
+    """How many an answer would hold is a product, which no schema can say."""
+    match body:
+        case {"instances": [*images], "parameters": {"target": [*targets]} as options}:
+            count = len(images) * len(targets)
+        case {"instances": [*images]}:
+            count, options = len(images), body.setdefault("parameters", {})
+        case _ if form is not None:
+            count, options = len(form.keys() - set(payload.OPTIONS)), form
+        case _:
+            return
+    if 2 * count > MAX_PICTURES:
+        options["overlays"] = "none"
 
 
 def whole(number: float) -> float:

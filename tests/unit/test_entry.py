@@ -157,6 +157,14 @@ def test_what_is_no_class_is_refused_before_anything_is_decoded(
     assert (status, answer["error"]["code"]) == (400, "bad_option")
 
 
+def test_too_many_pictures_are_refused_before_anything_is_decoded(
+    classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imaging, "decode", lambda content, **options: 1 / 0)
+    ((status, answer),) = explained(classifier, exported, PHOTOS[0], **{"x-target": "0,1,2,3,4,5,6,7,8,9"})
+    assert (status, answer["error"]["code"]) == (413, "answer_too_large")
+
+
 def test_headers_that_are_objects_do_no_harm(classifier: Classifier, exported: Path) -> None:
     names = ("accept", "x-top-k", "content-type", "content-length", "describe")
     context = make_context(exported, headers={name: {"content-type": "image/png"} for name in names})

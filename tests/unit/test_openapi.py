@@ -14,7 +14,7 @@ from handler import encoding, explaining, payload, protocols, reply
 from handler.failures import Code, Failure
 from handler.protocols import hugging_face, kserve_v1, native, open_inference
 from handler.reply import Reply
-from handler.request import MAX_TARGETS, MAX_TOP_K, Options, Overlays, read_count
+from handler.request import MAX_PICTURES, MAX_TARGETS, MAX_TOP_K, Options, Overlays, read_count
 from handler.settings import _RANGES, Settings
 from service.properties import Properties
 from tests.openapi import DOCUMENT, check, resolve
@@ -181,6 +181,8 @@ def test_explanations_have_the_handlers_numbers() -> None:
     targets = SCHEMAS["ExplainInstancesRequest"]["properties"]["parameters"]["properties"]["target"]["anyOf"][1]
     assert targets["maxItems"] == SCHEMAS["ExplanationsOfImage"]["maxItems"] == MAX_TARGETS
     assert f"up to {MAX_TARGETS}" in SCHEMAS["Target"]["description"]
+    assert f"at most {MAX_PICTURES} pictures" in " ".join(SCHEMAS["Overlays"]["description"].split())
+    assert f"more than {MAX_PICTURES} pictures" in described("post", 413)["description"]
     rows = SCHEMAS["Explanation"]["properties"]["map"]
     assert {side[key] for side in (rows, rows["items"]) for key in ("minItems", "maxItems")} == {explaining.SIDE}
     assert f"at most {explaining.LONGEST} pixels" in SCHEMAS["Explanation"]["properties"]["picture"]["description"]

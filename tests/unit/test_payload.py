@@ -51,6 +51,41 @@ def refused(row: Mapping[str, object], headers: Mapping[str, object] | None = No
     return refusal.value.code
 
 
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize("name", [*payload.OPTIONS, "model_name"])
+def test_a_file_may_have_an_options_name(name: str) -> None:
+    request = read({name: bytearray(b"\xff\xd8")}, FORM | {name: {"content-type": "image/jpeg"}})
+    assert [(upload.name, upload.content) for upload in request.uploads] == [(name, b"\xff\xd8")]
+
+
+def test_a_field_with_an_options_name_is_the_option() -> None:
+    row = {"file": bytearray(b"\xff\xd8"), "top_k": bytearray(b"3")}
+    request = read(row, FORM | {"file": {"content-type": "image/jpeg"}, "top_k": {"content-type": ""}})
+    assert ([upload.name for upload in request.uploads], request.top_k) == (["file"], 3)
+
+
+@pytest.mark.parametrize(
+    ("address", "known"),
+    [
+        ({}, "top_k, min_probability and format"),
+        ({"explain": "False"}, "top_k, min_probability and format"),
+        ({"explain": "True"}, "top_k, min_probability, target and overlays"),
+    ],
+)
+def test_a_refusal_names_the_options_of_the_address(address: dict[str, str], known: str) -> None:
+    in_the_query = {"body": b"\xff\xd8", "topk": b"3"}, {"Host": "here"}
+    in_a_form = (
+        {"file": bytearray(b"\xff\xd8"), "topk": bytearray(b"3")},
+        FORM | {"file": {"content-type": "image/jpeg"}},
+    )
+    for row, headers in (in_the_query, in_a_form):
+        with pytest.raises(Failure, match=f"(there|options) are {known}") as refusal:
+            payload.read(row, address | headers)
+        assert refusal.value.code is Code.UNKNOWN_FIELD
+
+
 @pytest.mark.parametrize("value", ["0_1", "０.５", "1e", ".", "", "1.5", "-0", "nan", "inf", "0x1"])
 def test_a_min_probability_as_text_is_read_strictly(value: str) -> None:
     assert refused({"data": b"\xff\xd8", "min_probability": value.encode()}) is Code.BAD_OPTION

@@ -13,11 +13,11 @@ import torch
 
 from handler import protocols
 from handler.failures import Code, Failure
-from handler.labels import Prediction
+from handler.labels import ClassIndex, Prediction
 from handler.payload import Document, Images, Payload
 from handler.protocols import HUGGING_FACE, KSERVE_V1, NATIVE, NATIVE_INSTANCES, OPEN_INFERENCE, Protocol
 from handler.reply import Reply
-from handler.request import Request, Seen, Upload
+from handler.request import MAX_PICTURES, MAX_TARGETS, Request, Seen, Upload
 from handler.settings import Settings
 
 ON_KSERVE = {"explain": "False"}
@@ -102,6 +102,9 @@ class TestRecognition:
             ({"body": b'a text with "inputs"'}, ON_PREDICTIONS, NATIVE),
             ({"body": {"inputs": []}}, {}, NATIVE),
             ({"body": None}, {}, NATIVE),
+            ({"format": bytearray(b"huggingface")}, {}, HUGGING_FACE),
+            ({"format": bytearray(b"\xff\xd8")}, {}, NATIVE),
+            ({}, {"x-format": "huggingface"}, HUGGING_FACE),
         ],
     )
     def test_an_unreadable_request_is_refused_as_its_address_or_its_words_suggest(
@@ -155,6 +158,78 @@ class TestOwn:
     def test_the_failure_of_an_only_image_is_that_of_the_request(self) -> None:
         with pytest.raises(Failure, match="it is broken"):
             self.request(IMAGES[0]).answer([BROKEN], MODEL)
+
+
+CLASSES = ClassIndex(*[tuple(f"{kind}{i}" for i in range(20)) for kind in ("n", "class ")])
+
+
+class TestExplanations:
+    """How many pictures an answer may have, and when a picture is the answer."""
+
+    @staticmethod
+    def own(images: int, accept: str = "", **options: object) -> Any:
+        parts = {f"part {i}": IMAGES[0] for i in range(images)}
+        return NATIVE.explain(Images(parts, options, accept), Settings(), CLASSES)
+
+    @staticmethod
+    def kserve(*instances: object, **parameters: object) -> Any:
+        document = {"instances": list(instances), "parameters": parameters}
+        return KSERVE_V1.explain(Document(document, {}), Settings(), CLASSES)
+
+    @pytest.mark.parametrize(
+        ("images", "targets", "overlays"),
+        [
+            (MAX_PICTURES, 1, "crop"),
+            (MAX_PICTURES, None, "picture"),
+            (1, MAX_PICTURES, "picture"),
+            (MAX_PICTURES // 2, None, None),
+            (MAX_PICTURES // 4, 2, "both"),
+            (16, MAX_TARGETS, "none"),
+        ],
+    )
+    def test_as_many_pictures_as_an_answer_holds(self, images: int, targets: int | None, overlays: str | None) -> None:
+        target = targets and list(range(targets))
+        assert len(self.own(images, target=target, overlays=overlays).uploads) == images
+        assert len(self.kserve(*TEXTS[:1] * images, target=target, overlays=overlays).uploads) == images
+
+    @pytest.mark.parametrize(
+        ("images", "targets", "overlays"),
+        [
+            (MAX_PICTURES + 1, 1, "crop"),
+            (MAX_PICTURES + 1, None, "picture"),
+            (1, MAX_PICTURES + 1, "picture"),
+            (MAX_PICTURES // 2 + 1, None, None),
+            (1, MAX_PICTURES // 2 + 1, "both"),
+            (16, MAX_TARGETS, "both"),
+        ],
+    )
+    def test_more_are_refused(self, images: int, targets: int | None, overlays: str | None) -> None:
+        target = targets and list(range(targets))
+        for ask in (
+            lambda: self.own(images, target=target, overlays=overlays),
+            lambda: self.kserve(*TEXTS[:1] * images, target=target, overlays=overlays),
+        ):
+            with pytest.raises(Failure, match=f"ask for at most {MAX_PICTURES}: ") as refused:
+                ask()
+            assert refused.value.code is Code.ANSWER_TOO_LARGE
+
+    def test_what_has_no_picture_is_not_counted(self) -> None:
+        request = self.kserve(*TEXTS[:1] * 2, *[FLAT, "?"] * 3, target=[1, 2])
+        assert len(request.uploads) == 8
+        assert self.own(1, "image/png", target=list(range(MAX_TARGETS))).why.png
+
+    @pytest.mark.parametrize(
+        ("accept", "png"),
+        [
+            *((named, True) for named in ("image/png", "IMAGE/PNG", "image/png;q=0.9", "text/plain, image/png")),
+            *((named, True) for named in ("image/png, */*", "image/png, application/json;q=0")),
+            *((named, False) for named in ("", "*/*", "image/*", "image/apng", "image/png;q=0", "image/png;q=0, */*")),
+            *((named, False) for named in ("image/png, application/json", "image/png, application/json;q=0.1")),
+            ("application/problem+json, image/png", False),
+        ],
+    )
+    def test_a_picture_is_the_answer_to_whoever_names_it_and_no_json(self, accept: str, png: bool) -> None:
+        assert self.own(1, accept).why.png is png
 
 
 class TestKServeV1:
