@@ -7,13 +7,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from handler import imaging
 from handler.failures import Failure
 from handler.page import about, cards, negotiation
 from handler.page.markup import Markup, data, element, fill, inline, join, policy
 from handler.page.wording import size, texts
-from handler.protocols import Protocol, native
+from handler.protocols import Protocol, native, wants_explanations
 from handler.reply import Reply
 from handler.request import Outcome, Upload
 from handler.settings import Settings
@@ -27,6 +28,14 @@ _HEADERS = {
 
 
 @dataclass(frozen=True)
+class Visitor:
+    """Whom a page is for: a key of negotiation.LANGUAGES, and where the page's form goes."""
+
+    language: str
+    action: str
+
+
+@dataclass(frozen=True)
 class Page:
     """The page of one loaded model: its card, what answers say of it, and the settings that it answers with."""
 
@@ -36,34 +45,42 @@ class Page:
 
     def instead_of_an_answer(self, headers: Mapping[str, str]) -> Reply | None:
         """The page, if a browser asks without an image. headers: by lower-case name."""
-        return self.reply(negotiation.language(headers)) if negotiation.wants_page(headers) else None
+        return self.reply(self._visitor(headers)) if negotiation.wants_page(headers) else None
 
     def protocol(self, headers: Mapping[str, str]) -> Protocol | None:
         """How the form that a browser posts is read and refused; None for any other request."""
         is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
         if not is_form or not negotiation.wants_page(headers):
             return None
-        language = negotiation.language(headers)
+        visitor = self._visitor(headers)
+        words = texts(visitor.language)
         return Protocol(
-            read=lambda payload, settings: Posted(native.read(payload, settings), self, language),
+            read=lambda payload, settings: Posted(native.read(payload, settings), self, visitor),
             # Where it was seen is shown by page.js alone: a form at that address is answered like any other.
-            explain=lambda payload, settings, _: Posted(native.read(payload, settings), self, language),
-            refuse=lambda failure: self.reply(language, [cards.refused(texts(language), failure)], failure.code.status),
+            explain=lambda payload, settings, _: Posted(native.read(payload, settings), self, visitor),
+            refuse=lambda failure: self.reply(visitor, [cards.refused(words, failure)], failure.code.status),
         )
 
-    def reply(self, language: str, answers: Sequence[Markup] = (), status: int = 200) -> Reply:
+    def reply(self, visitor: Visitor, answers: Sequence[Markup] = (), status: int = 200) -> Reply:
         """The page with these cards on it."""
-        body = self._document(language, answers).encode()
-        more = {"Content-Language": negotiation.LANGUAGES[language]}
+        body = self._document(visitor, answers).encode()
+        more = {"Content-Language": negotiation.LANGUAGES[visitor.language]}
         return Reply(body, status, content_type="text/html; charset=utf-8", headers=_HEADERS | more)
 
-    def _document(self, language: str, answers: Sequence[Markup]) -> Markup:
+    def _visitor(self, headers: Mapping[str, str]) -> Visitor:
+        # TorchServe does not say under which address a page was asked for, but whether under that of explanations.
+        own = f"/predictions/{quote(self.model['name'], safe='')}" if wants_explanations(headers) else ""
+        return Visitor(negotiation.language(headers), f"{own}#results")
+
+    def _document(self, visitor: Visitor, answers: Sequence[Markup]) -> Markup:
+        language = visitor.language
         words = texts(language)
         limit = size(self.settings.max_request_bytes)
         untrained = self.model["weights"] == "untrained"
         changing = {
             "lang": negotiation.LANGUAGES[language],
             "state": "answered" if answers else "",
+            "action": visitor.action,
             "banner": element("p", words["untrained"], class_="banner") if untrained else "",
             "tagline": words["tagline"].format(classes=f"{self.card['classes']['count']:,}"),
             "limits": words["limits"].format(formats=imaging.ACCEPTED.replace(" or ", ", "), limit=limit),
@@ -91,7 +108,7 @@ class Posted:
 
     asked: native.Request
     page: Page
-    language: str
+    visitor: Visitor
     started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -114,10 +131,10 @@ class Posted:
         if len(outcomes) == 1 and isinstance(outcomes[0], Failure):
             raise outcomes[0]
         pairs = zip(self.uploads, outcomes, strict=True)
-        return self.page.reply(self.language, [self._card(upload, outcome, model) for upload, outcome in pairs])
+        return self.page.reply(self.visitor, [self._card(upload, outcome, model) for upload, outcome in pairs])
 
     def _card(self, upload: Upload, outcome: Outcome, model: Mapping[str, str]) -> Markup:
-        words = texts(self.language)
+        words = texts(self.visitor.language)
         name = upload.name or "" if len(self.uploads) > 1 else ""
         if isinstance(outcome, Failure):
             return cards.refused(words, outcome, name)

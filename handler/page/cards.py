@@ -10,7 +10,7 @@ from PIL import Image
 from handler import imaging
 from handler.failures import Failure
 from handler.labels import Prediction
-from handler.page.markup import Markup, element, fill, join
+from handler.page.markup import Markup, attributes, element, fill, join
 from handler.page.wording import for_people, percent
 from handler.protocols import native
 
@@ -26,7 +26,7 @@ def blank(words: Mapping[str, str]) -> Markup:
 
 def blank_class() -> Markup:
     """The line of a class that page.js fills; a button, since it can show where the class was seen."""
-    return fill("class.html", tag="button", name="", id="", share="", width="0")
+    return fill("class.html", tag="button", lang="", name="", id="", share="", width="0")
 
 
 def answered(
@@ -48,7 +48,7 @@ def answered(
         name=name,
         photo=photo,
         alt=words["sent"],
-        best=_english("span", for_people(best.label)) if known else words["unknown"],
+        best=element("span", for_people(best.label), **_language(best.label)) if known else words["unknown"],
         message="" if known else words["below"].format(least=percent(least)),
         classes=join(_class(prediction) for prediction in ranked),
         time=words["seconds"].format(seconds=f"{seconds:.2f}"),
@@ -63,7 +63,7 @@ def refused(words: Mapping[str, str], failure: Failure, name: str = "") -> Marku
         state="refused",
         name=name,
         best=words["refused"],
-        message=_english("span", failure.message),
+        message=element("span", failure.message, lang="en"),
         json=json.dumps(native.error(failure), indent=2),
     )
 
@@ -85,6 +85,7 @@ def _class(prediction: Prediction) -> Markup:
     return fill(
         "class.html",
         tag="div",
+        lang=attributes(**_language(prediction.label)),
         name=for_people(prediction.label),
         id="" if prediction.class_id == prediction.label else prediction.class_id,
         share=percent(prediction.probability),
@@ -92,5 +93,6 @@ def _class(prediction: Prediction) -> Markup:
     )
 
 
-def _english(tag: str, text: str) -> Markup:
-    return element(tag, text, lang="en")
+def _language(label: str) -> dict[str, str]:
+    """The attribute that says so of an English name; of others nobody has said what they are. page.js agrees."""
+    return {"lang": "en"} if label.isascii() else {}

@@ -21,10 +21,14 @@ def fill(template: str, **values: str) -> Markup:
     return Markup(_template(template).substitute({name: escape(value) for name, value in values.items()}))
 
 
-def element(tag: str, content: str, **attributes: str) -> Markup:
-    """One element."""
-    opened = "".join(f' {name.rstrip("_")}="{html.escape(value)}"' for name, value in attributes.items())
-    return Markup(f"<{tag}{opened}>{escape(content)}</{tag}>")
+def element(tag: str, content: str, **named: str) -> Markup:
+    """One element with these attributes."""
+    return Markup(f"<{tag}{attributes(**named)}>{escape(content)}</{tag}>")
+
+
+def attributes(**named: str) -> Markup:
+    """Attributes as they stand in a tag; `class_` is class."""
+    return Markup("".join(f' {name.rstrip("_")}="{html.escape(value)}"' for name, value in named.items()))
 
 
 def join(parts: Iterable[Markup]) -> Markup:

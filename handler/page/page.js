@@ -5,15 +5,18 @@ const { texts, limit, least, model } = JSON.parse(byId("facts").textContent);
 const AT_ONCE = 2; // requests under way; more would only fill the service's queue
 const SHORT_SIDE = 1024; // pixels, of a photo too large to send; the network looks at 255
 const LONGEST_SIDE = 8192; // pixels that every browser's canvas can hold
-const ADDRESS = location.pathname;
+const FRAMING = 1024; // bytes that a form takes beside its file and the class's name
+const ADDRESS = location.pathname.replace("/explanations/", "/predictions/");
 const EXPLANATIONS = ADDRESS.includes("/predictions/")
   ? ADDRESS.replace("/predictions/", "/explanations/")
   : `/explanations/${model}`;
 
 let token = ""; // kept nowhere else
 let tokenAsked = null;
+let tokenDeclined = false; // until a person asks for something anew
 const waiting = [];
 let running = 0;
+const progress = { done: 0, all: 0 }; // photos asked about since all were answered last
 
 /** Why a photo has no answer. own: the service's own words, which are English. */
 class Problem extends Error {
@@ -39,18 +42,31 @@ function forPeople(label) {
   return label.replaceAll("_", " ");
 }
 
+/** Names of classes are English; of one that cannot be, nobody has said what it is. */
+function language(name) {
+  return /^\p{ASCII}*$/u.test(name) ? "en" : "";
+}
+
 function announce(text) {
   byId("status").textContent = text;
+}
+
+/** What became of a photo. Of several at once only the last may be heard: so how many there are is told, too. */
+function announceResult(card, text) {
+  progress.done += 1;
+  const { done, all } = progress;
+  announce(`${card.file.name}: ${text}${all > 1 ? ` (${fill(texts.done, { done, all })})` : ""}`);
+  if (done === all) Object.assign(progress, { done: 0, all: 0 });
 }
 
 // Asking
 
 /** The service's answer, and how many seconds it took; asks for a token where one is wanted. */
-async function ask(path, body, headers = {}) {
+async function ask(path, body) {
   for (;;) {
     const used = token;
     const started = performance.now();
-    const response = await post(path, body, headers, used);
+    const response = await post(path, body, used);
     const answer = await response.json().catch(() => null);
     if (response.ok && answer?.success) return { answer, seconds: (performance.now() - started) / 1000 };
     const locked = answer?.type === "InvalidKeyException";
@@ -58,11 +74,13 @@ async function ask(path, body, headers = {}) {
   }
 }
 
-async function post(path, body, headers, bearer) {
-  const common = { Accept: "application/json", "Content-Type": "application/octet-stream" };
+async function post(path, body, bearer) {
+  // A form's type names its boundary, which the browser alone knows.
+  const type = body instanceof FormData ? {} : { "Content-Type": "application/octet-stream" };
   const authorization = bearer ? { Authorization: `Bearer ${bearer}` } : {};
+  const headers = { Accept: "application/json", ...type, ...authorization };
   try {
-    return await fetch(path, { method: "POST", body, headers: { ...common, ...headers, ...authorization } });
+    return await fetch(path, { method: "POST", body, headers });
   } catch {
     throw new Problem(texts.unreachable);
   }
@@ -79,9 +97,10 @@ function tooLarge() {
   return new Problem(fill(texts.too_large, { limit: texts.limit }), { title: texts.refused });
 }
 
-/** Resolves to whether there is now another token than the one used in vain; all requests share one question. */
+/** Whether there is now another token than the one used in vain, or a promise of it; all requests share one question. */
 function askForToken(used) {
   if (token !== used) return true;
+  if (tokenDeclined) return false;
   tokenAsked ??= openTokenDialog(used).finally(() => (tokenAsked = null));
   return tokenAsked;
 }
@@ -103,6 +122,7 @@ function takeToken(dialog, input) {
   const given = dialog.returnValue === "go" && input.value.trim();
   input.value = "";
   if (given) token = given;
+  tokenDeclined = !given;
   return Boolean(given);
 }
 
@@ -167,7 +187,10 @@ async function classify(card) {
 // Cards
 
 function put(card, selector, text, lang = "") {
-  const element = card.element.querySelector(selector);
+  write(card.element.querySelector(selector), text, lang);
+}
+
+function write(element, text, lang) {
   element.textContent = text;
   if (lang) element.lang = lang;
   else element.removeAttribute("lang");
@@ -182,6 +205,13 @@ function add(files) {
   document.body.classList.add("answered");
   const cards = Array.from(files, makeCard);
   byId("results").prepend(...cards.map((card) => card.element));
+  begin(...cards);
+}
+
+/** A person asks about photos. */
+function begin(...cards) {
+  tokenDeclined = false;
+  progress.all += cards.length;
   for (const card of cards) enqueue(() => classify(card));
 }
 
@@ -201,7 +231,7 @@ function makeCard(file) {
 
 function retry(card) {
   put(card, ".message", "");
-  enqueue(() => classify(card));
+  begin(card);
 }
 
 function showPreview(card) {
@@ -215,13 +245,13 @@ function showAnswer(card, answer) {
   const known = answer.recognized;
   const best = forPeople(answer.class_name);
   state(card, known ? "known" : "unknown");
-  put(card, ".best", known ? best : texts.unknown, known ? "en" : "");
+  put(card, ".best", known ? best : texts.unknown, known ? language(best) : "");
   put(card, ".message", known ? "" : fill(texts.below, { least: percent(least) }));
   put(card, "pre", JSON.stringify(answer, null, 2), "en");
   const rows = answer.predictions.map((prediction) => makeRow(card, prediction));
   card.element.querySelector(".classes").replaceChildren(...rows);
   const share = known ? `, ${percent(answer.predictions[0].probability)}` : "";
-  announce(`${card.file.name}: ${known ? best : texts.unknown}${share}`);
+  announceResult(card, `${known ? best : texts.unknown}${share}`);
 }
 
 function makeRow(card, { class_id: id, label, probability }) {
@@ -230,7 +260,7 @@ function makeRow(card, { class_id: id, label, probability }) {
   const name = forPeople(label);
   button.type = "button";
   button.setAttribute("aria-pressed", "false");
-  button.querySelector(".name").textContent = name;
+  write(button.querySelector(".name"), name, language(name));
   button.querySelector(".id").textContent = id === label ? "" : id;
   button.querySelector(".share").textContent = percent(probability);
   const bar = button.querySelector("rect");
@@ -245,21 +275,24 @@ function showProblem(card, problem) {
   put(card, ".best", known ? problem.title : texts.failed);
   put(card, ".message", problem.message, known && !problem.own ? "" : "en");
   put(card, "pre", problem.answer ? JSON.stringify(problem.answer, null, 2) : "", "en");
-  announce(`${card.file.name}: ${problem.message}`);
+  announceResult(card, problem.message);
 }
 
 // Where a class was seen
 
 async function toggle(card, button, id, name) {
-  const pressed = button.getAttribute("aria-pressed") === "true";
+  const isPressed = () => button.getAttribute("aria-pressed") === "true";
+  const pressed = isPressed();
   for (const other of card.element.querySelectorAll(".class")) other.setAttribute("aria-pressed", "false");
   if (pressed) return showPreview(card);
   button.setAttribute("aria-pressed", "true");
   button.setAttribute("aria-busy", "true");
+  tokenDeclined = false;
   try {
     const picture = await explain(card, id);
-    if (button.getAttribute("aria-pressed") === "true") showSeen(card, picture, name);
+    if (isPressed()) showSeen(card, picture, name);
   } catch (problem) {
+    if (!isPressed()) return; // by now another one is, or none
     button.setAttribute("aria-pressed", "false");
     showPreview(card);
     put(card, ".seen", problem.message, problem.own ? "en" : "");
@@ -269,14 +302,26 @@ async function toggle(card, button, id, name) {
   }
 }
 
-async function explain(card, id) {
+/** Asks once, however often it is called; after a failure anew. */
+function explain(card, id) {
   if (!card.seen.has(id)) {
-    const { answer } = await ask(EXPLANATIONS, card.body, { "X-Target": id, "X-Overlays": "picture" });
-    const found = answer.explanations?.find((explanation) => explanation.class_id === id);
-    if (!found) throw new Problem(texts.failed);
-    card.seen.set(id, `data:image/png;base64,${found.picture}`);
+    const picture = askWhere(card, id);
+    picture.catch(() => card.seen.delete(id));
+    card.seen.set(id, picture);
   }
   return card.seen.get(id);
+}
+
+async function askWhere(card, id) {
+  const fits = card.body.size + new Blob([id]).size + FRAMING <= limit;
+  const form = new FormData(); // a header holds no name but in Latin letters
+  form.append("target", id);
+  form.append("overlays", "picture");
+  form.append("file", fits ? card.body : await scaleDown(card.body), "photo");
+  const { answer } = await ask(EXPLANATIONS, form);
+  const found = answer.explanations?.find((explanation) => explanation.class_id === id);
+  if (!found) throw new Problem(texts.failed);
+  return `data:image/png;base64,${found.picture}`;
 }
 
 function showSeen(card, picture, name) {

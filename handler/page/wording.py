@@ -28,4 +28,4 @@ def for_people(label: str) -> str:
 
 def size(count: int) -> str:
     """A number of bytes."""
-    return f"{count / 2**20:.3g} MB"
+    return f"{count / 2**20:.3g} MiB"

@@ -123,6 +123,7 @@ def visit(browser: Browser, server: Server) -> Iterator[Visitor]:
     yield open_page
     for visit in visits:
         visit.page.context.close()
+    for visit in visits:
         host = "/".join(visit.page.url.split("/")[:3])
         asked = {request.url for request in visit.requests}
         assert {url for url in asked if not url.startswith((host, "blob:", "data:"))} == set()

@@ -6,15 +6,17 @@ import json
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import requests
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Error, Page, Route, expect
+from playwright.sync_api import Error, Page, Request, Route, expect
 
 from tests.browser.conftest import Visit, Visitor, photo
 from tests.photos import cutouts, encode
@@ -26,6 +28,14 @@ PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobil
 def truth(server: Server, number: int = 0) -> dict[str, Any]:
     answer: dict[str, Any] = server.send(encode(cutouts(number + 1)[number])).json()
     return answer
+
+
+def wait_until(page: Page, happened: Callable[[], object]) -> None:
+    """Half a minute at most. What the browser tells arrives only while it is being called."""
+    deadline = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(20)
 
 
 def people(label: str) -> str:
@@ -72,6 +82,7 @@ def test_the_preview_is_there_before_the_answer(visit: Visitor) -> None:
     visited.page.set_input_files("#file", photo())
     expect(visited.cards.locator("h2")).to_have_text("Looking…")
     expect(visited.cards.locator("img")).to_have_js_property("naturalWidth", cutouts(1)[0].width)
+    wait_until(visited.page, lambda: held)
     held[0].continue_()
     visited.settle()
 
@@ -186,7 +197,7 @@ def test_a_photo_too_large_to_be_sent_is_scaled_down_and_says_so(visit: Visitor,
     visited = visit()
     visited.choose(tmp_path / "large.bmp")
     card = visited.card("large.bmp")
-    expect(card.locator(".note")).to_contain_text("Larger than 10 MB, so it was scaled down")
+    expect(card.locator(".note")).to_contain_text("Larger than 10 MiB, so it was scaled down")
     expect(card.locator(".classes li")).to_have_count(5)
     (post,) = visited.posts()
     assert int(post.all_headers()["content-length"]) < 10 * 2**20
@@ -196,7 +207,7 @@ def test_a_file_too_large_that_is_no_picture_is_told_in_the_pages_own_words(visi
     (tmp_path / "video.mp4").write_bytes(bytes(10 * 2**20 + 1))
     visited = visit()
     visited.choose(tmp_path / "video.mp4")
-    expect(visited.card("video.mp4").locator(".message")).to_contain_text("larger than the 10 MB that can be sent")
+    expect(visited.card("video.mp4").locator(".message")).to_contain_text("larger than the 10 MiB that can be sent")
     assert visited.posts() == []
 
 
@@ -240,7 +251,7 @@ def test_the_curl_command_copied_asks_the_same(visit: Visitor, server: Server, t
     visited = visit(permissions=["clipboard-read", "clipboard-write"])
     visited.choose(photo(0, name))
     visited.page.get_by_role("button", name="Copy as curl").click()
-    expect(visited.page.get_by_role("button", name="Copied")).to_be_visible()
+    expect(visited.page.get_by_role("status")).to_have_text("Copied")
     command = visited.page.evaluate("navigator.clipboard.readText()")
     assert shlex.split(command)[-1] == server.url
     (tmp_path / name).write_bytes(encode(cutouts(1)[0]))
@@ -303,6 +314,7 @@ class TestToken:
         page.keyboard.press("Enter")
         visited.settle()
         page.get_by_role("button", name="Copy as curl").click()
+        expect(page.get_by_role("status")).to_have_text("Copied")
         command = page.evaluate("navigator.clipboard.readText()")
         assert '-H "Authorization: Bearer $TOKEN"' in command
         assert guarded.keys["inference"] not in command
@@ -313,6 +325,21 @@ class TestToken:
         visited.settle()
         expect(visited.cards.locator(".message")).to_contain_text("Token Authorization failed")
         expect(visited.page.get_by_role("button", name="Try again")).to_be_visible()
+
+    def test_declined_it_is_not_asked_for_again_before_a_person_tries_again(
+        self, visited: Visit, guarded: Guarded
+    ) -> None:
+        page, dialog = visited.page, visited.page.get_by_role("dialog")
+        page.set_input_files("#file", [photo(number, f"{number}.jpg") for number in range(6)])
+        dialog.get_by_role("button", name="Cancel").click()
+        visited.settle()
+        expect(dialog).to_be_hidden()
+        expect(page.locator("[data-state=failed]")).to_have_count(6)
+        visited.card("3.jpg").get_by_role("button", name="Try again").click()
+        dialog.get_by_label("Token").fill(guarded.keys["inference"])
+        dialog.get_by_role("button", name="Continue").click()
+        visited.settle()
+        expect(page.locator("[data-state=failed]")).to_have_count(5)
 
 
 def test_the_model_card_is_on_the_page(visit: Visitor, server: Server) -> None:
@@ -340,6 +367,13 @@ class TestWithoutJavaScript:
         visited.page.get_by_role("button", name="Recognize").click()
         check_card(visited, "", truth(server, 1))
 
+    def test_at_the_address_of_explanations_the_form_is_classified(self, visit: Visitor, server: Server) -> None:
+        visited = visit(server.explaining, java_script_enabled=False)
+        visited.page.set_input_files("#file", photo())
+        visited.page.get_by_role("button", name="Recognize").click()
+        check_card(visited, "", truth(server))
+        assert visited.page.url == f"{server.url}#results"
+
     def test_a_bad_file_is_refused_on_a_page(self, visit: Visitor, server: Server) -> None:
         visited = visit(java_script_enabled=False, locale="ko-KR")
         visited.page.set_input_files("#file", {"name": HTML, "mimeType": "text/html", "buffer": HTML.encode()})
@@ -354,9 +388,30 @@ class TestWithoutJavaScript:
         assert visited.page.locator("#file").get_attribute("multiple") is None
 
 
+# A form with a file in it is not shown to Playwright.
+TELL_TARGET = """() => {
+  const send = window.fetch;
+  window.fetch = (path, options) => {
+    const target = options.body instanceof FormData ? options.body.get("target") : "";
+    return send(path, { ...options, headers: { ...options.headers, "X-Told": encodeURIComponent(target) } });
+  };
+}"""
+
+
+def told(request: Request) -> str:
+    """The class that a form asks to explain."""
+    return unquote(request.headers["x-told"])
+
+
+def show_explanations(page: Page) -> None:
+    """Answers whatever is asked of /explanations."""
+    page.evaluate(TELL_TARGET)
+    page.route("**/explanations/**", show_explanation)
+
+
 def show_explanation(route: Route) -> None:
     """What POST /explanations answers."""
-    target = route.request.headers["x-target"]
+    target = told(route.request)
     picture = base64.b64encode(encode(Image.new("RGB", (40, 30), "red"), "PNG")).decode()
     row = {"class_id": target, "label": "?", "probability": 0.5, "map": [[0] * 7] * 7, "picture": picture}
     route.fulfill(json={"success": True, "explanations": [row]})
@@ -370,7 +425,7 @@ class TestExplanation:
         return visited
 
     def test_a_click_on_a_class_lights_up_where_it_was_seen(self, visited: Visit, server: Server) -> None:
-        visited.page.route("**/explanations/**", show_explanation)
+        show_explanations(visited.page)
         first, second, *_ = visited.page.locator("button.class").all()
         image = visited.page.locator("article img")
         first.click()
@@ -386,7 +441,7 @@ class TestExplanation:
         expect(image).to_have_attribute("alt", "photo.jpg")
         first.click()
         expect(first).to_have_attribute("aria-pressed", "true")
-        asked = [request.headers["x-target"] for request in visited.posts() if "explanations" in request.url]
+        asked = [told(request) for request in visited.posts() if "explanations" in request.url]
         assert asked == [row["class_id"] for row in truth(server)["predictions"][:2]]
 
     def test_the_picture_is_the_services_own(self, visited: Visit, server: Server) -> None:
@@ -407,6 +462,71 @@ class TestExplanation:
         expect(visited.page.locator(".seen")).to_have_text("no such class")
         expect(button).to_have_attribute("aria-pressed", "false")
         expect(visited.page.locator("article img")).to_have_attribute("src", re.compile("^blob:"))
+
+    def test_a_failure_that_comes_late_leaves_the_class_chosen_since_alone(self, visited: Visit) -> None:
+        held: list[Route] = []
+        visited.page.evaluate(TELL_TARGET)
+        visited.page.route("**/explanations/**", lambda route: held.append(route))
+        first, second, *_ = visited.page.locator("button.class").all()
+        first.click()
+        wait_until(visited.page, lambda: len(held) == 1)
+        second.click()
+        wait_until(visited.page, lambda: len(held) == 2)
+        held[0].fulfill(status=400, json={"success": False, "error": {"code": "bad_option", "message": "late"}})
+        expect(first).not_to_have_attribute("aria-busy", "true")
+        expect(second).to_have_attribute("aria-pressed", "true")
+        expect(visited.page.locator(".seen")).to_have_text("")
+        show_explanation(held[1])
+        expect(visited.page.locator("article img")).to_have_attribute("src", re.compile("^data:image/png;base64,"))
+        expect(second).to_have_attribute("aria-pressed", "true")
+
+    def test_a_class_chosen_again_before_its_answer_is_asked_for_once(self, visited: Visit) -> None:
+        held: list[Route] = []
+        visited.page.evaluate(TELL_TARGET)
+        visited.page.route("**/explanations/**", lambda route: held.append(route))
+        button = visited.page.locator("button.class").first
+        for _ in range(3):
+            button.click()
+        wait_until(visited.page, lambda: held)
+        show_explanation(held[0])
+        expect(visited.page.locator("article img")).to_have_attribute("src", re.compile("^data:image/png;base64,"))
+        expect(button).to_have_attribute("aria-pressed", "true")
+        assert len(held) == 1
+
+    def test_a_class_may_have_a_name_in_any_script(self, visit: Visitor, server: Server) -> None:
+        row = {"class_id": "고양이", "label": "고양이", "probability": 0.9}
+        answer = {
+            "success": True,
+            "class_id": "고양이",
+            "class_name": "고양이",
+            "predictions": [row],
+            "recognized": True,
+        }
+
+        def name(route: Route) -> None:
+            if route.request.method == "POST":
+                route.fulfill(json=answer)
+            else:
+                route.continue_()
+
+        visited = visit(prepare=lambda page: page.route(server.url, name))
+        visited.choose(photo())
+        show_explanations(visited.page)
+        visited.page.locator("button.class").click()
+        image = visited.page.locator("article img")
+        expect(image).to_have_attribute("src", re.compile("^data:image/png;base64,"))
+        expect(image).to_have_attribute("alt", "Where it was seen: 고양이")
+        for names in ("h2.best", ".name"):
+            assert visited.page.locator(names).evaluate_all("all => all.map((one) => one.lang)") == [""]
+
+    def test_opened_at_the_address_of_explanations_photos_are_classified(self, visit: Visitor, server: Server) -> None:
+        visited = visit(server.explaining)
+        visited.choose(photo())
+        check_card(visited, "photo.jpg", truth(server))
+        visited.page.locator("button.class").first.click()
+        image = visited.page.locator("article img")
+        expect(image).to_have_attribute("src", re.compile("^data:image/png;base64,"), timeout=30_000)
+        assert [request.url for request in visited.posts()] == [server.url, server.explaining]
 
 
 @pytest.mark.parametrize(
@@ -435,7 +555,7 @@ def test_the_keyboard_alone_does_everything(visit: Visitor, tmp_path: Path, key:
     path.write_bytes(encode(cutouts(1)[0]))
     visited = visit()
     visited.page.on("filechooser", lambda _: None)  # Playwright must know of it before the key is pressed
-    visited.page.route("**/explanations/**", show_explanation)
+    show_explanations(visited.page)
     keyboard = visited.page.keyboard
     keyboard.press("Tab")
     assert focused(visited.page) == "file"
@@ -479,6 +599,17 @@ def test_answers_and_refusals_are_read_out(visit: Visitor, server: Server) -> No
     expect(status).to_contain_text("empty.jpg: ")
 
 
+def test_of_several_at_once_it_is_read_out_how_many_are_answered(visit: Visitor) -> None:
+    visited = visit()
+    status = visited.page.get_by_role("status")
+    for _ in range(2):
+        visited.choose(*(photo(number, f"{number}.jpg") for number in range(3)))
+        expect(status).to_contain_text("(3 of 3 photos)")
+    visited.choose(photo())
+    expect(status).to_contain_text("photo.jpg: ")
+    expect(status).not_to_contain_text("photos)")
+
+
 @pytest.mark.parametrize("width", [360, 320])
 def test_on_a_phone_nothing_is_cut_off_and_everything_can_be_touched(visit: Visitor, width: int) -> None:
     visited = visit(**PHONE | {"viewport": {"width": width, "height": 740}})
@@ -505,7 +636,7 @@ def test_axe_finds_nothing(visit: Visitor, guarded: Guarded, scheme: str, locale
     profile = {"color_scheme": scheme, "locale": locale, "reduced_motion": "reduce"}
     visited = visit(guarded.url, prepare=with_token(guarded), **profile)
     check_accessible(visited.page)
-    visited.page.route("**/explanations/**", show_explanation)
+    show_explanations(visited.page)
     visited.choose(photo(), {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"not a photo"})
     visited.page.locator("button.class").first.click()
     for summary in visited.page.locator("summary").all():
@@ -546,8 +677,8 @@ def test_the_policy_forbids_what_the_page_does_not_need(visit: Visitor, attack: 
     visited = visit()
     with contextlib.suppress(Error):
         visited.page.evaluate(attack)
-    visited.page.wait_for_timeout(100)
-    assert re.search("Content Security Policy|TrustedScript|TrustedHTML", "\n".join(visited.complaints))
+    said = "Content Security Policy|TrustedScript|TrustedHTML"
+    wait_until(visited.page, lambda: re.search(said, "\n".join(visited.complaints)))
     assert visited.page.title() == "What is in this photo?"
     assert visited.page.locator("main").is_visible()
     visited.complaints.clear()

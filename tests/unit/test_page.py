@@ -232,6 +232,28 @@ def test_an_answer_names_classes_for_people_with_ids_and_percent() -> None:
         assert word in answer
 
 
+def test_names_are_said_to_be_english_where_they_can_be() -> None:
+    photo = encode(cutouts(1)[0])
+    english = posted(make_page(), photo, seen("Egyptian_cat", 0.9)).body.decode()
+    assert '<h2 class="best"><span lang="en">Egyptian cat</span></h2>' in english
+    assert '<span class="name" lang="en">Egyptian cat</span>' in english
+    korean = posted(make_page(), photo, seen("고양이", 0.9)).body.decode()
+    assert '<h2 class="best"><span>고양이</span></h2>' in korean
+    assert '<span class="name">고양이</span>' in korean
+
+
+def test_the_form_goes_to_the_address_of_predictions() -> None:
+    page = make_page()
+    for headers, action in (({}, "#results"), ({"explain": "True"}, "/predictions/densenet#results")):
+        reply = page.instead_of_an_answer({"accept": CHROME, **headers})
+        protocol = page.protocol({"accept": CHROME, "content-type": FORM, **headers})
+        assert reply is not None
+        assert protocol is not None
+        for answer in (reply, protocol.refuse(Failure(Code.NOT_AN_IMAGE, "no"))):
+            (form, _) = [attributes for tag, attributes in Reader(answer.body).elements if tag == "form"]
+            assert form["action"] == action
+
+
 def test_a_class_without_an_id_of_its_own_shows_none() -> None:
     assert posted(make_page(), encode(cutouts(1)[0]), seen("cat", 0.9, "cat")).body.count(b'class="id">cat<') == 0
 
@@ -295,7 +317,7 @@ def test_a_photo_is_shown_back_upright_small_and_without_its_metadata() -> None:
 def test_the_limit_that_people_are_told_is_torchserves() -> None:
     limit = int(Properties.read(ROOT / "config.properties").values["max_request_size"])
     assert Settings().max_request_bytes == limit
-    assert "10 MB" in opened(make_page()).body.decode()
+    assert "10 MiB" in opened(make_page()).body.decode()
 
 
 @pytest.mark.parametrize(
@@ -306,4 +328,4 @@ def test_percent(share: float, text: str) -> None:
 
 
 def test_sizes_are_written_short() -> None:
-    assert [size(count) for count in (10_485_760, 6_553_500)] == ["10 MB", "6.25 MB"]
+    assert [size(count) for count in (10_485_760, 6_553_500)] == ["10 MiB", "6.25 MiB"]
