@@ -1,6 +1,7 @@
 """Where TorchServe's own routes fall short of what the protocols' clients expect; the documentation says so, too."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,11 @@ import tritonclient.http as triton
 from kserve import InferenceRESTClient, RESTConfig
 from tritonclient.utils import InferenceServerException
 
+from tests.photos import cutouts, encode
 from tests.service.conftest import Server
 from tests.service.truth import TEXTS
 
+PHOTO = encode(cutouts(1)[0])
 V1 = {"instances": TEXTS[:1]}
 V2 = {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": TEXTS[:1]}]}
 
@@ -90,3 +93,16 @@ def test_kserves_client_cannot_ask_either(server: Server, protocol: str, ask: Ca
     with pytest.raises(httpx.HTTPStatusError) as raised:
         asyncio.run(run())
     assert raised.value.response.status_code in {404, 405}
+
+
+def test_what_the_worker_measures_reaches_the_metrics_port(server: Server) -> None:
+    """The handler drops TorchServe's other line a request, and these are log lines, too."""
+    assert server.send(PHOTO).ok
+    port = server.service.port
+    address = server.service.inference.replace(str(port), str(port + 2)) + "/metrics"
+    deadline = time.monotonic() + 60
+    while not all(
+        f"\n{name}{{" in requests.get(address, timeout=60).text for name in ("HandlerTime", "PredictionTime")
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
