@@ -24,7 +24,7 @@ _SATURATING = (8, 32)  # clients, of which the better one is the best throughput
 _SECONDS = 8
 _PROBE_PAUSE = 0.02  # seconds between an answer and the next probe
 _BEFORE, _AFTER = 2.0, 4.0  # seconds of probing without any other load
-_NORMAL = 1.5  # times the median latency before, up to which a latency is normal
+NORMAL = 1.5  # times the median latency before, up to which a latency is normal
 _UNAVAILABLE = 503
 
 
@@ -69,7 +69,7 @@ def seconds_to_normal(probes: Sequence[Probe], begun: float, ended: float) -> fl
     """
     before = [probe.seconds for probe in probes if probe.ended <= begun]
     after = [probe for probe in probes if probe.begun >= ended]
-    limit = _NORMAL * median(before)
+    limit = NORMAL * median(before)
     normal = [probe.status == load.OK and probe.seconds <= limit for probe in after]
     for i, probe in enumerate(after):
         if normal[i] and sum(normal[i:]) >= 0.9 * len(normal[i:]):

@@ -175,8 +175,9 @@ def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 _OVERLOAD = (
     "Each client sends the next photo as soon as the last was answered, and waits "
     f"{overload.WAIT_AFTER_REFUSAL:g} second after a refusal. The best is the better of 8 and 32 clients just before, "
-    "on the same service. A further client probes throughout: normal is an answer within 1.5 times the median of its "
-    "answers before the load, from which on nine in ten are; the time counts from the last answer of the load."
+    "on the same service. A further client probes throughout: normal is an answer within "
+    f"{overload.NORMAL:g} times the median of its answers before the load, from which on nine in ten are; the time "
+    "counts from the last answer of the load."
 )
 _HOW = """## How
 
