@@ -52,9 +52,7 @@ def build(
             raise Problem(f"{folder} holds no export ({name} is missing); make one with python -m export")
     card = json.loads((folder / CARD).read_bytes())
     if not is_servable(card):
-        raise Problem(
-            f"{folder} holds an older export, which this handler cannot serve; make it anew: python -m export"
-        )
+        raise Problem(f"{folder} holds an export of an older version; make it anew with python -m export")
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="densenet-archive-") as scratch:
         settings = _read_config(config, workers or default_workers(card["precision"]), card["precision"])

@@ -17,8 +17,9 @@ from handler.transform import Box
 HOW_TO_SEND = "send the image's bytes (curl -T photo.jpg URL) or a multipart form (curl -F file=@photo.jpg URL)"
 MAX_TOP_K = 1000
 MAX_TARGETS = 10
-MAX_PICTURES = 8
-"""Of explanations in one answer, which has 6 MB; a picture has up to half a megabyte, in base64 two thirds of one."""
+MAX_PICTURES = 10
+"""Of explanations in one answer: a fifth of a second of a worker. They may still be too large for an answer of 6 MB, as
+a picture has up to half a megabyte, in base64 two thirds of one."""
 _LONGEST_TARGETS = 10_000  # characters
 
 # A number as text; float() would take "0_1" and other scripts' digits too.

@@ -197,7 +197,7 @@ class TestExplanations:
         [
             (MAX_PICTURES + 1, 1, "crop"),
             (MAX_PICTURES + 1, None, "picture"),
-            (1, MAX_PICTURES + 1, "picture"),
+            (2, MAX_PICTURES // 2 + 1, "picture"),
             (MAX_PICTURES // 2 + 1, None, None),
             (1, MAX_PICTURES // 2 + 1, "both"),
             (16, MAX_TARGETS, "both"),
