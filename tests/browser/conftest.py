@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect
 
 from export import CARD
-from service import readiness, torchserve
+from service import apart, torchserve
 from service.properties import Properties
 from tests.browser import chromium
 from tests.photos import cutouts, encode
@@ -37,15 +37,8 @@ def browser(chromium_path: str) -> Iterator[Browser]:
 def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The service as it is by default."""
     folder = tmp_path_factory.mktemp("page")
-    build_archive(exported, folder, workers=2)
-    properties = free_properties(folder)
-    watch = readiness.Watch(folder / "logs" / str(properties.port))
-    service = torchserve.start(properties, run=folder, logs=folder / "logs")
-    try:
-        readiness.wait(service, watch)
+    with apart.serving(build_archive(exported, folder, workers=2), folder) as service:
         yield Server(service)
-    finally:
-        torchserve.stop(service, run=folder)
 
 
 @pytest.fixture(scope="package")
