@@ -16,6 +16,7 @@ from PIL.Image import Image
 
 from handler import encoding, explaining, hardware, imaging, labels, payload, protocols, reply, scoring, transform
 from handler.context import Context
+from handler.control import HOLD, Control
 from handler.explaining import Look
 from handler.failures import Code, Failure
 from handler.page import Page
@@ -27,6 +28,7 @@ from handler.settings import Settings
 
 log = logging.getLogger(__name__)
 Scored = tuple[torch.Tensor, torch.Tensor] | Failure  # logits and activations of one picture
+_DRAINING = Failure(Code.DRAINING, "the service is about to stop; send the request again in a moment")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -58,12 +60,22 @@ class Classifier:
             "precision": self.card["precision"],
         }
         self.page = Page(self.card, self.model, self.settings)
+        self.control = Control.from_environment()
         log.info("ready: %s, torch %s, %d thread(s)", self.model, torch.__version__, self.settings.threads)
         if self.card["weights"]["name"] == "untrained":
             log.warning("THE WEIGHTS ARE UNTRAINED: every answer is meaningless")
 
     def handle(self, rows: Sequence[Mapping[str, object]], context: Context) -> list[bytes]:
         """Answers a batch: one answer a row, whatever is in it. Never raises for what a row holds."""
+        headers = [context.get_all_request_header(i) for i in range(len(rows))]
+        if all(HOLD in each for each in headers) and self.control.hold(headers[0]):
+            return [self._send(context, i, reply.document({"held": True})) for i in range(len(rows))]
+        self.control.begin()
+        answers = self._handle(rows, context)
+        self.control.end(len(rows))
+        return answers
+
+    def _handle(self, rows: Sequence[Mapping[str, object]], context: Context) -> list[bytes]:
         found = [self._read(row, context, i) for i, row in enumerate(rows)]
         asked = {i: (item.protocol, item.request) for i, item in enumerate(found) if isinstance(item, Asked)}
         outcomes = self._classify({i: request for i, (_, request) in asked.items()}, context)
@@ -81,6 +93,8 @@ class Classifier:
             return reply.document(self.card | {"model": self.model, "options": vars(self.settings)})
         form = self.page.protocol(plain)
         protocol = form or protocols.presume(row, plain)
+        if self.control.draining:
+            return reply.turned_away(protocol.refuse(_DRAINING), plain)
         received = self._guard(context, i, payload.read, row, headers)
         if isinstance(received, Failure):
             if received.code is Code.NO_IMAGE and form is None:

@@ -21,6 +21,7 @@ class Code(StrEnum):
     UNSUPPORTED_FORMAT = "unsupported_format"
     BROKEN_IMAGE = "broken_image"
     INTERNAL_ERROR = "internal_error"
+    DRAINING = "draining"
 
     @property
     def status(self) -> int:
@@ -36,6 +37,7 @@ _STATUS = {
     Code.UNSUPPORTED_FORMAT: 415,
     Code.BROKEN_IMAGE: 422,
     Code.INTERNAL_ERROR: 500,
+    Code.DRAINING: 503,
 }
 
 

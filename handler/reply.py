@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import yaml
 
 DESCRIPTION = "openapi.yaml"
 _OPENAPI = "application/vnd.oai.openapi+json"
+_HEALTH = "application/health+json"  # draft-inadarei-api-health-check: status is pass or fail
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,19 @@ def encode(content: object) -> bytes:
 
 
 def instead_of_an_answer(headers: Mapping[str, str]) -> Reply | None:
-    """The description, where a program without an image asks for it. headers: by lower-case name."""
-    return description() if _OPENAPI in headers.get("accept", "") else None
+    """The description or the state of health, where a program without an image asks for it. headers: by lower-case
+    name."""
+    accepted = headers.get("accept", "")
+    if _HEALTH in accepted:
+        return Reply(encode({"status": "pass"}), content_type=_HEALTH)
+    return description() if _OPENAPI in accepted else None
+
+
+def turned_away(answer: Reply, headers: Mapping[str, str]) -> Reply:
+    """An answer to everybody while the service drains: the refusal in the client's protocol, or the state of health."""
+    if _HEALTH in headers.get("accept", ""):
+        answer = Reply(encode({"status": "fail", "output": "draining"}), answer.status, _HEALTH)
+    return replace(answer, headers={**answer.headers, "Retry-After": "1"})
 
 
 @cache

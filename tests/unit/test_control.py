@@ -1,0 +1,70 @@
+"""What a worker does about the folder through which commands speak to it."""
+
+import os
+import time
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from handler import control
+from handler.control import HOLD, Control
+
+TOKEN = "0123456789abcdef" * 2
+
+
+def test_without_a_folder_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(control.VARIABLE, raising=False)
+    lonely = Control.from_environment()
+    lonely.begin()
+    lonely.end(3)
+    assert (lonely.draining, lonely.hold({HOLD: TOKEN})) == (False, False)
+
+
+def test_what_a_worker_has_done_can_be_read(tmp_path: Path) -> None:
+    worker = Control(tmp_path)
+    assert control.read_record(tmp_path, os.getpid()) == (0, 0, 0.0)
+    worker.begin()
+    assert control.read_record(tmp_path, os.getpid())[2] == pytest.approx(time.time(), abs=5)
+    worker.end(3)
+    worker.begin()
+    worker.end(1)
+    assert control.read_record(tmp_path, os.getpid()) == (4, 2, 0.0)
+
+
+def test_a_worker_is_held_until_the_folder_is_gone(tmp_path: Path) -> None:
+    worker = Control(tmp_path)
+    folder = tmp_path / f"hold-{TOKEN}"
+    folder.mkdir()
+    thread = Thread(target=worker.hold, args=({HOLD: TOKEN},))
+    thread.start()
+    deadline = time.monotonic() + 10
+    while not list(folder.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [path.name for path in folder.iterdir()] == [str(os.getpid())]
+    assert thread.is_alive()
+    folder.rename(tmp_path / "over")
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {HOLD: TOKEN}, {HOLD: "../control"}, {HOLD: f"{TOKEN}/../x"}, {HOLD: {"content-type": ""}}, {HOLD: ""}],
+)
+def test_no_client_can_hold_a_worker(tmp_path: Path, headers: dict[str, object]) -> None:
+    (tmp_path / "hold-x").mkdir()
+    assert Control(tmp_path).hold(headers) is False
+
+
+def test_a_worker_whose_holder_died_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "HOLD_SECONDS", 0.05)
+    (tmp_path / f"hold-{TOKEN}").mkdir()
+    assert Control(tmp_path).hold({HOLD: TOKEN}) is True
+
+
+def test_draining_is_seen_at_once(tmp_path: Path) -> None:
+    worker = Control(tmp_path)
+    assert worker.draining is False
+    (tmp_path / "draining").touch()
+    assert worker.draining is True
