@@ -18,7 +18,7 @@ import console
 from client.answers import Answer
 from client.client import DEFAULT_URL, Result
 from client.errors import NotThere, Refused, ServiceError, Unauthorized
-from client.terminal import EXTENSIONS, TOKEN, connect
+from client.terminal import EXTENSIONS, TOKEN, CaOption, KeyFileOption, TokenOption, connect
 from console import Problem
 
 STDIN = "-"
@@ -35,9 +35,9 @@ def main(
     ] = None,
     url: Annotated[str, typer.Option(help="Where the service answers.")] = DEFAULT_URL,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Requests in flight at once.")] = 4,
-    token: Annotated[
-        str | None, typer.Option(envvar=TOKEN, help="For a service that asks for one; the variable keeps it unseen.")
-    ] = None,
+    token: TokenOption = None,
+    key_file: KeyFileOption = None,
+    ca: CaOption = None,
     timeout: Annotated[float, typer.Option(help="Seconds, for each of connecting and waiting for an answer.")] = 60,
 ) -> None:
     """Classifies images through the running service. The exit status is 1 if any of them was refused."""
@@ -50,12 +50,12 @@ def main(
     images = (sys.stdin.buffer.read() if name == STDIN else name for name in names)
     try:
         with (
-            connect(url, token=token, timeout=timeout, parallel=parallel) as client,
+            connect(url, token=token, key_file=key_file, ca=ca, timeout=timeout, parallel=parallel) as client,
             closing(client.classify_many(images, top_k=top_k, min_probability=min_probability)) as results,
         ):
             failed = show(_tracked(zip(names, results, strict=True), len(names)))
     except (NotThere, Unauthorized) as error:
-        hint = f" (--token, or {TOKEN} in the environment)" if isinstance(error, Unauthorized) else ""
+        hint = f" (--token, --key-file, or {TOKEN} in the environment)" if isinstance(error, Unauthorized) else ""
         raise Problem(f"{error}{hint}") from error
     if failed:
         raise Problem(f"{failed} of {len(names)} images could not be classified")

@@ -11,7 +11,7 @@ import typer
 
 import console
 from client import DEFAULT_URL
-from client.terminal import TOKEN
+from client.terminal import CaOption, KeyFileOption, TokenOption
 from client.terminal import connect as connect_client
 from console import Problem
 from evaluation import agreement, asking, dataset, metrics, report
@@ -41,10 +41,6 @@ Output = Annotated[
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Forget earlier answers and ask everything again.")]
 Url = Annotated[str, typer.Option(help="Where the service answers.")]
-Token = Annotated[
-    str | None,
-    typer.Option(envvar=TOKEN, help="For a service that asks for one; the variable keeps it unseen."),
-]
 AgainstToken = Annotated[
     str | None, typer.Option(envvar="DENSENET_AGAINST_TOKEN", help="For a second service that asks for one.")
 ]
@@ -62,7 +58,9 @@ def main(
     output: Output = None,
     restart: Restart = False,
     url: Url = DEFAULT_URL,
-    token: Token = None,
+    token: TokenOption = None,
+    key_file: KeyFileOption = None,
+    ca: CaOption = None,
     against_token: AgainstToken = None,
     timeout: Timeout = 60,
     parallel: Parallel = 4,
@@ -76,11 +74,11 @@ def main(
     try:
         with ExitStack() as clients:
 
-            def connect(address: str, secret: str | None) -> Source:
-                client = connect_client(address, token=secret, timeout=timeout, parallel=parallel)
+            def connect(address: str, secret: str | None, keys: Path | None = None) -> Source:
+                client = connect_client(address, token=secret, key_file=keys, ca=ca, timeout=timeout, parallel=parallel)
                 return asking.service(clients.enter_context(client))
 
-            service = connect(url, token)
+            service = connect(url, token, key_file)
             classes = _classes(service, class_index)
             images = dataset.read(source, classes, labels=labels, layout=layout)
             # Made before the long run, so that what is wrong with it is told at once.

@@ -41,7 +41,8 @@ def service(client: Client) -> Source:
     try:
         answer = client.classify(_PHOTO, top_k=_ALL)
     except Unauthorized as error:
-        raise Problem(f"{error} (--token, or DENSENET_TOKEN; --against-token for the second service)") from error
+        hint = "--token, --key-file, or DENSENET_TOKEN; --against-token for the second service"
+        raise Problem(f"{error} ({hint})") from error
     except (Refused, ServiceError) as error:
         raise Problem(str(error)) from error
     model = asdict(answer.model)
