@@ -17,13 +17,14 @@ from benchmark.plan import Contender, System
 from console import Problem
 from export import CARD, CLASSES, NETWORK, ROOT, archive
 from service import apart
-from service.management import http
 from service.torchserve import Service
 
 _ARCHIVE = "densenet.mar"
 _CLASSES = ROOT / "handler" / "imagenet_class_index.json"
 _STARTUP = 120  # seconds for a peer to answer
 _TIMEOUT = 60  # seconds for an answer
+_http = requests.Session()
+_http.trust_env = False  # what is measured is on this machine: no proxy of the environment comes between
 
 
 @contextmanager
@@ -57,8 +58,8 @@ def ask(address: Address, photo: Path) -> requests.Response:
     """One photo, as the load generator sends it."""
     with photo.open("rb") as file:
         if address.part:
-            return http.post(address.url, files={address.part: file}, timeout=_TIMEOUT)
-        return http.post(address.url, data=file, headers={"Content-Type": "image/jpeg"}, timeout=_TIMEOUT)
+            return _http.post(address.url, files={address.part: file}, timeout=_TIMEOUT)
+        return _http.post(address.url, data=file, headers={"Content-Type": "image/jpeg"}, timeout=_TIMEOUT)
 
 
 def best_class(address: Address, photo: Path) -> str:
@@ -136,7 +137,7 @@ def _peer(command: tuple[str, ...], port: str, scratch: Path, environment: dict[
 
 def _listens(url: str) -> bool:
     try:
-        http.get(url, timeout=_TIMEOUT)
+        _http.get(url, timeout=_TIMEOUT)
     except requests.ConnectionError:
         return False
     return True

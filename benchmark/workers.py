@@ -45,9 +45,9 @@ def _one_more(service: Service, photos: list[Path]) -> tuple[float, float]:
 def _scale(service: Service, count: int) -> float:
     """Asks for so many workers; the seconds until they, and no others, are there."""
     begun = time.monotonic()
-    management.scale(service, count)
+    management.scale(service, count, count)
     while time.monotonic() < begun + _PATIENCE:
-        state = management.workers(service)
+        state = management.describe(service)
         if state and state.ready == count and len(worker_processes(service)) == count:
             return time.monotonic() - begun
         time.sleep(0.05)

@@ -120,6 +120,15 @@ def read_card(archive: Path) -> dict[str, Any]:
         ) from error
 
 
+def read_version(archive: Path) -> str:
+    """The version that TorchServe will list. Raises Problem as read_card."""
+    try:
+        with zipfile.ZipFile(archive) as packed:
+            return str(json.loads(packed.read(MANIFEST))["model"]["modelVersion"])
+    except _UNREADABLE as error:
+        raise Problem(f"{archive} is no archive of torch-model-archiver, or damaged") from error
+
+
 def _contents(folder: Path) -> dict[str, Path]:
     """Path in the archive → file, for all but what the archiver generates."""
     page = [path for path in (HANDLER / "page").iterdir() if path.suffix in _PAGE]

@@ -1,44 +1,140 @@
-"""TorchServe's management API, as far as starting and scaling need it."""
+"""TorchServe's management API, as far as running a service needs it. Functions raise Problem for what it refuses."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
 
 import requests
 
 from console import Problem
+from service import access
+from service.access import TIMEOUT
 from service.torchserve import Service
 
-# The service is on this machine: no proxy of the environment comes between.
-http = requests.Session()
-http.trust_env = False
-
-TIMEOUT = 10  # seconds for an answer that involves no loading of a model
+# TorchServe itself gives a worker 120 seconds to import torch, and by our model-config.yaml 240 to load the model.
+LOADING = 360
 
 
 @dataclass(frozen=True)
-class Workers:
-    """How many workers are wanted, and how many have loaded the model."""
+class Worker:
+    """One worker as TorchServe describes it. started: seconds since 1970."""
 
+    id: str
+    pid: int
+    ready: bool
+    started: float
+
+
+@dataclass(frozen=True)
+class Model:
+    """One version of the model, with its workers and its queue."""
+
+    version: str
     wanted: int
-    ready: int
+    most: int
+    batch: int
+    workers: tuple[Worker, ...]
+    queued: int
+    room: int
+    card: Mapping[str, Any] | None = None
+
+    @property
+    def ready(self) -> int:
+        """How many workers have loaded the model."""
+        return sum(worker.ready for worker in self.workers)
 
 
-def workers(service: Service) -> Workers | None:
-    """The state of the model's workers; None where TorchServe does not know the model.
+def describe(service: Service, version: str | None = None, *, card: bool = False) -> Model | None:
+    """A version, the default one unless named; None where TorchServe does not know it.
 
-    Raises requests.ConnectionError while it is not listening yet.
+    card: whether a worker is asked for the model card as well, which waits in the queue as a prediction does.
+    Raises requests.ConnectionError while TorchServe is not listening.
     """
-    answer = http.get(f"{service.management}/models/{service.model}", timeout=TIMEOUT)
+    path = f"/models/{service.model}" + (f"/{quote(version, safe='')}" if version else "")
+    with access.session(service) as http:
+        answer = http.get(
+            service.management + path,
+            params={"customized": "true"} if card else None,
+            timeout=LOADING if card else TIMEOUT,
+        )
     if answer.status_code == requests.codes.not_found:
         return None
-    answer.raise_for_status()
-    model = answer.json()[0]
-    ready = sum(worker["status"] == "READY" for worker in model["workers"])
-    return Workers(model["minWorkers"], ready)
-
-
-def scale(service: Service, count: int) -> None:
-    """Asks for exactly `count` workers, and returns at once."""
-    address = f"{service.management}/models/{service.model}"
-    answer = http.put(address, params={"min_worker": count, "max_worker": count}, timeout=TIMEOUT)
     if not answer.ok:
-        raise Problem(f"TorchServe refused {count} workers: {answer.text.strip()}")
+        raise Problem(f"TorchServe does not describe the model: {_words(answer)}")
+    return _model(answer.json()[0])
+
+
+def versions(service: Service) -> list[str]:
+    """The versions there are, in no order."""
+    with access.session(service) as http:
+        answer = http.get(f"{service.management}/models/{service.model}/all", timeout=TIMEOUT)
+    if not answer.ok:
+        raise Problem(f"TorchServe does not list the model's versions: {_words(answer)}")
+    return [model["modelVersion"] for model in answer.json()]
+
+
+def scale(service: Service, least: int, most: int, version: str | None = None) -> None:
+    """Asks for at least and at most so many workers. Fewer than there are end before this returns; more may still
+    be loading."""
+    path = f"/models/{service.model}" + (f"/{quote(version, safe='')}" if version else "")
+    _ask(service, "PUT", path, {"min_worker": least, "max_worker": most}, f"{least} to {most} workers")
+
+
+def register(service: Service, file: str) -> None:
+    """Registers an archive of the model store; its workers start, and are not waited for."""
+    # Its model-config.yaml says how many workers; synchronous is the default, and a failure to load would hang it.
+    wanted = {"url": file, "model_name": service.model, "synchronous": "false"}
+    _ask(service, "POST", "/models", wanted, f"the archive {file}")
+
+
+def set_default(service: Service, version: str) -> None:
+    """Sends the requests that name no version to this one."""
+    path = f"/models/{service.model}/{quote(version, safe='')}/set-default"
+    _ask(service, "PUT", path, None, f"version {version} as the default")
+
+
+def unregister(service: Service, version: str) -> None:
+    """Ends a version and its workers at once, whatever they are doing."""
+    path = f"/models/{service.model}/{quote(version, safe='')}"
+    _ask(service, "DELETE", path, None, f"the end of version {version}")
+
+
+def _ask(service: Service, method: str, path: str, params: Mapping[str, str | int] | None, what: str) -> None:
+    try:
+        with access.session(service) as http:
+            answer = http.request(method, service.management + path, params=params, timeout=LOADING)
+    except requests.RequestException as error:
+        raise Problem(f"TorchServe's management API does not answer at {service.management}: {error}") from error
+    if not answer.ok:
+        raise Problem(f"TorchServe refused {what}: {_words(answer)}")
+
+
+def _words(answer: requests.Response) -> str:
+    try:
+        return str(answer.json()["message"])
+    except (ValueError, KeyError, TypeError):
+        return answer.text.strip() or f"status {answer.status_code}"
+
+
+def _moment(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _model(told: Mapping[str, Any]) -> Model:
+    workers = (
+        Worker(worker["id"], int(worker["pid"]), worker["status"] == "READY", _moment(worker["startTime"]))
+        for worker in told["workers"]
+    )
+    queue = told["jobQueueStatus"]
+    return Model(
+        version=told["modelVersion"],
+        wanted=told["minWorkers"],
+        most=told["maxWorkers"],
+        batch=told["batchSize"],
+        workers=tuple(workers),
+        queued=queue["pendingRequests"],
+        room=queue["remainingCapacity"],
+        card=told.get("customizedMetadata"),
+    )

@@ -9,7 +9,8 @@ from console import Problem
 
 _ADDRESSES = ("inference_address", "management_address", "metrics_address")
 _GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
-_PATHS = ("model_store",)
+_PATHS = ("model_store", "private_key_file", "certificate_file")
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,40 @@ class Properties:
         moved |= {key: str(port + len(_ADDRESSES) + i) for i, key in enumerate(_GRPC_PORTS)}
         return Properties({**self.values, **moved})
 
+    def opened(self, *, tokens: bool, model_api: bool) -> "Properties":
+        """The same with tokens asked for, and models taken over the management API; what is so already stays so."""
+        changed = {"disable_token_authorization": "false"} if tokens else {}
+        changed |= {"enable_model_api": "true"} if model_api else {}
+        return Properties({**self.values, **changed})
+
     def write(self, path: Path) -> None:
         """Writes them in the form that TorchServe reads."""
         path.write_text("".join(f"{key}={value}\n" for key, value in self.values.items()), encoding="utf-8")
 
     @property
     def inference(self) -> str:
-        """The base address of predictions."""
-        return self.values["inference_address"]
+        """The base address of predictions, as asked from this machine."""
+        return self._here("inference_address")
 
     @property
     def management(self) -> str:
-        """The base address of the management API."""
-        return self.values["management_address"]
+        """The base address of the management API, as asked from this machine."""
+        return self._here("management_address")
+
+    @property
+    def certificate(self) -> str | None:
+        """The file with the service's certificate, if it speaks TLS."""
+        return self.values.get("certificate_file") if self.inference.startswith("https:") else None
+
+    @property
+    def takes_models(self) -> bool:
+        """Whether models can be registered while it runs."""
+        return self.values.get("enable_model_api") == "true"
+
+    @property
+    def asks_tokens(self) -> bool:
+        """Whether requests need a token, which is TorchServe's default."""
+        return self.values.get("disable_token_authorization") != "true"
 
     @property
     def port(self) -> int:
@@ -73,8 +95,16 @@ class Properties:
 
     def _moved(self, key: str, port: int) -> str:
         url = urlsplit(self.values[key])
-        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
-        return f"{url.scheme}://{host}:{port}"
+        return _address(url.scheme, url.hostname or "", port)
+
+    def _here(self, key: str) -> str:
+        url = urlsplit(self.values[key])
+        host = url.hostname or ""
+        return _address(url.scheme, _EVERYWHERE.get(host, host), url.port or 0)
+
+
+def _address(scheme: str, host: str, port: int) -> str:
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _port(address: str) -> int | None:

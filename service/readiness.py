@@ -11,11 +11,11 @@ import requests
 
 from console import Problem, err
 from export import ROOT
-from service import management
+from service import access, management
+from service.management import LOADING, Model
 from service.torchserve import Service
 
 PHOTO = ROOT / "export" / "photos" / "cat.jpg"
-TIMEOUT = 360  # seconds; TorchServe itself gives a worker 120 to import torch and 240 to load the model
 _POLL = 0.1
 _SETTLE = 0.5  # seconds for the rest of a traceback to reach the log
 _REASON = re.compile(r" - ((?:\w+\.)*\w*(?:[Ee]rror|Exception|Interrupt): .+)$", re.MULTILINE)  # a traceback's end
@@ -58,30 +58,30 @@ class Watch:
             return log.read().decode("utf-8", "replace")
 
 
-def wait(service: Service, watch: Watch) -> int:
+def wait(service: Service, watch: Watch, version: str | None = None) -> int:
     """Returns the number of workers once as many as are wanted are ready, and a photo was answered.
 
-    Raises Problem with the reason when that cannot be.
+    version: the default one unless named. Raises Problem with the reason when that cannot be.
     """
-    deadline = time.monotonic() + TIMEOUT
-    with err.status("starting TorchServe") as status:
+    deadline = time.monotonic() + LOADING
+    with err.status("waiting for TorchServe") as status:
         while time.monotonic() < deadline:
             if not service.alive:
                 raise Problem(f"TorchServe ended at once: {watch.server_failure()}")
             if reason := watch.worker_failure():
                 raise Problem(f"a worker cannot load the model: {reason}")
-            state = _state(service, watch)
-            if state and state.ready == state.wanted and _answers(service):
+            state = _state(service, watch, version)
+            if state and state.ready >= state.wanted and _answers(service, version):
                 return state.ready
             if state:
                 status.update(f"loading the model: {state.ready} of {state.wanted} workers ready")
             time.sleep(_POLL)
-    raise Problem(f"the service did not come up within {TIMEOUT} seconds; see {service.logs}")
+    raise Problem(f"the service did not come up within {LOADING} seconds; see {service.logs}")
 
 
-def _state(service: Service, watch: Watch) -> management.Workers | None:
+def _state(service: Service, watch: Watch, version: str | None) -> Model | None:
     try:
-        state = management.workers(service)
+        state = management.describe(service, version)
     except (requests.ConnectionError, requests.Timeout):
         return None
     # Models are read before the ports are opened: one that is unknown now was refused.
@@ -90,10 +90,10 @@ def _state(service: Service, watch: Watch) -> management.Workers | None:
     return state
 
 
-def _answers(service: Service) -> bool:
+def _answers(service: Service, version: str | None) -> bool:
     try:
-        with PHOTO.open("rb") as photo:
-            response = management.http.post(service.url, data=photo, timeout=60)
+        with PHOTO.open("rb") as photo, access.session(service) as http:
+            response = http.post(service.at(version), data=photo, timeout=60)
         error = None if response.ok else response.json().get("error")
     except (requests.RequestException, ValueError, AttributeError):
         return False

@@ -11,10 +11,13 @@ import console
 from console import Problem
 from export import ROOT, Precision
 from export.archive import copy_with_workers
-from service import archive, management, readiness, torchserve
+from service import archive, drain, readiness, torchserve
 from service.archive import Wanted
 from service.properties import Properties
+from service.stop import DrainSeconds, end
+from service.tokens import KEY_FILE
 from service.torchserve import Service
+from service.workers import scale
 
 
 def main(
@@ -37,7 +40,17 @@ def main(
         typer.Option(min=1024, max=65531, help="Inference; management, metrics and gRPC take the four that follow."),
     ] = None,
     foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay; SIGTERM or Ctrl-C stops the service.")
+        bool, typer.Option("--foreground", help="Stay; SIGTERM or Ctrl-C drains and stops the service.")
+    ] = False,
+    drain_seconds: DrainSeconds = drain.SECONDS,
+    config: Annotated[
+        Path, typer.Option(help="TorchServe's configuration.", metavar="FILE", show_default="config.properties")
+    ] = ROOT / "config.properties",
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Ask for tokens, which TorchServe makes at its start.")
+    ] = False,
+    model_api: Annotated[
+        bool, typer.Option("--model-api", help="Take new versions from scripts/rollout; asks for tokens, too.")
     ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Export and archive anew.")] = False,
 ) -> None:
@@ -46,18 +59,19 @@ def main(
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     wanted = Wanted(weights, class_index, precision, calibration_images)
-    properties = Properties.read(ROOT / "config.properties")
+    properties = Properties.read(config)
     properties = properties.on_port(port) if port else properties
+    properties = properties.opened(tokens=tokens or model_api, model_api=model_api)
     with torchserve.lock():
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
-            _check_running(service, wanted, foreground=foreground, rebuild=rebuild)
+            _check_running(service, wanted, properties, foreground=foreground, rebuild=rebuild)
             _report(service, _scaled(service, workers), "already up")
             return
         archive.ensure(properties.archive, wanted, rebuild=rebuild)
-        service, ready = _start(_with_workers(properties, workers))
+        service, ready = _start(_with_workers(properties, workers), properties.archive)
     if foreground:
-        _stay(service, ready)
+        _stay(service, ready, drain_seconds)
     else:
         _report(service, ready, "up")
 
@@ -70,10 +84,10 @@ def _with_workers(properties: Properties, workers: int | None) -> Properties:
     return Properties({**properties.values, "model_store": str(store)})
 
 
-def _start(properties: Properties) -> tuple[Service, int]:
+def _start(properties: Properties, archive: Path) -> tuple[Service, int]:
     torchserve.check_ports(properties)
     watch = readiness.Watch(torchserve.LOGS / str(properties.port))
-    service = torchserve.start(properties)
+    service = torchserve.start(properties, archive=archive)
     try:
         return service, readiness.wait(service, watch)
     except BaseException:
@@ -81,15 +95,19 @@ def _start(properties: Properties) -> tuple[Service, int]:
         raise
 
 
-def _check_running(service: Service, wanted: Wanted, *, foreground: bool, rebuild: bool) -> None:
+def _check_running(
+    service: Service, wanted: Wanted, properties: Properties, *, foreground: bool, rebuild: bool
+) -> None:
     """Raises Problem for what cannot be had while the service is up; nothing asked for is passed over in silence."""
-    if foreground or rebuild or not archive.satisfies(service.card, wanted):
+    runs = Properties.read(Path(service.folder, "config.properties"))
+    opened = (properties.takes_models and not runs.takes_models) or (properties.asks_tokens and not runs.asks_tokens)
+    if foreground or rebuild or opened or not archive.satisfies(service.card, wanted):
         raise Problem(f"the service is already up on port {service.port}; end it first: {_how_to_stop(service)}")
 
 
 def _scaled(service: Service, workers: int | None) -> int:
     if workers:
-        management.scale(service, workers)
+        scale(service, workers, workers, drain.SECONDS)
     return readiness.wait(service, readiness.Watch(Path(service.logs)))
 
 
@@ -97,10 +115,13 @@ def _report(service: Service, ready: int, state: str) -> None:
     weights, precision = service.card["weights"]["name"], service.card["precision"]
     console.out.print(f"DenseNet-121 is {state}: {ready} worker(s), weights {weights}, {precision}", markup=False)
     photo = readiness.PHOTO.relative_to(ROOT)
+    key = Path(service.folder, KEY_FILE)
+    needs = [("token", f"the inference key in {key}")] if key.exists() else []
+    header = "-H 'Authorization: Bearer TOKEN' " if needs else ""
     for name, text in (
         ("address", service.url),
-        ("try", f"curl -T {photo} {service.url}"),
-        ("page", f"open {service.url} in a browser"),
+        ("try", f"curl {header}-T {photo} {service.url}"),
+        *(needs or [("page", f"open {service.url} in a browser")]),
         ("logs", service.logs),
         ("stop", _how_to_stop(service)),
     ):
@@ -113,8 +134,8 @@ def _how_to_stop(service: Service) -> str:
     return f"scripts/stop --port {service.port}"
 
 
-def _stay(service: Service, ready: int) -> None:
-    """Reports, and waits for the service's end, or for a signal, which ends it and is no failure."""
+def _stay(service: Service, ready: int, drain_seconds: float) -> None:
+    """Reports, and waits for the service's end, or for a signal, which drains and ends it and is no failure."""
     try:
         _report(service, ready, "up")
         torchserve.wait(service)
@@ -125,7 +146,7 @@ def _stay(service: Service, ready: int) -> None:
         sys.exit(0)
     finally:
         with torchserve.lock():
-            torchserve.stop(service)
+            end(service, drain_seconds)
 
 
 if __name__ == "__main__":

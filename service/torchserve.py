@@ -26,12 +26,15 @@ import psutil
 from console import Problem, err
 from export import ROOT
 from export.archive import read_card
-from service import java
+from handler.control import VARIABLE
+from service import java, tokens
 from service.properties import Properties
 
 RUN = ROOT / ".run"
 LOGS = ROOT / "logs"
 STATE = "service.json"
+SERVING = "serving.mar"  # what is in service, whatever becomes of the file it was started from
+CA = "DENSENET_CA"  # environment variable: the CA that signed the service's certificate, unless that is its own
 STOP_SECONDS = 20  # for Java to end by itself; it takes about four
 
 # Those started by this very process, which has to wait for them in the end.
@@ -40,7 +43,10 @@ _children: dict[int, "subprocess.Popen[bytes]"] = {}
 
 @dataclass(frozen=True)
 class Service:
-    """A TorchServe that was started here: its process (start time tells a reused pid apart) and its places."""
+    """A TorchServe that was started here: its process (start time tells a reused pid apart) and its places.
+
+    archive: the file that the next start will serve. ca: the file to check its certificate with, where it has one.
+    """
 
     pid: int
     started: float
@@ -51,11 +57,23 @@ class Service:
     temp: str
     logs: str
     card: dict[str, Any]
+    folder: str = ""
+    archive: str = ""
+    ca: str | None = None
+
+    @property
+    def control(self) -> Path:
+        """The folder through which commands and workers speak: handler/control.py."""
+        return Path(self.temp, "control")
 
     @property
     def url(self) -> str:
         """Where images are sent."""
         return f"{self.inference}/predictions/{self.model}"
+
+    def at(self, version: str | None) -> str:
+        """Where images are sent for a version; None for the default one."""
+        return f"{self.url}/{version}" if version else self.url
 
     @property
     def alive(self) -> bool:
@@ -85,6 +103,24 @@ def running(run: Path = RUN) -> list[Service]:
     return sorted((service for service in services if service.alive), key=lambda service: service.port)
 
 
+def find(port: int | None = None) -> Service:
+    """The service on a port, or the only one of this checkout. Raises Problem where there is none, or several."""
+    services = [service for service in running() if port in (None, service.port)]
+    if len(services) == 1:
+        return services[0]
+    if services:
+        ports = ", ".join(str(service.port) for service in services)
+        raise Problem(f"several services of this checkout are up, on ports {ports}; choose one with --port")
+    raise Problem("no service of this checkout is up" + (f" on port {port}" if port else "") + "; start scripts/serve")
+
+
+def remember(service: Service) -> None:
+    """Puts a service on record, in place of what is on record for its port."""
+    partial = Path(service.folder, f"{STATE}.partial")
+    partial.write_text(json.dumps(asdict(service), indent=2))
+    partial.replace(Path(service.folder, STATE))
+
+
 def remembers(service: Service, run: Path = RUN) -> bool:
     """Whether this very service is still on record: nobody has stopped it."""
     recorded = _remembered(run / str(service.port) / STATE)
@@ -109,15 +145,22 @@ def check_ports(properties: Properties) -> None:
                 raise Problem(f"port {port} is taken ({error.strerror}); choose others with --port") from error
 
 
-def start(properties: Properties, run: Path = RUN, logs: Path = LOGS) -> Service:
-    """Starts Java with a configuration and returns at once; nothing is ready yet. Raises Problem."""
+def start(properties: Properties, run: Path = RUN, logs: Path = LOGS, archive: Path | None = None) -> Service:
+    """Starts Java with a configuration and returns at once; nothing is ready yet. Raises Problem.
+
+    archive: the one that what the properties name is a copy of, if it is.
+    """
     card = read_card(properties.archive)
     program = java.find()
     folder, logs = run / str(properties.port), logs / str(properties.port)
     for path in (folder, logs):
         path.mkdir(parents=True, exist_ok=True)
     properties.write(folder / "config.properties")
+    (folder / tokens.KEY_FILE).unlink(missing_ok=True)  # of an earlier start, which may have asked for tokens
+    if properties.takes_models:
+        shutil.copyfile(archive or properties.archive, folder / SERVING)
     temp = tempfile.mkdtemp(prefix="torchserve-")
+    Path(temp, "control").mkdir()
     try:
         process = _launch(program, properties, folder, logs, temp)
     except BaseException:
@@ -134,10 +177,11 @@ def start(properties: Properties, run: Path = RUN, logs: Path = LOGS) -> Service
             temp=temp,
             logs=str(logs),
             card=card,
+            folder=str(folder),
+            archive=str(archive or properties.archive),
+            ca=os.environ.get(CA) or properties.certificate,
         )
-        partial = folder / f"{STATE}.partial"
-        partial.write_text(json.dumps(asdict(service), indent=2))
-        partial.replace(folder / STATE)
+        remember(service)
     except BaseException:
         process.kill()
         process.wait()
@@ -190,6 +234,7 @@ def _launch(program: Path, properties: Properties, folder: Path, logs: Path, tem
     ours = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "TS_CONFIG_FILE")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     environment |= {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs), "TEMP": temp}
+    environment[VARIABLE] = str(Path(temp, "control"))
     with (logs / "console.log").open("wb") as output:
         return subprocess.Popen(
             command,

@@ -1,0 +1,89 @@
+"""Holding all workers at a moment when none of them works on anybody's request.
+
+TorchServe tells nobody what its workers do, and ends a busy one as it ends an idle one. Its queue, however, is served
+in order: when every worker has taken a request of ours, each has answered all that came before. Those requests carry
+the token of a folder that only this account can make (handler/control.py); what comes meanwhile waits in the queue.
+"""
+
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+
+import requests
+
+from console import Problem
+from handler.control import HOLD, HOLD_SECONDS
+from service import access, management
+from service.torchserve import Service
+
+_POLL = 0.01
+_AGAIN = 0.1  # seconds before a request that met others in a batch is sent again
+_LATE = 2  # seconds for our own requests to end after the workers have been let go
+
+
+@contextmanager
+def held(service: Service, seconds: float, version: str | None = None) -> Iterator[None]:
+    """For the time of the block no worker of a version, the default one unless named, works on a client's request.
+
+    seconds: how long to wait for them to finish what they have begun.
+    Raises Problem where they do not; nothing has then happened to any request.
+    """
+    model = management.describe(service, version)
+    if model is None:
+        raise Problem(f"TorchServe has no version {version} of {service.model}")
+    folder = service.control / f"hold-{secrets.token_hex(16)}"
+    try:
+        folder.mkdir()
+    except OSError as error:
+        raise Problem(f"the service on port {service.port} was started by an older version; restart it") from error
+    # A batch takes several requests, and only one of nothing else is held. A worker may be about to join. Nobody waits
+    # for the threads: a worker that hangs keeps one of them for as long.
+    count = max(model.ready, model.wanted) * model.batch if model.ready else 0
+    asking = [
+        Thread(target=_keep_asking, args=(service, service.at(model.version), folder), daemon=True)
+        for _ in range(count)
+    ]
+    try:
+        for thread in asking:
+            thread.start()
+        _wait(service, model.version, folder, seconds)
+        yield
+    finally:
+        _release(folder)
+        deadline = time.monotonic() + _LATE
+        for thread in asking:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _keep_asking(service: Service, url: str, folder: Path) -> None:
+    """Sends the request that holds a worker until it is over; where others were in its batch, once more."""
+    headers = {HOLD: folder.name.removeprefix("hold-")}
+    with access.session(service) as http:
+        while folder.exists():
+            with suppress(requests.RequestException):  # the worker that it held has been ended: what it was held for
+                http.get(url, headers=headers, timeout=HOLD_SECONDS * 2)
+            if folder.exists():
+                time.sleep(_AGAIN)
+
+
+def _wait(service: Service, version: str, folder: Path, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        kept = {int(path.name) for path in folder.iterdir()}
+        model = management.describe(service, version)
+        working = {worker.pid for worker in model.workers if worker.ready} if model else set()
+        if working <= kept:
+            return
+        time.sleep(_POLL)
+    raise Problem(f"a worker has not finished what it is working on within {seconds:g} seconds")
+
+
+def _release(folder: Path) -> None:
+    # Renamed first: a worker that comes late must not find the folder while it is being emptied.
+    over = folder.with_name(folder.name.replace("hold", "over"))
+    folder.rename(over)
+    shutil.rmtree(over)

@@ -1,0 +1,244 @@
+"""scripts/workers, rollout, probe and stop as an operator runs them, under a load that must not notice."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import torch
+from PIL import Image
+
+from export import archive as archiving
+from export import bundle, weights
+from export.archive import read_version
+from handler import control
+from service import tokens
+from tests.conftest import make_network
+from tests.photos import encode
+from tests.service.load import PHOTOS, Load, best_classes
+from tests.service.test_scripts import Checkout, one_line
+
+# Six times 64 megapixels, in 200 kB: seconds of work.
+SLOW = {str(i): encode(Image.new("RGB", (8000, 8000), "navy"), "PNG") for i in range(6)}
+
+
+class Live(Checkout):
+    """A checkout whose service takes new versions, and asks for tokens for that."""
+
+    @property
+    def folder(self) -> Path:
+        return self.root / ".run" / str(self.port)
+
+    @property
+    def authorized(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {tokens.current(self.folder, 'inference')}"}
+
+    def versions(self) -> set[str]:
+        headers = {"Authorization": f"Bearer {tokens.current(self.folder, 'management')}"}
+        address = f"http://127.0.0.1:{self.port + 1}/models/densenet/all"
+        return {model["modelVersion"] for model in requests.get(address, headers=headers, timeout=60).json()}
+
+    def workers(self) -> list[int]:
+        commands = [(child.pid, " ".join(child.cmdline())) for child in self.java.children(recursive=True)]
+        return [pid for pid, command in commands if "model_service_worker" in command]
+
+    @property
+    def java(self) -> psutil.Process:
+        return psutil.Process(json.loads((self.folder / "service.json").read_text())["pid"])
+
+    def begin_slowly(self, clients: ThreadPoolExecutor, **headers: str) -> Future[requests.Response]:
+        """A request that the only worker is working on."""
+        slow = clients.submit(requests.post, self.url, files=SLOW, headers=headers, timeout=60)
+        (pid,) = self.workers()
+        folder = Path(json.loads((self.folder / "service.json").read_text())["temp"], "control")
+        while not control.read_record(folder, pid)[2]:
+            assert not slow.done()
+            time.sleep(0.005)
+        return slow
+
+    def load(self) -> Load:
+        known = [{best} for best in best_classes(self.url, **self.authorized)]
+        return Load(self.url, known, keys=self.folder)
+
+
+@pytest.fixture(scope="module")
+def archives(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same network as versions 1.0 and 2.0, another one as 3.0, and one that cannot be loaded as 4.0."""
+    folder = tmp_path_factory.mktemp("archives")
+    paths = {version: folder / version / "densenet.mar" for version in ("1.0", "2.0", "3.0", "4.0")}
+    for version in ("1.0", "2.0"):
+        archiving.build(exported, paths[version], version=version, workers=2)
+    other = make_network()
+    with torch.no_grad():
+        other.classifier.weight.mul_(-1)
+    torch.save(other.state_dict(), folder / "other.pth")
+    bundle.make(weights.load(str(folder / "other.pth")), None).write(folder / "other")
+    archiving.build(folder / "other", paths["3.0"], version="3.0", workers=1)
+    paths["4.0"].parent.mkdir()
+    archiving.build(exported, folder / "whole.mar", version="4.0", workers=1)
+    with zipfile.ZipFile(folder / "whole.mar") as whole, zipfile.ZipFile(paths["4.0"], "w") as broken:
+        for name in whole.namelist():
+            extra = b"\nraise RuntimeError('version 4.0 is broken')\n" if name == "handler/labels.py" else b""
+            broken.writestr(name, whole.read(name) + extra)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def live(archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    checkout = Live(tmp_path_factory.mktemp("live") / "repository")
+    (checkout.root / "model_store" / "densenet.mar").write_bytes(archives["1.0"].read_bytes())
+    done = checkout.serve("--model-api")
+    assert done.returncode == 0, done.stderr
+    yield checkout
+    checkout.run("stop")
+
+
+def test_nobody_notices_when_workers_come_and_go(live: Live) -> None:
+    with live.load() as load:
+        for arguments, count in (((3,), 3), ((1,), 1), (("--min", 2), 2), (("--max", 1), 1), ((2,), 2)):
+            done = live.run("workers", *arguments)
+            assert done.returncode == 0, done.stderr
+            assert f"{count} of {count} ready, version 1.0" in done.stdout
+            assert len(live.workers()) == count
+            load.wait_for(10)
+    assert set(load.outcomes) == {"1.0"}
+
+
+def test_workers_are_shown_as_the_system_sees_them(live: Live) -> None:
+    before = live.run("workers").stdout.splitlines()
+    for photo in PHOTOS:
+        assert requests.put(live.url, data=photo, headers=live.authorized, timeout=60).ok
+    after = live.run("workers").stdout.splitlines()
+    assert before[0].split() == ["worker", "pid", "state", "memory", "age", "requests", "working"]
+    rows = [line.split() for line in after[1:-1]]
+    assert sorted(int(row[1]) for row in rows) == sorted(live.workers())
+    assert {(row[2], row[4], row[-1]) for row in rows} == {("ready", "MB", "no")}
+    counts = [sum(int(line.split()[-2]) for line in table[1:-1]) for table in (before, after)]
+    assert counts[1] - counts[0] == len(PHOTOS)
+    assert after[-1] == "2 of 2 ready, version 1.0; queue: 0 waiting, room for 100 more"
+
+
+def test_numbers_that_cannot_be_are_refused(live: Live) -> None:
+    assert "--min 3 is more than --max 2" in one_line(live.run("workers", "--min", 3, "--max", 2), "workers")
+    assert "give a number, or --min and --max" in one_line(live.run("workers", 2, "--max", 2), "workers")
+    assert live.run("workers", 0).returncode == 2
+    assert "no service of this checkout is up on port 1" in one_line(live.run("workers", "--port", 1), "workers")
+    assert len(live.workers()) == 2
+
+
+def test_a_rollout_and_a_rollback_are_not_noticed(live: Live, archives: dict[str, Path]) -> None:
+    home = live.root / "model_store"
+    with live.load() as load:
+        done = live.run("rollout", archives["2.0"])
+        assert done.returncode == 0, done.stderr
+        assert "4 of 4 photos have the same best class" in done.stderr
+        assert live.versions() == {"2.0"}
+        load.wait_for(10)
+    assert set(load.outcomes) == {"1.0", "2.0"}
+    assert (home / "densenet.mar").read_bytes() == archives["2.0"].read_bytes()
+    assert read_version(home / "densenet-1.0.mar") == "1.0"
+    with live.load() as load:
+        done = live.run("rollout", "--rollback")
+        assert done.returncode == 0, done.stderr
+        assert live.versions() == {"1.0"}
+        load.wait_for(10)
+    assert set(load.outcomes) == {"1.0", "2.0"}
+    assert (home / "densenet.mar").read_bytes() == archives["1.0"].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("3.0", "of 4 photos agree, fewer than --min-agreement 0.9 wants; version 1.0 goes on"),
+        ("4.0", "version 4.0 is broken"),
+        ("1.0", "version 1.0 is in service already"),
+    ],
+)
+def test_a_version_that_is_not_fit_leaves_the_old_one_serving(
+    live: Live, archives: dict[str, Path], version: str, reason: str
+) -> None:
+    with live.load() as load:
+        assert reason in one_line(live.run("rollout", archives[version]), "rollout")
+        load.wait_for(10)
+    assert set(load.outcomes) == {"1.0"}
+    assert live.versions() == {"1.0"}
+    assert len(live.workers()) == 2
+    assert (live.root / "model_store" / "densenet.mar").read_bytes() == archives["1.0"].read_bytes()
+
+
+def test_a_probe_tells_ready_and_live_apart(live: Live) -> None:
+    for question, words in (("ready", "ready"), ("live", "live: 2 worker(s) ready")):
+        done = live.run("probe", question)
+        assert (done.returncode, done.stdout.strip()) == (0, words)
+    for pid in live.workers():
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10  # TorchServe takes a moment to notice
+    while (asked := live.run("probe", "ready", "--timeout", 1)).returncode == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert asked.stderr.startswith("not ready: ")
+    assert live.run("probe", "live").returncode == 0
+    gone = live.run("probe", "live", "--patience", 0)
+    assert (gone.returncode, "not live: no worker is ready" in gone.stderr) in ((1, True), (0, False))
+    deadline = time.monotonic() + 120
+    while live.run("probe", "ready").returncode and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert live.run("probe", "ready").returncode == 0
+
+
+def test_stop_answers_what_has_begun_and_refuses_the_rest(live: Live) -> None:
+    assert live.run("workers", 1).returncode == 0
+    with ThreadPoolExecutor(1) as clients:
+        slow = live.begin_slowly(clients, **live.authorized)
+        stopping = subprocess.Popen([live.root / "scripts" / "stop"], env=live.environment, stdout=subprocess.PIPE)
+        later = []
+        while stopping.poll() is None:
+            try:
+                later.append(requests.put(live.url, data=PHOTOS[0], headers=live.authorized, timeout=60))
+            except requests.ConnectionError:
+                time.sleep(0.05)
+        stopping.communicate()
+        assert [result["success"] for result in slow.result().json()["results"]] == [True] * 6
+    assert stopping.returncode == 0
+    refused = [answer for answer in later if not answer.ok]
+    assert {(answer.status_code, answer.headers.get("Retry-After")) for answer in refused} <= {(503, "1")}
+    assert {answer.json()["error"]["code"] for answer in refused} <= {"draining"}
+    assert "no service of this checkout is up" in live.run("probe", "ready").stderr
+    assert live.run("probe", "live").returncode == 1
+
+
+def test_a_foreground_service_drains_when_it_is_told_to_end(live: Live) -> None:
+    command = [live.root / "scripts" / "serve", "--foreground", "--port", str(live.port), "--workers", "1"]
+    process = subprocess.Popen(command, env=live.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 300
+        while live.run("probe", "ready").returncode and time.monotonic() < deadline:
+            time.sleep(0.2)
+        with ThreadPoolExecutor(1) as clients:
+            slow = live.begin_slowly(clients)
+            assert "for" in live.run("workers").stdout.splitlines()[1]
+            process.send_signal(signal.SIGTERM)
+            assert [result["success"] for result in slow.result().json()["results"]] == [True] * 6
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert live.processes() == []
+
+
+def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[str, Path]) -> None:
+    assert live.serve().returncode == 0
+    try:
+        line = one_line(live.run("rollout", archives["2.0"]), "rollout")
+        assert line == "rollout: the service takes no new versions; start it with scripts/serve --model-api"
+        assert "already up" in one_line(live.serve("--model-api"), "serve")
+        assert "there was no rollout to go back from" not in live.run("workers").stdout
+    finally:
+        live.run("stop")
