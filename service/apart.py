@@ -11,12 +11,14 @@ from service import readiness, torchserve
 from service.properties import Properties
 from service.torchserve import Service
 
+CONFIG = ROOT / "config.properties"
 _PORTS = (15000, 30000)  # below the range that outgoing connections use
 
 
-def on_free_ports(archive: Path) -> Properties:
-    """config.properties with this archive, on five ports in a row that are free. Raises Problem where none are."""
-    values = Properties.read(ROOT / "config.properties").values
+def on_free_ports(archive: Path, config: Path = CONFIG, **changes: str) -> Properties:
+    """A configuration with this archive and some values changed, on five ports in a row that are free. Raises Problem
+    where none are."""
+    values = {**Properties.read(config).values, **changes}
     properties = Properties({**values, "model_store": str(archive.parent), "load_models": archive.name})
     for _ in range(100):
         moved = properties.on_port(random.SystemRandom().randrange(*_PORTS))
@@ -29,9 +31,12 @@ def on_free_ports(archive: Path) -> Properties:
 
 
 @contextmanager
-def serving(archive: Path, folder: Path) -> Iterator[Service]:
-    """The service of an archive, ready until the end of the block; the folder is for what it writes. Raises Problem."""
-    properties = on_free_ports(archive)
+def serving(archive: Path, folder: Path, config: Path = CONFIG, **changes: str) -> Iterator[Service]:
+    """The service of an archive, ready until the end of the block; the folder is for what it writes. Raises Problem.
+
+    config, changes: its configuration, and what is different in it.
+    """
+    properties = on_free_ports(archive, config, **changes)
     watch = readiness.Watch(folder / "logs" / str(properties.port))
     service = torchserve.start(properties, run=folder, logs=folder / "logs")
     try:

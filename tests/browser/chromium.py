@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, sync_playwright
 REQUIRED = "DENSENET_BROWSER"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
 # It talks to nobody but the service.
-_QUIET = (
+QUIET = (
     *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
 )
@@ -36,6 +36,6 @@ def find_or_skip() -> str:
 def launch(path: str) -> Iterator[Browser]:
     """A headless one."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=[*_QUIET], chromium_sandbox=False)
+        browser = playwright.chromium.launch(executable_path=path, args=[*QUIET], chromium_sandbox=False)
         yield browser
         browser.close()

@@ -11,11 +11,10 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect
 
 from export import CARD
-from service import apart, torchserve
-from service.properties import Properties
+from service import apart
 from tests.browser import chromium
 from tests.photos import cutouts, encode
-from tests.service.conftest import Guarded, Server, build_archive, free_properties, ready
+from tests.service.conftest import Guarded, Server, build_archive, guarding
 
 _REFUSED = "Failed to load resource: the server responded with a status of 4"
 
@@ -48,13 +47,8 @@ def guarded(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     export = Path(shutil.copytree(exported, folder / "export"))
     card = json.loads((export / CARD).read_text())
     (export / CARD).write_text(json.dumps(card | {"weights": {"name": "untrained"}}))
-    build_archive(export, folder, workers=1)
-    properties = Properties({**free_properties(folder).values, "disable_token_authorization": "false"})
-    service = torchserve.start(properties, run=folder, logs=folder / "logs")
-    try:
-        yield ready(service, folder / str(properties.port) / "key_file.json")
-    finally:
-        torchserve.stop(service, run=folder)
+    with guarding(build_archive(export, folder, workers=1), folder) as service:
+        yield service
 
 
 @dataclass

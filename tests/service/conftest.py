@@ -1,9 +1,8 @@
 """Real TorchServes on free ports, serving the archive of a checkpoint that answers differently to every photo."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ import pytest
 import requests
 import yaml
 
-from console import Problem
 from export import archive as archiving
-from service import apart, torchserve
+from service import apart, tokens, torchserve
 from service.properties import Properties
-from tests.photos import cutouts, encode
 
 
 @dataclass(frozen=True)
@@ -86,20 +83,12 @@ class Guarded:
     keys: dict[str, str]
 
 
-def ready(service: torchserve.Service, keys: Path) -> Guarded:
-    """Waits until a photo is answered: TorchServe writes its keys first, and readiness as usual has no key."""
-    photo = encode(cutouts(1)[0])
-    deadline = time.monotonic() + 300
-    while service.alive and time.monotonic() < deadline:
-        time.sleep(0.2)
-        try:
-            found = {name: entry["key"] for name, entry in json.loads(keys.read_text()).items()}
-            headers = {"Authorization": f"Bearer {found['inference']}"}
-            if requests.put(service.url, data=photo, headers=headers, timeout=60).ok:
-                return Guarded(service.url, found)
-        except (OSError, ValueError):  # no keys yet, or half of them; no port yet
-            continue
-    raise Problem(f"the service did not come up; see {service.logs}")
+@contextmanager
+def guarding(archive: Path, folder: Path) -> Iterator[Guarded]:
+    """The service of an archive, asking for tokens."""
+    with apart.serving(archive, folder, disable_token_authorization="false") as service:
+        content = json.loads(Path(service.folder, tokens.KEY_FILE).read_text())
+        yield Guarded(service.url, {name: entry["key"] for name, entry in content.items()})
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,8 @@ from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 from client import Answer, Client, Refused, ServiceError, Unauthorized, classify
 from client.images import Source
 from handler.failures import Code
-from service import torchserve
-from service.properties import Properties
 from tests.photos import cutouts, encode
-from tests.service.conftest import Guarded, Server, Starter, build_archive, free_properties, ready
+from tests.service.conftest import Guarded, Server, Starter, build_archive, guarding
 
 
 @pytest.fixture
@@ -188,14 +186,8 @@ def test_a_full_queue_is_mended_by_trying_again(start: Starter, retries: list[Re
 @pytest.fixture(scope="module")
 def guarded(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("guarded")
-    build_archive(exported, folder, workers=1)
-    values = free_properties(folder).values
-    properties = Properties({**values, "disable_token_authorization": "false"})
-    service = torchserve.start(properties, run=folder, logs=folder / "logs")
-    try:
-        yield ready(service, folder / str(properties.port) / "key_file.json")
-    finally:
-        torchserve.stop(service, run=folder)
+    with guarding(build_archive(exported, folder, workers=1), folder) as service:
+        yield service
 
 
 class TestToken:

@@ -16,13 +16,16 @@ import requests
 import torch
 from PIL import Image
 
+from console import Problem
 from export import archive as archiving
 from export import bundle, weights
 from export.archive import read_version
 from handler import control
 from service import tokens
+from service.workers import scale
 from tests.conftest import make_network
 from tests.photos import encode
+from tests.service.conftest import Starter
 from tests.service.load import PHOTOS, Load, best_classes
 from tests.service.test_scripts import Checkout, one_line
 
@@ -242,3 +245,24 @@ def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[st
         assert "there was no rollout to go back from" not in live.run("workers").stdout
     finally:
         live.run("stop")
+
+
+def test_workers_that_take_batches_end_between_them(start: Starter) -> None:
+    server = start(workers=2, batchSize=4, maxBatchDelay=20)
+    with Load(server.url, [{best} for best in best_classes(server.url)], clients=6) as load:
+        scale(server.service, 1, 1, 60)
+        load.wait_for(20)
+    assert set(load.outcomes) == {"1.0"}
+    assert len(server.workers()) == 1
+
+
+def test_a_request_that_takes_too_long_keeps_its_worker(start: Starter) -> None:
+    server = start(workers=2)
+    with ThreadPoolExecutor(2) as clients:
+        slow = [clients.submit(server.post, files=SLOW) for _ in range(2)]
+        time.sleep(0.5)
+        with pytest.raises(Problem, match=r"has not finished what it is working on within 0\.2 seconds"):
+            scale(server.service, 1, 1, 0.2)
+        assert len(server.workers()) == 2
+        for answer in slow:
+            assert [result["success"] for result in answer.result().json()["results"]] == [True] * 6
