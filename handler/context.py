@@ -11,6 +11,7 @@ class Context(Protocol):
     manifest: Mapping[str, Any]
     model_yaml_config: Mapping[str, object] | None
     system_properties: Mapping[str, Any]
+    metrics: Any
 
     def get_request_id(self, idx: int) -> str | None:
         """TorchServe's own id of a row's request."""

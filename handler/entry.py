@@ -8,17 +8,32 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from PIL.Image import Image
 
-from handler import encoding, explaining, hardware, imaging, labels, payload, protocols, reply, scoring, transform
+from handler import (
+    encoding,
+    explaining,
+    hardware,
+    imaging,
+    journal,
+    labels,
+    metrics,
+    payload,
+    protocols,
+    reply,
+    scoring,
+    transform,
+)
 from handler.context import Context
 from handler.control import HOLD, Control
 from handler.explaining import Look
 from handler.failures import Code, Failure
+from handler.metrics import Answered, Clock
 from handler.page import Page
 from handler.protocols import Asked
 from handler.reply import Reply
@@ -61,6 +76,7 @@ class Classifier:
         }
         self.page = Page(self.card, self.model, self.settings)
         self.control = Control.from_environment()
+        self.meter = metrics.Meter(context.metrics, self.model)
         log.info("ready: %s, torch %s, %d thread(s)", self.model, torch.__version__, self.settings.threads)
         if self.card["weights"]["name"] == "untrained":
             log.warning("THE WEIGHTS ARE UNTRAINED: every answer is meaningless")
@@ -76,13 +92,18 @@ class Classifier:
         return answers
 
     def _handle(self, rows: Sequence[Mapping[str, object]], context: Context) -> list[bytes]:
+        clock = Clock()
         found = [self._read(row, context, i) for i, row in enumerate(rows)]
         asked = {i: (item.protocol, item.request) for i, item in enumerate(found) if isinstance(item, Asked)}
-        outcomes = self._classify({i: request for i, (_, request) in asked.items()}, context)
-        return [
-            self._send(context, i, item if isinstance(item, Reply) else self._answer(context, i, item, outcomes[i]))
+        outcomes = self._classify({i: request for i, (_, request) in asked.items()}, context, clock)
+        answered = [
+            Answered(item)
+            if isinstance(item, Reply)
+            else Answered(self._answer(context, i, item, outcomes[i]), outcomes[i], item.request.min_probability)
             for i, item in enumerate(found)
         ]
+        self._tell(context, answered, clock)
+        return [self._send(context, i, one.reply) for i, one in enumerate(answered)]
 
     def _read(self, row: Mapping[str, object], context: Context, i: int) -> Asked | Reply:
         headers = context.get_all_request_header(i)
@@ -123,14 +144,16 @@ class Classifier:
     def _score(self, batch: torch.Tensor) -> Scores:
         return scoring.score(self.network, batch, chunk=self.settings.network_batch)
 
-    def _classify(self, asked: Mapping[int, Request], context: Context) -> dict[int, list[Outcome]]:
+    def _classify(self, asked: Mapping[int, Request], context: Context, clock: Clock) -> dict[int, list[Outcome]]:
         """All rows' images through the network together; by row, the outcomes in its uploads' order."""
-        looks = {
-            i: [self._guard(context, i, self._look, upload, request.why) for upload in request.uploads]
-            for i, request in asked.items()
-        }
+        with clock.decoding():
+            looks = {
+                i: [self._guard(context, i, self._look, upload, request.why) for upload in request.uploads]
+                for i, request in asked.items()
+            }
         images = [look.image for row in looks.values() for look in row if isinstance(look, Look)]
-        scored = iter(self._score_all(images, context))
+        with clock.scoring():
+            scored = iter(self._score_all(images, context))
         return {
             i: [
                 look if isinstance(look, Failure) else self._guard(context, i, self._see, look, next(scored), request)
@@ -171,7 +194,9 @@ class Classifier:
                 Code.ANSWER_TOO_LARGE,
                 "the answer would be too large; ask for a smaller top_k, fewer targets, overlays or images",
             )
-        return asked.protocol.refuse(answer) if isinstance(answer, Failure) else answer
+        if isinstance(answer, Failure):
+            return asked.protocol.refuse(answer)
+        return replace(answer, protocol=asked.protocol.name)
 
     def _guard(
         self, context: Context, i: int, step: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
@@ -186,12 +211,25 @@ class Classifier:
             log.error("request %s: unexpected failure: %a", context.get_request_id(i), traceback.format_exc())
             return Failure(Code.INTERNAL_ERROR, "the service failed on this image; its log has the reason")
 
+    def _tell(self, context: Context, answered: Sequence[Answered], clock: Clock) -> None:
+        """To operators: the batch in numbers and, where logs are JSON, each request in a line."""
+        self.meter.tell(metrics.observe(answered, clock))
+        if journal.wanted():
+            for i, one in enumerate(answered):
+                ids = {"request": context.get_request_id(i), "caller": self._caller(context, i)}
+                log.info("%s", journal.line(one, clock, batch=len(answered), **ids))
+
+    def _caller(self, context: Context, i: int) -> str | None:
+        return journal.caller_id(payload.plain_headers(context.get_all_request_header(i)))
+
     def _send(self, context: Context, i: int, answer: Reply) -> bytes:
         # The phrase stays empty: a non-ASCII or foreign one would break the worker's protocol.
         context.set_response_status(answer.status, "", i)
         context.set_response_content_type(i, answer.content_type)
         for name, value in answer.headers.items():
             context.set_response_header(i, name, value)
+        if caller := self._caller(context, i):
+            context.set_response_header(i, journal.HEADER, caller)
         # A gRPC call has no headers of its own. If it is a stream, TorchServe looks for this one in the answer and ends
         # the worker where it is missing; on an HTTP answer it would break the framing.
         if not payload.plain_headers(context.get_all_request_header(i)):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from handler.failures import Code
+
 DESCRIPTION = "openapi.yaml"
 _OPENAPI = "application/vnd.oai.openapi+json"
 _HEALTH = "application/health+json"  # draft-inadarei-api-health-check: status is pass or fail
@@ -22,6 +24,10 @@ class Reply:
     status: int = 200
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
+    protocol: str = "document"
+    """The name of the protocol of the request; what is not asked in one is a document, such as the page."""
+    code: Code | None = None
+    """Why the whole request was refused, if it was."""
 
 
 def document(content: object, status: int = 200) -> Reply:

@@ -136,6 +136,10 @@ class Request(Protocol):
         """How many classes of each image the answer needs."""
 
     @property
+    def min_probability(self) -> float:
+        """From which probability of the best class on an image counts as recognized."""
+
+    @property
     def why(self) -> Why | None:
         """The explanations wanted, if any."""
 

@@ -9,7 +9,7 @@ from console import Problem
 
 _ADDRESSES = ("inference_address", "management_address", "metrics_address")
 _GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
-_PATHS = ("model_store", "private_key_file", "certificate_file")
+_PATHS = ("model_store", "metrics_config", "private_key_file", "certificate_file")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 

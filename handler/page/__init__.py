@@ -55,10 +55,11 @@ class Page:
         visitor = self._visitor(headers)
         words = texts(visitor.language)
         return Protocol(
+            "page",
             read=lambda payload, settings: Posted(native.read(payload, settings), self, visitor),
             # Where it was seen is shown by page.js alone: a form at that address is answered like any other.
             explain=lambda payload, settings, _: Posted(native.read(payload, settings), self, visitor),
-            refuse=lambda failure: self.reply(visitor, [cards.refused(words, failure)], failure.code.status),
+            refusal=lambda failure: self.reply(visitor, [cards.refused(words, failure)], failure.code.status),
         )
 
     def reply(self, visitor: Visitor, answers: Sequence[Markup] = (), status: int = 200) -> Reply:
@@ -120,6 +121,11 @@ class Posted:
     def top_k(self) -> int:
         """How many classes a card lists."""
         return self.asked.top_k
+
+    @property
+    def min_probability(self) -> float:
+        """From where on a photo counts as recognized."""
+        return self.asked.min_probability
 
     @property
     def why(self) -> None:

@@ -9,7 +9,7 @@ Each module reads a payload into a Request, which knows how to answer, and has t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from handler.failures import Code, Failure
@@ -32,12 +32,17 @@ def _has_no_explanations(payload: Payload, settings: Settings, classes: ClassInd
 
 @dataclass(frozen=True)
 class Protocol:
-    """read and, for a request with explanations, explain: raise Failure for one that cannot be understood; refuse: the
-    answer to a whole request's failure."""
+    """read and, for a request with explanations, explain: raise Failure for one that cannot be understood; refusal: the
+    answer to a whole request's failure, in the protocol's shape."""
 
+    name: str
     read: Callable[[Any, Settings], Request]
-    refuse: Callable[[Failure], Reply]
+    refusal: Callable[[Failure], Reply]
     explain: Callable[[Any, Settings, ClassIndex], Request] = _has_no_explanations
+
+    def refuse(self, failure: Failure) -> Reply:
+        """The answer to a whole request's failure."""
+        return replace(self.refusal(failure), protocol=self.name, code=failure.code)
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,12 @@ class Asked:
     request: Request
 
 
-NATIVE = Protocol(native.read, native.refuse, native.explain)
-KSERVE_V1 = Protocol(kserve_v1.read, kserve_v1.refuse, kserve_v1.explain)
+NATIVE = Protocol("native", native.read, native.refuse, native.explain)
+KSERVE_V1 = Protocol("kserve_v1", kserve_v1.read, kserve_v1.refuse, kserve_v1.explain)
 # `instances` are also the JSON of our own address, whose failures have one shape whatever was sent.
-NATIVE_INSTANCES = Protocol(kserve_v1.read, native.refuse, kserve_v1.explain)
-OPEN_INFERENCE = Protocol(open_inference.read, open_inference.refuse)
-HUGGING_FACE = Protocol(hugging_face.read, hugging_face.refuse)
+NATIVE_INSTANCES = Protocol("native_json", kserve_v1.read, native.refuse, kserve_v1.explain)
+OPEN_INFERENCE = Protocol("open_inference", open_inference.read, open_inference.refuse)
+HUGGING_FACE = Protocol("hugging_face", hugging_face.read, hugging_face.refuse)
 
 
 def presume(row: Mapping[str, object], headers: Mapping[str, str]) -> Protocol:

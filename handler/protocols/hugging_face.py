@@ -45,6 +45,7 @@ class Request:
     uploads: Sequence[Upload]
     top_k: int
     function: str
+    min_probability: float  # an answer of this protocol has no place for it; our own count does
     why: ClassVar[None] = None
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
@@ -75,6 +76,7 @@ def read(payload: Images | Document, settings: Settings) -> Request:
         uploads=[Upload(content)],
         top_k=settings.top_k if top_k is None else read_count("top_k", top_k),
         function=function,
+        min_probability=settings.min_probability,
     )
 
 

@@ -40,6 +40,11 @@ class Request:
         """How many classes the answer lists."""
         return self.options.top_k
 
+    @property
+    def min_probability(self) -> float:
+        """From where on an image counts as recognized."""
+        return self.options.min_probability
+
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """One prediction an instance, a failed one being an error in its place; and as many explanations."""
         answer = {"predictions": [native.result(outcome, self.options, model) for outcome in outcomes]}

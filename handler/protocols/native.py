@@ -39,6 +39,11 @@ class Request:
         """How many classes the answer lists."""
         return self.options.top_k
 
+    @property
+    def min_probability(self) -> float:
+        """From where on an image counts as recognized."""
+        return self.options.min_probability
+
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """An object, or a list of results with their parts' names. Raises the Failure of an only image."""
         if len(outcomes) == 1:

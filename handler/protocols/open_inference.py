@@ -76,6 +76,11 @@ class Request:
         """How many classes the largest of the outputs needs."""
         return max(output.count for output in self.outputs)
 
+    @property
+    def min_probability(self) -> float:
+        """From where on an image counts as recognized."""
+        return self.options.min_probability
+
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """All outputs. Raises the first image's Failure: a tensor has no place for an error."""
         ranked = []
