@@ -9,7 +9,7 @@ from console import Problem
 from export import ROOT
 from service import readiness, torchserve
 from service.properties import Properties
-from service.torchserve import Service
+from service.torchserve import LogFormat, Service
 
 CONFIG = ROOT / "config.properties"
 _PORTS = (15000, 30000)  # below the range that outgoing connections use
@@ -31,14 +31,16 @@ def on_free_ports(archive: Path, config: Path = CONFIG, **changes: str) -> Prope
 
 
 @contextmanager
-def serving(archive: Path, folder: Path, config: Path = CONFIG, **changes: str) -> Iterator[Service]:
+def serving(
+    archive: Path, folder: Path, config: Path = CONFIG, log_format: LogFormat = LogFormat.TEXT, **changes: str
+) -> Iterator[Service]:
     """The service of an archive, ready until the end of the block; the folder is for what it writes. Raises Problem.
 
     config, changes: its configuration, and what is different in it.
     """
     properties = on_free_ports(archive, config, **changes)
     watch = readiness.Watch(folder / "logs" / str(properties.port))
-    service = torchserve.start(properties, run=folder, logs=folder / "logs")
+    service = torchserve.start(properties, run=folder, logs=folder / "logs", log_format=log_format)
     try:
         readiness.wait(service, watch)
         yield service

@@ -3,6 +3,7 @@
 TorchServe's /ping says Healthy while workers still load, and goes on saying so while they crash and restart.
 """
 
+import json
 import re
 import time
 from pathlib import Path
@@ -55,7 +56,17 @@ class Watch:
             return ""
         with path.open("rb") as log:
             log.seek(self._sizes.get(name, 0))
-            return log.read().decode("utf-8", "replace")
+            text = log.read().decode("utf-8", "replace")
+        return "".join(f"{_plain(line)}\n" for line in text.splitlines())
+
+
+def _plain(line: str) -> str:
+    """A line of a log as text, in which format ever it is."""
+    try:
+        entry = json.loads(line)
+        return f" - {entry['message']}\n{entry['exception']}"
+    except (ValueError, TypeError, KeyError):
+        return line
 
 
 def wait(service: Service, watch: Watch, version: str | None = None) -> int:

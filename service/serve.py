@@ -16,7 +16,7 @@ from service.archive import Wanted
 from service.properties import Properties
 from service.stop import DrainSeconds, end
 from service.tokens import KEY_FILE
-from service.torchserve import Service
+from service.torchserve import LogFormat, Service
 from service.workers import scale
 
 
@@ -53,6 +53,9 @@ def main(
         bool, typer.Option("--model-api", help="Take new versions from scripts/rollout; asks for tokens, too.")
     ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Export and archive anew.")] = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="json: every line an object, and requests.log with one a request.")
+    ] = LogFormat.TEXT,
 ) -> None:
     """Serves DenseNet-121 at /predictions/densenet: exports and archives what is missing, starts TorchServe, waits
     until it has answered a photo."""
@@ -69,7 +72,7 @@ def main(
             _report(service, _scaled(service, workers), "already up")
             return
         archive.ensure(properties.archive, wanted, rebuild=rebuild)
-        service, ready = _start(_with_workers(properties, workers), properties.archive)
+        service, ready = _start(_with_workers(properties, workers), properties.archive, log_format)
     if foreground:
         _stay(service, ready, drain_seconds)
     else:
@@ -84,10 +87,10 @@ def _with_workers(properties: Properties, workers: int | None) -> Properties:
     return Properties({**properties.values, "model_store": str(store)})
 
 
-def _start(properties: Properties, archive: Path) -> tuple[Service, int]:
+def _start(properties: Properties, archive: Path, log_format: LogFormat) -> tuple[Service, int]:
     torchserve.check_ports(properties)
     watch = readiness.Watch(torchserve.LOGS / str(properties.port))
-    service = torchserve.start(properties, archive=archive)
+    service = torchserve.start(properties, archive=archive, log_format=log_format)
     try:
         return service, readiness.wait(service, watch)
     except BaseException:

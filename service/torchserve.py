@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,17 @@ STATE = "service.json"
 SERVING = "serving.mar"  # what is in service, whatever becomes of the file it was started from
 CA = "DENSENET_CA"  # environment variable: the CA that signed the service's certificate, unless that is its own
 STOP_SECONDS = 20  # for Java to end by itself; it takes about four
+LOG_FORMAT = "DENSENET_LOG_FORMAT"  # of the environment: read by log4j2.xml, and by the handler
 
 # Those started by this very process, which has to wait for them in the end.
 _children: dict[int, "subprocess.Popen[bytes]"] = {}
+
+
+class LogFormat(StrEnum):
+    """How the lines of all logs look."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,13 @@ def check_ports(properties: Properties) -> None:
                 raise Problem(f"port {port} is taken ({error.strerror}); choose others with --port") from error
 
 
-def start(properties: Properties, run: Path = RUN, logs: Path = LOGS, archive: Path | None = None) -> Service:
+def start(
+    properties: Properties,
+    run: Path = RUN,
+    logs: Path = LOGS,
+    archive: Path | None = None,
+    log_format: LogFormat = LogFormat.TEXT,
+) -> Service:
     """Starts Java with a configuration and returns at once; nothing is ready yet. Raises Problem.
 
     archive: the one that what the properties name is a copy of, if it is.
@@ -162,7 +177,7 @@ def start(properties: Properties, run: Path = RUN, logs: Path = LOGS, archive: P
     temp = tempfile.mkdtemp(prefix="torchserve-")
     Path(temp, "control").mkdir()
     try:
-        process = _launch(program, properties, folder, logs, temp)
+        process = _launch(program, properties, folder, logs, temp, log_format)
     except BaseException:
         shutil.rmtree(temp, ignore_errors=True)
         raise
@@ -218,7 +233,9 @@ def wait(service: Service) -> int | None:
     return status
 
 
-def _launch(program: Path, properties: Properties, folder: Path, logs: Path, temp: str) -> "subprocess.Popen[bytes]":
+def _launch(
+    program: Path, properties: Properties, folder: Path, logs: Path, temp: str, log_format: LogFormat
+) -> "subprocess.Popen[bytes]":
     spec = find_spec("ts")
     if spec is None or spec.origin is None:
         raise Problem("torchserve is not installed; run scripts/serve, which installs it")
@@ -233,7 +250,7 @@ def _launch(program: Path, properties: Properties, folder: Path, logs: Path, tem
     # compiling torch anew in every worker triples the time to load it.
     ours = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "TS_CONFIG_FILE")
     environment = {name: value for name, value in os.environ.items() if name not in ours}
-    environment |= {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs), "TEMP": temp}
+    environment |= {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs), "TEMP": temp, LOG_FORMAT: log_format}
     environment[VARIABLE] = str(Path(temp, "control"))
     with (logs / "console.log").open("wb") as output:
         return subprocess.Popen(
