@@ -28,6 +28,7 @@ IMAGES = "densenet_images_total"
 REFUSALS = "densenet_refusals_total"
 PROBABILITY = "densenet_best_probability_total"
 BATCHES = "densenet_batches_total"
+WORKERS = "densenet_workers_started_total"
 
 HISTOGRAMS = (DECODE, SCORE, HANDLE)
 COUNTERS: Mapping[str, tuple[str, ...]] = {
@@ -36,6 +37,7 @@ COUNTERS: Mapping[str, tuple[str, ...]] = {
     REFUSALS: ("code",),
     PROBABILITY: ("decile",),
     BATCHES: ("requests", "images"),
+    WORKERS: (),
 }
 """Our counters, and the labels of each beside those of the model."""
 MODEL_LABELS = ("model_name", "model_version")  # as TorchServe's own ts_inference_requests_total has them
@@ -142,7 +144,7 @@ class Meter:
         if metrics is not None:
             kinds = dict.fromkeys(HISTOGRAMS, MetricTypes.HISTOGRAM) | dict.fromkeys(COUNTERS, MetricTypes.COUNTER)
             self._metrics = {name: _declared(metrics, name, kind) for name, kind in kinds.items()}
-        self.tell(zeros())
+        self.tell([*zeros(), Observation(WORKERS, 1)])
 
     def tell(self, observations: Sequence[Observation]) -> None:
         """One line each. No request ids: Prometheus would not have them, and they would be most of the line."""

@@ -91,6 +91,7 @@ def test_every_series_that_can_be_known_is_there_from_the_start(alone: Server) -
     assert set(shown.of_name(metrics.IMAGES)) == {(outcome,) for outcome in metrics.OUTCOMES}
     assert set(shown.of_name(metrics.REFUSALS)) == {(code.value,) for code in Code}
     assert set(shown.of_name(metrics.PROBABILITY)) == {(decile,) for decile in metrics.DECILES}
+    assert shown.of_name(metrics.WORKERS) == {(): 1}
 
 
 def test_one_photo_after_another(alone: Server) -> None:
