@@ -58,7 +58,7 @@ def archive(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def speaking(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service that writes JSON."""
-    with apart.serving(archive, tmp_path_factory.mktemp("speaking"), LogFormat.JSON) as service:
+    with apart.serving(archive, tmp_path_factory.mktemp("speaking"), log_format=LogFormat.JSON) as service:
         yield Server(service)
 
 
