@@ -98,9 +98,14 @@ def refresh(archive: Path, folder: Path) -> None:
 
 def copy_with_workers(archive: Path, target: Path, workers: int) -> None:
     """The same archive with another number of workers: TorchServe takes it from nowhere else at its start."""
+    copy_with_settings(archive, target, {"minWorkers": workers, "maxWorkers": workers})
+
+
+def copy_with_settings(archive: Path, target: Path, settings: Mapping[str, Any]) -> None:
+    """The same archive with other values at the top of its model-config.yaml."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(archive) as packed:
-        config = yaml.safe_load(packed.read(CONFIG)) | {"minWorkers": workers, "maxWorkers": workers}
+        config = yaml.safe_load(packed.read(CONFIG)) | settings
     _repack(archive, target, {CONFIG: yaml.safe_dump(config).encode()})
 
 

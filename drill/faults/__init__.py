@@ -1,0 +1,1 @@
+"""The faults, each a function from the scene to what was found."""

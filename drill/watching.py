@@ -1,0 +1,118 @@
+"""Watching: a service's processes, its workers' state and its log, from outside."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import requests
+
+from console import Problem
+from drill.flatness import FRONT_END, Sample
+from service import management
+from service.torchserve import Service
+
+_LEVEL = re.compile(r"^\S+ ((?:WARN|ERROR) +)\S+ (.*?) *$\n?(.*)", re.MULTILINE)
+_MOST_LINES, _LONGEST = 4, 160
+_POLL = 0.05
+
+
+def workers(pid: int) -> list[psutil.Process]:
+    """The worker processes below a front end, by the operating system's word."""
+    with suppress(psutil.NoSuchProcess):
+        return [child for child in psutil.Process(pid).children(recursive=True) if _is_worker(child)]
+    return []
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        return "model_service_worker" in " ".join(process.cmdline())
+    return False
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> float | None:
+    """The moment, by time.monotonic(), at which a condition was first seen to hold; None where it never did."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return time.monotonic()
+        time.sleep(_POLL)
+    return None
+
+
+def whole(service: Service, gone: int | None = None, headers: Mapping[str, str] | None = None) -> bool:
+    """Whether as many workers as are wanted have loaded the model, by TorchServe's word, and the one killed is gone."""
+    there = {process.pid for process in workers(service.pid)}
+    if gone in there:
+        return False
+    try:
+        answer = management.http.get(
+            f"{service.management}/models/{service.model}", headers=headers, timeout=management.TIMEOUT
+        )
+        model = answer.json()[0]
+        ready = [worker["pid"] for worker in model["workers"] if worker["status"] == "READY"]
+    except (requests.RequestException, ValueError, LookupError):
+        return False
+    return len(ready) >= model["minWorkers"] and set(ready) <= there
+
+
+class Log:
+    """ts_log.log from now on, as an operator reads it."""
+
+    def __init__(self, service: Service) -> None:
+        self._path = Path(service.logs) / "ts_log.log"
+        self._begin = self._path.stat().st_size if self._path.exists() else 0
+
+    def warnings(self) -> list[str]:
+        """The first few different lines that are warnings or errors, without their time and thread."""
+        with self._path.open("rb") as file:
+            file.seek(self._begin)
+            return warnings(file.read().decode("utf-8", "replace"))
+
+
+def warnings(text: str) -> list[str]:
+    """Of a log in our format; a message that begins on the line after its head is told with it."""
+    found = (
+        f"{match[1].strip()} {match[2]}{' ' + match[3] if match[2].endswith('-') else ''}"
+        for match in _LEVEL.finditer(text)
+    )
+    return list(dict.fromkeys(line[:_LONGEST] for line in found))[:_MOST_LINES]
+
+
+def one_worker(service: Service) -> psutil.Process:
+    """Any of its workers. Raises Problem where there is none."""
+    found = workers(service.pid)
+    if not found:
+        raise Problem("the service has no worker")
+    return found[0]
+
+
+@contextmanager
+def sampling(service: Service, every: float) -> Iterator[list[Sample]]:
+    """Looks at the front end and every worker again and again, until the end of the block."""
+    samples: list[Sample] = []
+    over, begun = threading.Event(), time.monotonic()
+    names = {service.pid: FRONT_END}
+    names |= {worker.pid: f"worker {number}" for number, worker in enumerate(workers(service.pid), 1)}
+
+    def look() -> None:
+        while not over.wait(every):
+            for pid, name in names.items():
+                with suppress(psutil.Error):  # a worker that died is told of elsewhere
+                    samples.append(_look(psutil.Process(pid), name, time.monotonic() - begun))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()
+
+
+def _look(process: psutil.Process, name: str, seconds: float) -> Sample:
+    memory = process.memory_full_info().uss / 1e6
+    return Sample(round(seconds, 1), name, round(memory, 1), process.num_fds(), process.num_threads())
