@@ -1,5 +1,6 @@
 """TorchServe's config.properties: read, moved to other ports, written for one start."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,18 @@ _ADDRESSES = ("inference_address", "management_address", "metrics_address")
 _GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
 _PATHS = ("model_store", "metrics_config", "private_key_file", "certificate_file")
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+# Of a number that is none TorchServe says only 'For input string: "…"', some of them after it has begun to serve; a
+# switch that is neither true nor false counts as false.
+_NUMBERS = (
+    *("max_request_size", "max_response_size", "job_queue_size", "number_of_netty_threads", "netty_client_threads"),
+    *("default_workers_per_model", "default_response_timeout", "default_startup_timeout", "unregister_model_timeout"),
+    *("number_of_gpu", "metric_time_interval", "initial_worker_port", *_GRPC_PORTS),
+)
+_SWITCHES = (
+    *("disable_token_authorization", "enable_model_api", "enable_metrics_api", "disable_system_metrics"),
+    *("decode_input_request", "enable_envvars_config", "enable_grpc_ssl", "install_py_dep_per_model"),
+    *("limit_max_image_pixels", "prefer_direct_buffer", "use_env_allowed_urls", "use_native_io", "async_logging"),
+)
 
 
 @dataclass(frozen=True)
@@ -21,11 +34,15 @@ class Properties:
 
     @classmethod
     def read(cls, path: Path) -> "Properties":
-        """Raises Problem where one of the addresses is missing or none."""
+        """Raises Problem for a line that is no setting, a value that cannot be one, and a missing address."""
         lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-        pairs = (line.partition("=") for line in lines if line and not line.startswith(("#", "!")))
+        settings = [line for line in lines if line and not line.startswith(("#", "!"))]
+        if odd := next((line for line in settings if "=" not in line), None):
+            raise Problem(f"{path}: {odd[:80]} is no setting; write key=value")
+        pairs = (line.partition("=") for line in settings)
         values = {key.strip(): value.strip() for key, _, value in pairs}
         values |= {key: str(path.parent / values[key]) for key in _PATHS if key in values}
+        _check(path, values)
         properties = cls(values)
         for key in _ADDRESSES:
             if not _port(values.get(key, "")):
@@ -105,6 +122,15 @@ class Properties:
 
 def _address(scheme: str, host: str, port: int) -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _check(path: Path, values: Mapping[str, str]) -> None:
+    for keys, form, kind in ((_NUMBERS, r"\d{1,10}", "a whole number"), (_SWITCHES, "true|false", "true or false")):
+        for key in keys:
+            value = values.get(key, "")
+            # TorchServe fills in $$VARIABLE$$ itself.
+            if key in values and "$$" not in value and not re.fullmatch(form, value, re.IGNORECASE):
+                raise Problem(f"{path}: {key} must be {kind}, not {value or 'empty'}")
 
 
 def _port(address: str) -> int | None:

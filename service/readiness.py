@@ -20,6 +20,10 @@ PHOTO = ROOT / "export" / "photos" / "cat.jpg"
 _POLL = 0.1
 _SETTLE = 0.5  # seconds for the rest of a traceback to reach the log
 _REASON = re.compile(r" - ((?:\w+\.)*\w*(?:[Ee]rror|Exception|Interrupt): .+)$", re.MULTILINE)  # a traceback's end
+# What Java's console says of a configuration that TorchServe, or Java itself, cannot use.
+_REFUSED = re.compile(
+    r"^(Invalid configuration: .+)$|^(.+)\nError: Could not create the Java Virtual Machine", re.MULTILINE
+)
 _MODEL_LOG, _SERVER_LOG, _CONSOLE = "model_log.log", "ts_log.log", "console.log"
 
 
@@ -42,7 +46,11 @@ class Watch:
 
     def server_failure(self) -> str:
         """Why TorchServe itself ended, or did not take the model."""
-        text = self._new(_SERVER_LOG) + self._new(_CONSOLE)
+        console = self._new(_CONSOLE)
+        # These come first: what TorchServe prints afterwards is about its own end.
+        if refused := _REFUSED.search(console):
+            return f"{refused[1] or refused[2]}"
+        text = self._new(_SERVER_LOG) + console
         reasons = re.findall(r"(?:\w+\.)+\w*(?:Exception|Error): (.+)$", text, re.MULTILINE)
         return reasons[-1] if reasons else f"see {self._logs / _SERVER_LOG}"
 

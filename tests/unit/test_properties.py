@@ -111,3 +111,29 @@ def test_an_ipv6_address_stays_one_on_another_port(tmp_path: Path) -> None:
     properties = Properties.read(properties_file(tmp_path, inference_address="http://[::1]:8080"))
     assert properties.on_port(9000).inference == "http://[::1]:9000"
     assert properties.on_port(9000).listens[0] == ("::1", 9000)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("max_request_size", "10MB", "a whole number, not 10MB"),
+        ("grpc_inference_port", "many", "a whole number, not many"),
+        ("job_queue_size", "", "a whole number, not empty"),
+        ("disable_token_authorization", "perhaps", "true or false, not perhaps"),
+    ],
+)
+def test_a_value_that_cannot_be_one_is_named_with_its_key(tmp_path: Path, key: str, value: str, reason: str) -> None:
+    with pytest.raises(Problem, match=f"config.properties: {key} must be {reason}"):
+        Properties.read(properties_file(tmp_path, **{key: value}))
+
+
+def test_values_that_torchserve_takes_are_left_alone(tmp_path: Path) -> None:
+    wanted = {"max_request_size": "1", "enable_model_api": "TRUE", "job_queue_size": "$$QUEUE$$"}
+    assert Properties.read(properties_file(tmp_path, **wanted)).values.items() >= wanted.items()
+
+
+def test_a_line_that_is_no_setting_is_named(tmp_path: Path) -> None:
+    path = properties_file(tmp_path)
+    path.write_text(path.read_text() + "max_request_size 10485760\n")
+    with pytest.raises(Problem, match=r"config.properties: max_request_size 10485760 is no setting; write key=value"):
+        Properties.read(path)
