@@ -219,6 +219,9 @@ def stop(service: Service, run: Path = RUN) -> None:
             with contextlib.suppress(psutil.NoSuchProcess):
                 survivor.kill()
         psutil.wait_procs(left, timeout=STOP_SECONDS)
+    for orphan in _orphans(service):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphan.kill()
     if child := _children.pop(service.pid, None):
         child.wait()
     shutil.rmtree(service.temp, ignore_errors=True)
@@ -269,6 +272,13 @@ def _vmargs(properties: Properties) -> list[str]:
     key = "-Dlog4j.configurationFile="
     arguments = properties.values.get("vmargs", "").split()
     return [f"{key}{ROOT / word.removeprefix(key)}" if word.startswith(key) else word for word in arguments]
+
+
+def _orphans(service: Service) -> list[psutil.Process]:
+    """Workers that outlived Java, known by the folder of their socket: one that hangs does not see Java's end."""
+    found = psutil.process_iter(["cmdline"])
+    path = f"{service.temp}/.ts.sock."
+    return [process for process in found if any(word.startswith(path) for word in process.info["cmdline"] or ())]
 
 
 def _process(service: Service) -> psutil.Process | None:

@@ -3,11 +3,14 @@
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import psutil
 import pytest
 
+from service import apart, torchserve
 from tests.photos import cutouts, encode
-from tests.service.conftest import Server, Starter
+from tests.service.conftest import Server, Starter, build_archive
 
 PHOTO = encode(cutouts(1)[0])
 
@@ -36,3 +39,16 @@ def test_the_largest_picture_is_answered_within_the_time_limit(mortal: Server) -
     assert mortal.send(encode(Image.new("RGB", (8000, 8000)), "PNG")).json()["success"] is True
     response = mortal.send(encode(Image.new("1", (8001, 8000)), "PNG"))
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_many_pixels")
+
+
+def test_a_hung_worker_that_outlived_the_front_end_ends_with_the_service(exported: Path, tmp_path: Path) -> None:
+    with apart.serving(build_archive(exported, tmp_path, workers=1), tmp_path) as service:
+        (number,) = Server(service).workers()
+        worker, java = psutil.Process(number), psutil.Process(service.pid)
+        worker.suspend()
+        java.kill()
+        java.wait(20)
+        assert worker.status() == psutil.STATUS_STOPPED
+        torchserve.stop(service, run=tmp_path)
+        worker.wait(20)
+        assert not Path(service.temp).exists()
