@@ -12,7 +12,8 @@ import requests
 
 from console import Problem
 from drill.flatness import FRONT_END, Sample
-from service import management
+from service import access
+from service.access import TIMEOUT
 from service.torchserve import Service
 
 _LEVEL = re.compile(r"^\S+ ((?:WARN|ERROR) +)\S+ (.*?) *$\n?(.*)", re.MULTILINE)
@@ -49,9 +50,8 @@ def whole(service: Service, gone: int | None = None, headers: Mapping[str, str] 
     if gone in there:
         return False
     try:
-        answer = management.http.get(
-            f"{service.management}/models/{service.model}", headers=headers, timeout=management.TIMEOUT
-        )
+        with access.session(service) as http:
+            answer = http.get(f"{service.management}/models/{service.model}", headers=headers, timeout=TIMEOUT)
         model = answer.json()[0]
         ready = [worker["pid"] for worker in model["workers"] if worker["status"] == "READY"]
     except (requests.RequestException, ValueError, LookupError):

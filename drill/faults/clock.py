@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import requests
+
 from console import Problem
 from drill import load as loading
 from drill.faults.workers import RESPONSE_TIMEOUT
@@ -16,7 +18,7 @@ from drill.surroundings import environment
 from drill.watching import Log, one_worker, whole, within
 from export.archive import copy_with_settings
 from service import apart, torchserve
-from service.management import TIMEOUT, http
+from service.access import TIMEOUT
 from service.properties import Properties
 from service.torchserve import Service
 
@@ -43,7 +45,8 @@ class Guarded:
         """New tokens for inference and management, by the API's, which never expires."""
         for kind in ("inference", "management"):
             address = f"{self.service.management}/token"
-            http.get(address, params={"type": kind}, headers=self.headers("API"), timeout=TIMEOUT).raise_for_status()
+            answer = requests.get(address, params={"type": kind}, headers=self.headers("API"), timeout=TIMEOUT)
+            answer.raise_for_status()
 
     def jump(self, shift: str) -> None:
         """Sets the clock off by that much, for libfaketime to read."""
