@@ -1,0 +1,179 @@
+"""Real fronts: scripts/front with a certificate and keys of its own, before a real TorchServe; and raw connections."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import requests
+
+from export import ROOT
+from tests.service.conftest import free_port
+
+HAS_NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:" + os.environ.get("PATH", "")) is not None
+wants_nginx = pytest.mark.skipif(
+    not HAS_NGINX and os.environ.get("DENSENET_SYSTEM") != "required", reason="nginx is not installed"
+)
+
+
+@dataclass(frozen=True)
+class Front:
+    """A running front, its first key, and what tests ask it."""
+
+    process: "subprocess.Popen[bytes]"
+    port: int
+    ca: Path | None
+    keys: Path
+    folder: Path
+    key: str
+
+    @property
+    def base(self) -> str:
+        return f"{'https' if self.ca else 'http'}://localhost:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.base}/predictions/densenet"
+
+    def ask(self, method: str, path: str, *, key: str | None = "", **request: Any) -> requests.Response:
+        """One request on a connection of its own; key: None for none."""
+        headers = {} if key is None else {"X-API-Key": key or self.key}
+        headers |= request.pop("headers", {})
+        verify = str(self.ca) if self.ca else True
+        return requests.request(method, self.base + path, headers=headers, verify=verify, timeout=60, **request)
+
+    def predict(self, image: bytes, **request: Any) -> requests.Response:
+        return self.ask("PUT", "/predictions/densenet", data=image, **request)
+
+    def connect(self) -> socket.socket:
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        if self.ca is None:
+            return plain
+        return ssl.create_default_context(cafile=str(self.ca)).wrap_socket(plain, server_hostname="localhost")
+
+    def talk(self, sent: bytes) -> bytes:
+        """Everything that is answered to these bytes until the front closes the connection."""
+        with self.connect() as connection:
+            connection.sendall(sent)
+            return read_all(connection)
+
+    def processes(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def run_folder(self) -> Path:
+        words = self.processes()[0].cmdline()
+        flat = " ".join(words).split()
+        return Path(flat[flat.index("-p") + 1])
+
+    def said(self) -> str:
+        return (self.folder / "output").read_text()
+
+    def log(self) -> list[dict[str, Any]]:
+        """The access log."""
+        path = self.folder / "access.log"
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def wait(self, condition: Callable[[], object], seconds: float = 30) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.05)
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+
+Opener = Callable[..., Front]
+
+
+def read_all(connection: socket.socket) -> bytes:
+    found = b""
+    with contextlib.suppress(ConnectionResetError, ssl.SSLEOFError):
+        while piece := connection.recv(65536):
+            found += piece
+    return found
+
+
+def error(response: requests.Response) -> tuple[int, str]:
+    """Status and code of an answer in the service's own shape."""
+    document = response.json()
+    assert document["success"] is False
+    assert response.headers["content-type"] == "application/json"
+    return response.status_code, document["error"]["code"]
+
+
+def new_key() -> str:
+    return secrets.token_hex(24)
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "2"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command, *names, *files], check=True, capture_output=True)
+    return certificate, key
+
+
+def run_front(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A front that is expected to end by itself."""
+    command = [sys.executable, "-P", "-m", "service.front", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@contextlib.contextmanager
+def front(folder: Path, *options: str, upstreams: tuple[str, ...], tls: bool = True) -> Iterator[Front]:
+    """A front until the end of the block, with one key of the caller `first`."""
+    key, port = new_key(), free_port()
+    keys = folder / "keys"
+    keys.write_text(f"# callers\nfirst {key}\n")
+    certificate, private = make_certificate(folder) if tls else (None, None)
+    doors = ["--certificate", str(certificate), "--key", str(private)] if tls else ["--plain"]
+    named = [word for upstream in upstreams for word in ("--upstream", upstream)]
+    command = [sys.executable, "-P", "-m", "service.front", "--listen", f"127.0.0.1:{port}", *doors, *named, *options]
+    command += ["--access-log", str(folder / "access.log")]
+    command += [] if "--no-keys" in options else ["--keys", str(keys)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    opened = Front(process, port, certificate, keys, folder, key)
+    try:
+        opened.wait(lambda: "the front is up" in opened.said())
+        yield opened
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def open_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
+    """Opens fronts; all of them end with the session."""
+    with ExitStack() as opened:
+
+        def opener(*options: str, upstreams: tuple[str, ...], tls: bool = True) -> Front:
+            folder = tmp_path_factory.mktemp("front")
+            return opened.enter_context(front(folder, *options, upstreams=upstreams, tls=tls))
+
+        yield opener
