@@ -1,6 +1,7 @@
 """Real fronts: scripts/front with a certificate and keys of its own, before a real TorchServe; and raw connections."""
 
 import contextlib
+import http.server
 import json
 import os
 import secrets
@@ -10,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -100,6 +102,56 @@ class Front:
 
 
 Opener = Callable[..., Front]
+
+
+class _Recording(http.server.BaseHTTPRequestHandler):
+    """Answers as the stand-in says, and tells it what arrived."""
+
+    protocol_version = "HTTP/1.1"
+    server: "StandIn"
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        self.server.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+        status, headers, content = self.server.answer(len(self.server.seen))
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_PUT = do_HEAD = _answer  # noqa: N815 what the library calls
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+class StandIn(http.server.ThreadingHTTPServer):
+    """In TorchServe's place, for what TorchServe cannot be made to answer."""
+
+    daemon_threads = True
+
+    def __init__(self, answer: Callable[[int], tuple[int, dict[str, str], bytes]]) -> None:
+        super().__init__(("127.0.0.1", 0), _Recording)
+        self.answer = answer
+        self.seen: list[tuple[str, str, dict[str, str], bytes]] = []
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.server_address[1]}"
+
+
+@contextlib.contextmanager
+def standing_in(answer: Callable[[int], tuple[int, dict[str, str], bytes]]) -> Iterator[StandIn]:
+    """answer: from how many requests have arrived to status, headers and body."""
+    with StandIn(answer) as stand_in:
+        thread = threading.Thread(target=stand_in.serve_forever)
+        thread.start()
+        try:
+            yield stand_in
+        finally:
+            stand_in.shutdown()
+            thread.join()
 
 
 def read_all(connection: socket.socket) -> bytes:

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import io
-import os
 import socket
 import ssl
 from pathlib import Path
@@ -308,7 +307,7 @@ def files_of(front: Front) -> list[str]:
     assert all(folder.is_dir() for folder in folders)
     named = [str(path) for folder in folders for path in folder.rglob("*")]
     links = [path for process in front.processes() for path in Path(f"/proc/{process.pid}/fd").iterdir()]
-    opened = [os.readlink(path) for path in links if path.is_symlink()]
+    opened = [str(path.readlink()) for path in links if path.is_symlink()]
     return named + [target for target in opened if any(target.startswith(f"{folder}/") for folder in folders)]
 
 
