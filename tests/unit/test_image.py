@@ -1,6 +1,5 @@
 """deploy/Dockerfile without an engine: linted, and held to the files, versions and packages that it speaks of."""
 
-import json
 import re
 import subprocess
 import sys
@@ -10,35 +9,15 @@ from pathlib import Path
 import pytest
 
 from export import ROOT
+from tests.dockerfile import DOCKERFILE, Instruction, copies, entry_point, health_check, instructions, only, runtime
 
-DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 IGNORED = (ROOT / ".dockerignore").read_text().splitlines()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def instructions() -> list[tuple[str, str]]:
-    """(instruction, arguments), continued lines joined."""
-    lines = [line for line in DOCKERFILE.read_text().splitlines() if not line.startswith("#")]
-    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [(word, rest) for word, _, rest in (line.partition(" ") for line in joined.splitlines() if line)]
-
-
-def runtime() -> list[tuple[str, str]]:
-    """The last stage's."""
-    everything = instructions()
-    last = max(i for i, (word, _) in enumerate(everything) if word == "FROM")
-    return everything[last:]
-
-
-def only(word: str) -> str:
-    (found,) = [rest for name, rest in runtime() if name == word]
-    return found
-
-
-def copied(stage: list[tuple[str, str]]) -> list[str]:
+def copied(stage: list[Instruction]) -> list[str]:
     """What comes from the context."""
-    words = [rest.split() for name, rest in stage if name == "COPY" and not rest.startswith("--from")]
-    return [source for line in words for source in line[:-1]]
+    return [source for *sources, _ in copies(stage) for source in sources]
 
 
 def package(requirement: str) -> str:
@@ -76,7 +55,7 @@ def test_it_runs_as_a_number_that_kubernetes_can_see_is_not_root() -> None:
 
 
 def test_the_entry_point_and_the_health_check_are_modules_of_ours() -> None:
-    entry, health = json.loads(only("ENTRYPOINT")), json.loads(only("HEALTHCHECK").partition("CMD ")[2])
+    entry, health = entry_point(), health_check()
     for command in (entry, health):
         assert command[:3] == ["python", "-P", "-m"]
         assert Path(ROOT, *command[3].split(".")).with_suffix(".py").is_file()
