@@ -21,7 +21,7 @@ _ABLE = os.geteuid() == 0 and all(map(shutil.which, ("ip", "nsenter", "mount")))
 wants_namespaces = pytest.mark.skipif(
     not _ABLE and os.environ.get("DENSENET_SYSTEM") != "required", reason="needs root, iproute2 and util-linux"
 )
-_READY = 120  # seconds
+_READY = 300  # seconds
 # Whatever the tree holds is read-only; what the image may write to is bound over it.
 _MOUNTS = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && mount --bind "$2" "$1/.run" '
 _MOUNTS += '&& mount --bind "$3" "$1/logs" && cd "$1" && shift 3 && exec "$@"'
@@ -143,8 +143,10 @@ class Container:
         return self._process.wait(timeout=90)
 
     def end(self) -> None:
-        """Whatever is left of it."""
-        self.signal_all(signal.SIGKILL)
+        """SIGKILL to all of it, and to what one of them may have started meanwhile."""
+        while self.processes():
+            self.signal_all(signal.SIGKILL)
+            time.sleep(0.05)
         if self._process:
             self._process.wait(timeout=30)
 
