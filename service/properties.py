@@ -1,5 +1,6 @@
 """TorchServe's config.properties: read, moved to other ports, written for one start."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Properties:
             raise Problem(f"{path}: {odd[:80]} is no setting; write key=value")
         pairs = (line.partition("=") for line in settings)
         values = {key.strip(): value.strip() for key, _, value in pairs}
-        values |= {key: str(path.parent / values[key]) for key in _PATHS if key in values}
+        values |= {key: os.path.normpath(path.absolute().parent / values[key]) for key in _PATHS if key in values}
         _check(path, values)
         properties = cls(values)
         for key in _ADDRESSES:

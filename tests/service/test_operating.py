@@ -177,6 +177,21 @@ def test_a_version_that_is_not_fit_leaves_the_old_one_serving(
     assert (live.root / "model_store" / "densenet.mar").read_bytes() == archives["1.0"].read_bytes()
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://127.0.0.1:1/evil.mar", "https://models.example/evil.mar", "file:///etc/passwd", "ftp://127.0.0.1/x.mar"),
+        *("s3://bucket/evil.mar", "../../evil.mar", "..%2F..%2Fevil.mar", "/etc/passwd", "https:evil.mar", ""),
+    ],
+)
+def test_a_model_from_elsewhere_is_not_registered(live: Live, url: str) -> None:
+    headers = {"Authorization": f"Bearer {tokens.current(live.folder, 'management')}"}
+    address = f"http://127.0.0.1:{live.port + 1}/models"
+    answer = requests.post(address, params={"url": url}, headers=headers, timeout=60)
+    assert answer.status_code in (400, 404)
+    assert live.versions() == {"1.0"}
+
+
 def test_a_probe_tells_ready_and_live_apart(live: Live) -> None:
     for question, words in (("ready", "ready"), ("live", "live: 2 worker(s) ready")):
         done = live.run("probe", question)
