@@ -42,6 +42,8 @@ COUNTERS: Mapping[str, tuple[str, ...]] = {
 """Our counters, and the labels of each beside those of the model."""
 MODEL_LABELS = ("model_name", "model_version")  # as TorchServe's own ts_inference_requests_total has them
 
+PROTOCOLS = ("native", "native_json", "kserve_v1", "open_inference", "hugging_face", "page")
+STATUSES = tuple(str(status) for status in sorted({200, *(code.status for code in Code)}))
 OUTCOMES = ("recognized", "not_recognized", "refused")
 DECILES = tuple(f"0.{tenth}" for tenth in range(10))
 _LARGEST_RANGE = 64
@@ -131,7 +133,11 @@ def outcome_of(outcome: Outcome, min_probability: float) -> str:
 def zeros() -> list[Observation]:
     """Every series whose labels are known beforehand, so that its first increase is seen as one."""
     known = [(IMAGES, OUTCOMES), (REFUSALS, tuple(code.value for code in Code)), (PROBABILITY, DECILES)]
-    return [Observation(name, 0, (label,)) for name, labels in known for label in labels]
+    requests = [(protocol, status) for protocol in PROTOCOLS for status in STATUSES]
+    return [
+        *(Observation(name, 0, (label,)) for name, labels in known for label in labels),
+        *(Observation(REQUESTS, 0, labels) for labels in requests),
+    ]
 
 
 class Meter:

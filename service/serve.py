@@ -54,8 +54,9 @@ def main(
     ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Export and archive anew.")] = False,
     log_format: Annotated[
-        LogFormat, typer.Option(help="json: every line an object, and requests.log with one a request.")
-    ] = LogFormat.TEXT,
+        LogFormat | None,
+        typer.Option(help="json: every line is an object, and requests.log has one a request. [default: text]"),
+    ] = None,
 ) -> None:
     """Serves DenseNet-121 at /predictions/densenet: exports and archives what is missing, starts TorchServe, waits
     until it has answered a photo."""
@@ -68,11 +69,11 @@ def main(
     with torchserve.lock():
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
-            _check_running(service, wanted, properties, foreground=foreground, rebuild=rebuild)
+            _check_running(service, wanted, properties, log_format, foreground=foreground, rebuild=rebuild)
             _report(service, _scaled(service, workers), "already up")
             return
         archive.ensure(properties.archive, wanted, rebuild=rebuild)
-        service, ready = _start(_with_workers(properties, workers), properties.archive, log_format)
+        service, ready = _start(_with_workers(properties, workers), properties.archive, log_format or LogFormat.TEXT)
     if foreground:
         _stay(service, ready, drain_seconds)
     else:
@@ -99,12 +100,20 @@ def _start(properties: Properties, archive: Path, log_format: LogFormat) -> tupl
 
 
 def _check_running(
-    service: Service, wanted: Wanted, properties: Properties, *, foreground: bool, rebuild: bool
+    service: Service,
+    wanted: Wanted,
+    properties: Properties,
+    log_format: LogFormat | None,
+    *,
+    foreground: bool,
+    rebuild: bool,
 ) -> None:
     """Raises Problem for what cannot be had while the service is up; nothing asked for is passed over in silence."""
     runs = Properties.read(Path(service.folder, "config.properties"))
-    opened = (properties.takes_models and not runs.takes_models) or (properties.asks_tokens and not runs.asks_tokens)
-    if foreground or rebuild or opened or not archive.satisfies(service.card, wanted):
+    other = log_format not in (None, service.log_format)
+    other |= properties.takes_models and not runs.takes_models
+    other |= properties.asks_tokens and not runs.asks_tokens
+    if foreground or rebuild or other or not archive.satisfies(service.card, wanted):
         raise Problem(f"the service is already up on port {service.port}; end it first: {_how_to_stop(service)}")
 
 

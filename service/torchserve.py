@@ -69,6 +69,7 @@ class Service:
     folder: str = ""
     archive: str = ""
     ca: str | None = None
+    log_format: str = LogFormat.TEXT
 
     @property
     def control(self) -> Path:
@@ -195,6 +196,7 @@ def start(
             folder=str(folder),
             archive=str(archive or properties.archive),
             ca=os.environ.get(CA) or properties.certificate,
+            log_format=log_format,
         )
         remember(service)
     except BaseException:

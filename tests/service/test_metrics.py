@@ -92,6 +92,8 @@ def test_every_series_that_can_be_known_is_there_from_the_start(alone: Server) -
     assert set(shown.of_name(metrics.REFUSALS)) == {(code.value,) for code in Code}
     assert set(shown.of_name(metrics.PROBABILITY)) == {(decile,) for decile in metrics.DECILES}
     assert shown.of_name(metrics.WORKERS) == {(): 1}
+    known = {(protocol, status) for protocol in metrics.PROTOCOLS for status in metrics.STATUSES}
+    assert set(shown.of_name(metrics.REQUESTS)) == known
 
 
 def test_one_photo_after_another(alone: Server) -> None:
@@ -171,7 +173,7 @@ def test_every_protocol_has_its_name(alone: Server) -> None:
     statuses.append(requests.get(alone.url, headers=page, timeout=60).status_code)
     assert statuses == [200] * 6
     added = Scrape.of(alone) - before
-    names = ("native_json", "hugging_face", "kserve_v1", "open_inference", "page", "document")
+    names = {*metrics.PROTOCOLS, "document"} - {"native"}
     assert added.of_name(metrics.REQUESTS) == {(name, "200"): 1 for name in names}
     assert sum(added.of_name(metrics.IMAGES).values()) == 5
     assert added.of_name(f"{metrics.HANDLE}_count") == {(): 5}

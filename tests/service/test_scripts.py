@@ -136,6 +136,7 @@ class TestServePredictAndStop:
         assert (again.returncode, "already up: 1 worker(s)" in again.stdout) == (0, True)
         assert "already up" in one_line(checkout.serve("--weights", "untrained"), "serve")
         assert "already up" in one_line(checkout.serve("--rebuild"), "serve")
+        assert "already up" in one_line(checkout.serve("--log-format", "json"), "serve")
         more = checkout.serve("--workers", 2, "--weights", fine_tuned[0], "--class-index", fine_tuned[1])
         assert "already up: 2 worker(s)" in more.stdout
 
@@ -283,6 +284,8 @@ def test_plain_torchserve_works_from_the_repository_root(checkout: Checkout, tmp
             except requests.RequestException:
                 continue
         assert status == 200
+        metrics = requests.get(f"http://127.0.0.1:{checkout.port + 2}/metrics", timeout=20).text
+        assert 'densenet_images_total{model_name="densenet"' in metrics
         assert {log.name for log in (checkout.root / "logs").glob("*.log")} == {
             "access_log.log",
             "model_log.log",

@@ -158,7 +158,8 @@ def test_the_lines_are_those_that_torchserve_reads(
     caplog.set_level("INFO")
     meter = Meter(cache(tmp_path, ours), {"name": "dense:net|,", "version": "1.0 β"})
     zeros = [line for line in caplog.messages if line.startswith("[METRICS]")]
-    assert len(zeros) - 1 == len(metrics.zeros()) == len(Code) + len(metrics.OUTCOMES) + 10
+    requests = len(metrics.PROTOCOLS) * len(metrics.STATUSES)
+    assert len(zeros) - 1 == len(metrics.zeros()) == len(Code) + len(metrics.OUTCOMES) + 10 + requests
     assert zeros[-1].startswith("[METRICS]densenet_workers_started_total.Count:1|")
     caplog.clear()
     meter.tell([Observation(metrics.IMAGES, 3, ("recognized",)), Observation(metrics.DECODE, 0.0000123)])
