@@ -34,8 +34,9 @@ class Client:
     Use it in a `with` statement, or close() it.
 
     url: where images are sent. token: sent as `Authorization: Bearer`. timeout: seconds, for each of connecting and
-    waiting for an answer. retries: further tries of a request that met a full queue (503) or lost its connection.
-    parallel: requests at once, at most. verify: whether a certificate is checked, or the path of a CA bundle.
+    waiting for an answer. retries: further tries of a request that met a full queue (503), came too soon (429) or lost
+    its connection. parallel: requests at once, at most. verify: whether a certificate is checked, or the path of a CA
+    bundle.
     Raises ValueError for any of them out of its range.
     """
 
@@ -161,7 +162,7 @@ class Client:
             )
         except (OSError, HTTPError) as error:  # requests' own are OSErrors; a missing CA bundle is a plain one
             raise self._failure(error) from error
-        if response.status_code == requests.codes.service_unavailable:
+        if response.status_code in (requests.codes.service_unavailable, requests.codes.too_many_requests):
             raise Unavailable(answers.describe(response), _retry_after(response))
         if answers.is_unauthorized(response):
             raise Unauthorized(self._token_wanted())

@@ -31,7 +31,7 @@ class Unauthorized(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """Busy just now (503), or the connection was lost: what another try may mend. Raised once none is left.
+    """Busy just now (503, 429), or the connection was lost: what another try may mend. Raised once none is left.
 
     retry_after: seconds after which the service asks to be tried again, where it says so.
     """

@@ -69,7 +69,7 @@ async function ask(path, body) {
     const response = await post(path, body, used);
     const answer = await response.json().catch(() => null);
     if (response.ok && answer?.success) return { answer, seconds: (performance.now() - started) / 1000 };
-    const locked = answer?.type === "InvalidKeyException";
+    const locked = response.status === 401 || answer?.type === "InvalidKeyException"; // the front's word, TorchServe's
     if (!locked || !(await askForToken(used))) throw refusal(response, answer);
   }
 }

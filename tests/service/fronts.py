@@ -108,6 +108,7 @@ class _Recording(http.server.BaseHTTPRequestHandler):
     """Answers as the stand-in says, and tells it what arrived."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: "StandIn"
 
     def _answer(self) -> None:

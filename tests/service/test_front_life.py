@@ -17,6 +17,7 @@ import psutil
 import pytest
 import requests
 
+from client import Client
 from service import management, torchserve
 from service.properties import Properties
 from tests.photos import cutouts, encode
@@ -115,6 +116,8 @@ def test_too_many_in_a_second_are_told_when_to_come_back(open_front: Opener, ser
     assert 0 < len(refused) < 8
     assert {error(answer) for answer in refused} == {(429, "rate_limited")}
     assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    with Client(opened.url, token=opened.key, verify=str(opened.ca)) as client:
+        assert [len(client.classify(PHOTO)) for _ in range(4)] == [5] * 4  # it comes back when told to
     second = new_key()
     opened.keys.write_text(f"first {opened.key}\nsecond {second}\n")
     opened.wait(lambda: opened.predict(PHOTO, key=second).ok)  # another one's rate is its own
@@ -332,6 +335,15 @@ def test_readiness_asks_a_worker(open_front: Opener) -> None:
             b"",
         )
         assert "x-top-k" not in headers
+
+
+def test_readiness_is_the_handlers(open_front: Opener, server: Server) -> None:
+    accept = {"Accept": "application/health+json"}
+    if requests.get(server.url, headers=accept, timeout=60).status_code == 400:
+        pytest.skip("the handler does not tell its health yet")
+    opened = open_front(*MANY, upstreams=(server.service.inference,))
+    answer = opened.ask("GET", "/readyz", key=None)
+    assert (answer.status_code, answer.json()["status"]) == (200, "pass")
 
 
 def test_keys_and_cookies_are_not_passed_on(open_front: Opener) -> None:
