@@ -18,11 +18,21 @@ import pytest
 import requests
 
 from client import Client
-from service import management, torchserve
+from service import apart, management, torchserve
 from service.properties import Properties
 from tests.photos import cutouts, encode
 from tests.service.conftest import Server, Starter, build_archive, free_properties, same
-from tests.service.fronts import Front, Opener, error, front, new_key, open_front, standing_in, wants_nginx
+from tests.service.fronts import (
+    Front,
+    Opener,
+    error,
+    front,
+    make_certificate,
+    new_key,
+    open_front,
+    standing_in,
+    wants_nginx,
+)
 
 __all__ = ["open_front"]
 pytestmark = wants_nginx
@@ -160,7 +170,7 @@ def test_a_bad_file_of_keys_changes_nothing_and_is_told(open_front: Opener, serv
     for text in ("first short\n", "", 'first "; } # \n'):
         before = opened.said().count("going on with what was there before")
         opened.keys.write_text(text)
-        opened.wait(lambda before=before: opened.said().count("going on with what was there before") > before)  # type: ignore[misc]
+        opened.wait(lambda before=before: opened.said().count("going on with what was there before") > before)
         assert opened.predict(PHOTO).ok
     opened.keys.unlink()
     opened.wait(lambda: "No such file" in opened.said())
@@ -174,14 +184,12 @@ def test_a_bad_file_of_keys_changes_nothing_and_is_told(open_front: Opener, serv
 def test_a_new_certificate_is_taken_up(open_front: Opener, server: Server) -> None:
     opened = open_front(*MANY, upstreams=(server.service.inference,))
     with opened.connect() as connection:
-        old = connection.getpeercert(binary_form=True)  # type: ignore[attr-defined]
-    from tests.service.fronts import make_certificate
-
+        old = connection.getpeercert(binary_form=True)
     make_certificate(opened.folder)
 
     def changed() -> bool:
         with contextlib.suppress(OSError), opened.connect() as connection:  # untrusted as long as it is the old one
-            return bool(connection.getpeercert(binary_form=True) != old)  # type: ignore[attr-defined]
+            return bool(connection.getpeercert(binary_form=True) != old)
         return False
 
     opened.wait(changed)
@@ -238,7 +246,7 @@ def test_workers_that_are_killed_under_load_cost_no_request(open_front: Opener, 
         for _ in range(3):
             victim = min(mortal.workers())
             os.kill(victim, signal.SIGKILL)
-            opened.wait(lambda victim=victim: all_ready(mortal) and victim not in mortal.workers(), seconds=90)  # type: ignore[misc]
+            opened.wait(lambda victim=victim: all_ready(mortal) and victim not in mortal.workers(), seconds=90)
             running.some(10)
     statuses = [line["upstream_status"] for line in opened.log()]
     assert any(", " in status for status in statuses)  # some were asked again
@@ -263,8 +271,6 @@ def test_scaling_down_under_load_costs_no_request(open_front: Opener, mortal: Se
 def test_a_replica_that_is_killed_under_load_costs_no_request(
     open_front: Opener, server: Server, exported: Path, tmp_path: Path
 ) -> None:
-    from service import apart
-
     with apart.serving(build_archive(exported, tmp_path, 1), tmp_path) as victim:
         opened = open_front(*MANY, upstreams=(server.service.inference, victim.inference))
         with load(opened) as running:
@@ -420,8 +426,6 @@ def test_tokens_and_tls_of_torchserve_itself(open_front: Opener, guarded: tuple[
 def test_a_certificate_of_somebody_else_is_not_trusted(
     open_front: Opener, guarded: tuple[torchserve.Service, Path]
 ) -> None:
-    from tests.service.fronts import make_certificate
-
     service, folder = guarded
     stranger = folder.parent / "stranger"
     stranger.mkdir()
