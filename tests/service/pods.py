@@ -128,7 +128,11 @@ class Container:
     def processes(self) -> list[psutil.Process]:
         """All that run in the namespace."""
         done = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True, check=True)
-        return [psutil.Process(int(pid)) for pid in done.stdout.split()]
+        found = []
+        for pid in done.stdout.split():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(int(pid)))
+        return found
 
     def signal_all(self, number: signal.Signals) -> None:
         """To every process at once, as when the machine dies, or stands still."""

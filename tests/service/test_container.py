@@ -141,6 +141,22 @@ def test_sigterm_ends_it_well_and_leaves_nothing(archive: Path, tmp_path: Path) 
         assert not [*made.temporary.iterdir()]
 
 
+def test_no_model_comes_from_elsewhere_even_with_the_model_api(archive: Path, tmp_path: Path) -> None:
+    with container(4, archive, tmp_path, "--workers", "1") as made:
+        properties = tmp_path / "tree" / "deploy" / "config.properties"
+        text = properties.read_text()
+        assert "enable_model_api=false" in text
+        properties.write_text(text.replace("enable_model_api=false", "enable_model_api=true"))
+        made.start()
+        made.wait_ready()
+        models = "http://127.0.0.1:8081/models"
+        for url in ("http://127.0.0.1:9/x.mar", "https://example.org/x.mar", f"file://{archive}"):
+            status, said = ask(made, "POST", f"{models}?url={url}", "management")
+            assert (status, "allowed" in said) == (404, True), said
+        status, said = ask(made, "POST", f"{models}?url=densenet.mar&model_name=again", "management")
+        assert status == 200, said
+
+
 def test_with_tls_of_its_own(archive: Path, tmp_path: Path) -> None:
     """The lines that stand in the configuration as comments, with a key made as it says."""
     with container(3, archive, tmp_path, "--workers", "1", "--drain-seconds", "5") as made:

@@ -1,14 +1,19 @@
 """deploy/kserve by KServe's own models, and held to what is deployed."""
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import kubernetes.client
 import pytest
 from kserve import models
 
+from export import ROOT
 from tests.manifests import KSERVE, check_pod, modules, named, options, pods, read, the
 
+DOCUMENT = ROOT / "docs" / "deployment.md"
 FILES = ("image.yaml", "archive.yaml")
 MODELS = {"InferenceService": "V1beta1InferenceService", "ServingRuntime": "V1alpha1ServingRuntime"}
 PLAIN: dict[str, Any] = {"str": str, "int": int, "bool": bool}
@@ -84,3 +89,25 @@ def test_the_runtime_is_the_one_asked_for() -> None:
     assert model["runtime"] == runtime["metadata"]["name"]
     formats = [{key: one[key] for key in ("name", "version")} for one in runtime["spec"]["supportedModelFormats"]]
     assert model["modelFormat"] in formats
+
+
+def test_the_storage_is_laid_out_as_the_document_says(tmp_path: Path) -> None:
+    """Its own lines are run, over an archive that is only a name."""
+    (commands,) = re.findall(r"^```\n(mkdir -p models/config.*?)^```", DOCUMENT.read_text(), re.MULTILINE | re.DOTALL)
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy", ignore=shutil.ignore_patterns("nginx"))
+    (tmp_path / "model_store").mkdir()
+    (tmp_path / "model_store" / "densenet.mar").touch()
+    subprocess.run(["sh", "-euc", commands], cwd=tmp_path, check=True)
+    laid_out = {str(path.relative_to(tmp_path / "models")) for path in (tmp_path / "models").rglob("*.*")}
+    assert laid_out == {"config/config.properties", "model-store/densenet.mar"}
+    ours, theirs = (
+        dict(line.split("=", 1) for line in path.read_text().splitlines() if line and not line.startswith("#"))
+        for path in (ROOT / "deploy" / "config.properties", tmp_path / "models" / "config" / "config.properties")
+    )
+    assert {key: value for key, value in theirs.items() if ours[key] != value} == {
+        "model_store": "../model-store",
+        "metrics_config": "/srv/densenet/metrics.yaml",
+        "disable_token_authorization": "true",
+    }
+    (runtime,) = pods(read(KSERVE / "archive.yaml"))
+    assert "/mnt/models/config/config.properties" in runtime["containers"][0]["args"]
