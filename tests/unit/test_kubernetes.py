@@ -3,10 +3,11 @@
 The base is plain files; kubectl, where it is installed, renders base and overlay, which are held to the same.
 """
 
-import os
 import re
 import shutil
 import subprocess
+from functools import cache
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
@@ -22,11 +23,15 @@ WORKER, JAVA = 352 * 2**20, 215 * 2**20  # docs/measurements.md
 NAME = {"app.kubernetes.io/name": "densenet"}
 
 
-def rendered(folder: os.PathLike[str]) -> list[Manifest]:
+@cache
+def kustomized(folder: Path) -> str:
+    return subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True).stdout
+
+
+def rendered(folder: Path) -> list[Manifest]:
     if not shutil.which("kubectl"):
         pytest.skip("kubectl is not installed")
-    done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True)
-    return [one for one in yaml.safe_load_all(done.stdout) if one]
+    return [one for one in yaml.safe_load_all(kustomized(folder)) if one]
 
 
 @pytest.fixture(params=["files", "base", "overlay"])
