@@ -94,7 +94,7 @@ def alike(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(alike, one, other))
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    return bool(one == other)
+    return type(one) is type(other) and bool(one == other)  # True is no 1
 
 
 def tally(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:

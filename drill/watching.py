@@ -16,7 +16,7 @@ from service import access
 from service.access import TIMEOUT
 from service.torchserve import Service
 
-_LEVEL = re.compile(r"^\S+ ((?:WARN|ERROR) +)\S+ (.*?) *$\n?(.*)", re.MULTILINE)
+_LEVEL = re.compile(r"^\S+ (WARN|ERROR) +\S+ (.*?) *$(?=\n?(.*))", re.MULTILINE)
 _MOST_LINES, _LONGEST = 4, 160
 _POLL = 0.05
 
@@ -76,8 +76,7 @@ class Log:
 def warnings(text: str) -> list[str]:
     """Of a log in our format; a message that begins on the line after its head is told with it."""
     found = (
-        f"{match[1].strip()} {match[2]}{' ' + match[3] if match[2].endswith('-') else ''}"
-        for match in _LEVEL.finditer(text)
+        f"{match[1]} {match[2]}{' ' + match[3] if match[2].endswith('-') else ''}" for match in _LEVEL.finditer(text)
     )
     return list(dict.fromkeys(line[:_LONGEST] for line in found))[:_MOST_LINES]
 
