@@ -1,10 +1,16 @@
-"""A thousand hostile bodies, a good photo between each of them: no 5xx, no worker lost, every good photo answered."""
+"""A thousand hostile bodies, a good photo between each of them: no 5xx, no worker lost, every good photo answered; and
+what broken uploads leave in the logs."""
 
 import base64
 import json
 import random
+import socket
+import struct
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 
@@ -87,3 +93,17 @@ def test_a_thousand_hostile_bodies(server: Server) -> None:
     assert "unexpected failure" not in server.log()
     assert "Traceback" not in server.log()
     assert {200, 415, 422} <= statuses.keys(), statuses
+
+
+def test_uploads_that_are_broken_off_fill_only_the_log_that_is_rotated(server: Server) -> None:
+    logs = Path(server.service.logs)
+    url = urlsplit(server.url)
+    with socket.create_connection((url.hostname, url.port)) as connection:
+        head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 1000000\r\n\r\n"
+        connection.sendall(head.encode() + bytes(100_000))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    deadline = time.monotonic() + 60
+    while "HttpRequestHandler" not in (logs / "ts_log.log").read_text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "HttpRequestHandler" in (logs / "ts_log.log").read_text()
+    assert "HttpRequestHandler" not in (logs / "console.log").read_text()
