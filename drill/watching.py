@@ -17,7 +17,9 @@ from service.access import TIMEOUT
 from service.torchserve import Service
 
 _LEVEL = re.compile(r"^\S+ (WARN|ERROR) +\S+ (.*?) *$(?=\n?(.*))", re.MULTILINE)
-_MOST_LINES, _LONGEST = 4, 160
+_OF_WORKERS = re.compile(r"unexpected failure: .+$|Backend worker process died.*$|Killed.*$", re.MULTILINE)
+_OF_ANSWERS = re.compile(r'"POST \S+ HTTP/1\.1" 5\d\d')
+_MOST_LINES, _LONGEST = 3, 160
 _POLL = 0.05
 
 
@@ -60,17 +62,33 @@ def whole(service: Service, gone: int | None = None, headers: Mapping[str, str] 
 
 
 class Log:
-    """ts_log.log from now on, as an operator reads it."""
+    """The logs of a service from now on, as an operator reads them."""
 
     def __init__(self, service: Service) -> None:
-        self._path = Path(service.logs) / "ts_log.log"
-        self._begin = self._path.stat().st_size if self._path.exists() else 0
+        self._folder = Path(service.logs)
+        self._sizes = {name: self._size(name) for name in ("ts_log.log", "model_log.log", "access_log.log")}
 
     def warnings(self) -> list[str]:
-        """The first few different lines that are warnings or errors, without their time and thread."""
-        with self._path.open("rb") as file:
-            file.seek(self._begin)
-            return warnings(file.read().decode("utf-8", "replace"))
+        """Of each log the first few different lines that tell of something wrong."""
+        return [
+            *warnings(self._new("ts_log.log")),
+            *telling(self._new("model_log.log"), _OF_WORKERS),
+            *telling(self._new("access_log.log"), _OF_ANSWERS),
+        ]
+
+    def _size(self, name: str) -> int:
+        path = self._folder / name
+        return path.stat().st_size if path.exists() else 0
+
+    def _new(self, name: str) -> str:
+        with (self._folder / name).open("rb") as file:
+            file.seek(self._sizes[name])
+            return file.read().decode("utf-8", "replace")
+
+
+def telling(text: str, pattern: re.Pattern[str]) -> list[str]:
+    """The first few different matches of a pattern, cut short."""
+    return list(dict.fromkeys(found[:_LONGEST] for found in pattern.findall(text)))[:_MOST_LINES]
 
 
 def warnings(text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """The disk is full: the one that logs, sockets and the extracted archive are on."""
 
 import errno
+import re
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from service import apart
 from service.torchserve import Service
 
 _MEGABYTES = 160  # the extracted archive takes 33
+_TIME = re.compile(r"^[\d-]+ [\d:,]+ ")
 _DONE = (
     f"Logs, sockets and the extracted archive are on a file system of {_MEGABYTES} MB, which is filled to the last "
     "byte; a worker is killed meanwhile; then there is room again."
@@ -73,5 +75,5 @@ def _fill(path: Path) -> None:
 
 def _operator(service: Service) -> list[str]:
     console = (Path(service.logs) / "console.log").read_text(errors="replace")
-    found = dict.fromkeys(line[:160] for line in console.splitlines() if "No space left" in line or "ERROR" in line)
-    return list(found)[:4]
+    found = dict.fromkeys(_TIME.sub("", line)[:160] for line in console.splitlines() if "No space left" in line)
+    return list(found)[:2]

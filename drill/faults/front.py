@@ -55,17 +55,17 @@ def killed(scene: Scene) -> Finding:
         at_least("connections lost", count(load.outcomes, Verdict.LOST), 1),
         at_most("until normal", found.normal_after, SOON, " s"),
         at_most("until its workers had ended", alone and alone - injected, _END, " s"),
-        equal(
-            "its temporary folder is left, and then removed by the next start", (left, _there(service)), (True, False)
-        ),
-        equal("exit status of --foreground, and lines that it says", (second.returncode, len(said)), (1, 1)),
-        equal("what the second one leaves", [name for name in (again.temp,) if Path(name).exists()], []),
+        equal("its temporary folder is there until the next start", _word(left), "yes"),
+        equal("and after it", _word(Path(service.temp).exists()), "no"),
+        equal("exit status of --foreground", second.returncode, 1),
+        equal("lines that it says", len(said), 1),
+        equal("its temporary folder is left, too", _word(Path(again.temp).exists()), "no"),
     ]
     return found
 
 
-def _there(service: Service) -> bool:
-    return Path(service.temp).exists()
+def _word(there: bool) -> str:
+    return "yes" if there else "no"
 
 
 def _up(checkout: Checkout, process: "subprocess.Popen[str]") -> Service:

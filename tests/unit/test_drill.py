@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -151,6 +152,19 @@ def test_an_operators_log_is_its_warnings_once_each() -> None:
         "WARN ConfigManager - any URL",
         "ERROR HttpRequestHandler - java.io.IOException: Connection reset",
     ]
+
+
+def test_an_operator_reads_only_what_is_new(tmp_path: Path) -> None:
+    names = ("ts_log.log", "model_log.log", "access_log.log")
+    for name in names:
+        (tmp_path / name).write_text('2026-11-21 ERROR main Old - old\n"POST /old HTTP/1.1" 500 7\n')
+    log = watching.Log(SimpleNamespace(logs=str(tmp_path)))  # type: ignore[arg-type]
+    assert log.warnings() == []
+    for name in names:
+        with (tmp_path / name).open("a") as file:
+            file.write('T ERROR main New - new\n/127.0.0.1 "POST /new HTTP/1.1" 507 7\n"POST /new HTTP/1.1" 200 7\n')
+            file.write("T INFO W-9000 - request 1: unexpected failure: 'Traceback'\n")
+    assert log.warnings() == ["ERROR New - new", "unexpected failure: 'Traceback'", '"POST /new HTTP/1.1" 507']
 
 
 def test_the_mixed_load_has_every_way_of_sending_and_what_is_refused() -> None:
