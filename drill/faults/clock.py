@@ -112,9 +112,14 @@ def _guarded(scene: Scene, library: Path) -> Iterator[Guarded]:
     copy_with_settings(scene.archive, archive, {"responseTimeout": RESPONSE_TIMEOUT})
     free = apart.on_free_ports(archive)
     properties = Properties({**free.values, "disable_token_authorization": "false"})
-    # Of a clock that is set, the monotonic one knows nothing, and files keep their times: Python would compile all of
-    # torch anew.
-    faked = {"FAKETIME_DONT_FAKE_MONOTONIC": "1", "NO_FAKE_STAT": "1", "FAKETIME_CACHE_DURATION": "1"}
+    # When a clock is set, the monotonic one does not move, and waits that go by it take their time (without the second
+    # of these libfaketime ends them at once). Files keep their times, or Python would compile all of torch anew.
+    faked = {
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_FORCE_MONOTONIC_FIX": "0",
+        "NO_FAKE_STAT": "1",
+        "FAKETIME_CACHE_DURATION": "1",
+    }
     with environment(LD_PRELOAD=str(library), FAKETIME_TIMESTAMP_FILE=str(shift), **faked):
         service = torchserve.start(properties, run=folder, logs=folder / "logs")
     try:
