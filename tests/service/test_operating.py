@@ -180,7 +180,12 @@ def test_a_version_that_is_not_fit_leaves_the_old_one_serving(
 @pytest.mark.parametrize(
     "url",
     [
-        *("http://127.0.0.1:1/evil.mar", "https://models.example/evil.mar", "file:///etc/passwd", "ftp://127.0.0.1/x.mar"),
+        *(
+            "http://127.0.0.1:1/evil.mar",
+            "https://models.example/evil.mar",
+            "file:///etc/passwd",
+            "ftp://127.0.0.1/x.mar",
+        ),
         *("s3://bucket/evil.mar", "../../evil.mar", "..%2F..%2Fevil.mar", "/etc/passwd", "https:evil.mar", ""),
     ],
 )
