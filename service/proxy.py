@@ -22,7 +22,7 @@ from types import FrameType
 
 from console import Problem, err, out
 from export import ROOT
-from service import callers, replicas
+from service import callers, health, replicas
 from service.nginx import Nginx, fill
 from service.replicas import Replica
 
@@ -95,6 +95,8 @@ class Front:
         self._folder = folder
         self._replicas = Nginx("replicas", folder)
         self._front = Nginx("front", folder)
+        self.sockets = replicas.sockets(settings.upstreams, folder)
+        self.away: frozenset[Path] = frozenset()
 
     def run(self, *, anew: bool = False) -> None:
         """Starts what does not run, and reloads what has changed, or all of it. Raises Problem."""
@@ -138,9 +140,9 @@ class Front:
             "TLS": _tls(settings.certificate, settings.key) if settings.certificate and settings.key else "",
             "KEYS": callers.as_map(callers.read(settings.keys)) if settings.keys else "",
             "WITHOUT_KEY": "" if settings.keys else "-",
-            "SERVERS": replicas.servers(settings.upstreams, self._folder),
+            "SERVERS": replicas.servers(settings.upstreams, self._folder, self.away),
             "CANARY": settings.canary,
-            "ACCESS_LOG": settings.access_log,
+            "ACCESS_LOG": "off" if settings.access_log == "off" else f"{settings.access_log} json",
         }
 
 
@@ -164,24 +166,34 @@ def stay(settings: Settings) -> None:
 
 
 def _follow(settings: Settings, front: Front, signals: "_Signals", applied: object) -> None:
-    """Takes up changed files until it is to end. One that is bad, or half written, changes nothing."""
+    """Takes up changed files, and which replicas answer, until it is to end. A file that is bad, or half written,
+    changes nothing."""
     before = applied
+    watch = health.Watch(front.sockets)
     while not signals.end.wait(_LOOK):
         if front.ended():
             raise Problem("nginx has ended by itself; what it said stands above")
+        if (away := watch.away()) != front.away:
+            front.away = away
+            _take_up(front, anew=False, why=_tell(front))
         asked = signals.reload.is_set()
         signals.reload.clear()
         now = _signature(settings.files)
         if asked or (now != applied and now == before):  # it rests: nobody is just writing
             applied = now
-            _take_up(front, anew=asked)
+            _take_up(front, anew=asked, why="the front goes on with the files as they are now")
         before = now
 
 
-def _take_up(front: Front, *, anew: bool) -> None:
+def _tell(front: Front) -> str:
+    names = ", ".join(sorted(path.stem for path in front.away))
+    return f"nothing is sent to {names}, where no worker answers" if names else "all replicas answer"
+
+
+def _take_up(front: Front, *, anew: bool, why: str) -> None:
     try:
         front.run(anew=anew)
-        out.print("the front goes on with the files as they are now")
+        out.print(why, markup=False)
     except (Problem, OSError) as problem:
         err.print(f"front: {problem}; going on with what was there before", markup=False)
 

@@ -1,16 +1,13 @@
 """The TorchServes behind the front: where they are, how they are spoken to, and the token that each of them wants."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from console import Problem
-from service import torchserve
+from service import tokens, torchserve
 from service.nginx import fill
-
-_KEYS = "key_file.json"  # TorchServe writes it where it was started
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def of_this_checkout() -> tuple[Replica, ...]:
 
 def key_file(replica: Replica) -> Path | None:
     """The file whose change means that a replica has another token."""
-    return replica.folder / _KEYS if replica.folder else None
+    return replica.folder / tokens.KEY_FILE if replica.folder else None
 
 
 def token(replica: Replica) -> str | None:
@@ -64,10 +61,10 @@ def token(replica: Replica) -> str | None:
     path = key_file(replica)
     if path is None or not path.exists():
         return None
-    try:
-        return str(json.loads(path.read_bytes())["inference"]["key"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise Problem(f"{path} is not what TorchServe writes") from error
+    found = tokens.current(path.parent, "inference")
+    if found is None:
+        raise Problem(f"{path} is not what TorchServe writes")
+    return found
 
 
 def blocks(template: Path, replicas: Sequence[Replica], run: Path, ca: Path | None) -> str:
@@ -90,15 +87,19 @@ def blocks(template: Path, replicas: Sequence[Replica], run: Path, ca: Path | No
     )
 
 
-def servers(replicas: Sequence[Replica], run: Path) -> str:
+def servers(replicas: Sequence[Replica], run: Path, away: Collection[Path] = ()) -> str:
     """The sockets as entries of nginx's `upstream`. An only replica stands there twice: what failed is asked again.
 
-    None is ever taken for dead: a picture that fails everywhere would take all of them out.
+    away: the sockets that are left out; never all of them. nginx itself takes none for dead: a picture that fails
+    everywhere would take all of them out.
     """
-    sockets = [_socket(number, replica, run) for number, replica in enumerate(replicas)]
-    return "\n        ".join(
-        f"server unix:{path} max_fails=0;" for path in (sockets if len(sockets) > 1 else sockets * 2)
-    )
+    there = [path for path in sockets(replicas, run) if path not in away]
+    return "\n        ".join(f"server unix:{path} max_fails=0;" for path in (there if len(there) > 1 else there * 2))
+
+
+def sockets(replicas: Sequence[Replica], run: Path) -> list[Path]:
+    """Where the front finds each of them."""
+    return [_socket(number, replica, run) for number, replica in enumerate(replicas)]
 
 
 def _socket(number: int, replica: Replica, run: Path) -> Path:

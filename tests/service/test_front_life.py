@@ -25,6 +25,7 @@ from tests.service.conftest import Server, Starter, build_archive, free_properti
 from tests.service.fronts import (
     Front,
     Opener,
+    StandIn,
     error,
     front,
     make_certificate,
@@ -318,6 +319,23 @@ def test_a_draining_replica_is_passed_over_and_told_where_it_is_the_only_one(ope
         answer = alone.predict(PHOTO)
         assert (error(answer), answer.headers["retry-after"]) == ((503, "draining"), "9")
         assert alone.ask("GET", "/readyz", key=None).status_code == 503
+
+
+def test_nothing_is_sent_where_no_worker_answers_until_one_does(open_front: Opener) -> None:
+    answers = {"late": (503, JSON, b"{}")}
+    with standing_in(lambda _: answers["late"]) as late, standing_in(lambda _: (200, JSON, b"{}")) as other:
+        opened = open_front(*MANY, upstreams=(late.address, other.address))
+
+        def reached(late: StandIn = late) -> bool:
+            before = len(late.seen)
+            assert [opened.predict(PHOTO).status_code for _ in range(20)] == [200] * 20
+            return any("health" not in headers["accept"] for _, _, headers, _ in late.seen[before:])
+
+        opened.wait(lambda: "nothing is sent to 0-127.0.0.1-" in opened.said())
+        opened.wait(lambda: not reached())  # nginx takes a moment to go over to another configuration
+        answers["late"] = (200, JSON, b"{}")
+        opened.wait(reached)
+        assert "all replicas answer" in opened.said()
 
 
 def test_no_answer_in_time_is_told(open_front: Opener) -> None:
