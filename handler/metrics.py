@@ -13,9 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ts.metrics.metric_cache_errors import MetricsCacheKeyError  # type: ignore[import-untyped]
-from ts.metrics.metric_type_enum import MetricTypes  # type: ignore[import-untyped]
-
 from handler.failures import Code, Failure
 from handler.reply import Reply
 from handler.request import Outcome, Seen
@@ -148,8 +145,7 @@ class Meter:
         self._model = [re.sub(r"[^\w.-]", "_", model[key], flags=re.ASCII) for key in ("name", "version")]
         self._metrics: dict[str, Any] = {}
         if metrics is not None:
-            kinds = dict.fromkeys(HISTOGRAMS, MetricTypes.HISTOGRAM) | dict.fromkeys(COUNTERS, MetricTypes.COUNTER)
-            self._metrics = {name: _declared(metrics, name, kind) for name, kind in kinds.items()}
+            self._metrics = {name: _declared(metrics, name) for name in (*HISTOGRAMS, *COUNTERS)}
         self.tell([*zeros(), Observation(WORKERS, 1)])
 
     def tell(self, observations: Sequence[Observation]) -> None:
@@ -177,10 +173,14 @@ def _range(count: int) -> str:
     return "1" if low == 1 else f"{low}-{2 * low - 1}"
 
 
-def _declared(metrics: Any, name: str, kind: Any) -> Any:
+def _declared(metrics: Any, name: str) -> Any:
     """TorchServe's metric, which its configuration declares, or which is made here and told in vain."""
+    # Who has metrics is TorchServe; the handler runs without it, too.
+    from ts.metrics.metric_cache_errors import MetricsCacheKeyError  # type: ignore[import-untyped]
+    from ts.metrics.metric_type_enum import MetricTypes  # type: ignore[import-untyped]
+
+    kind, unit = (MetricTypes.HISTOGRAM, "s") if name in HISTOGRAMS else (MetricTypes.COUNTER, "count")
     try:
         return metrics.get_metric(name, kind)
     except MetricsCacheKeyError:
-        unit = "s" if name in HISTOGRAMS else "count"
         return metrics.add_metric_to_cache(name, unit, [*MODEL_LABELS, *COUNTERS.get(name, ())], kind)

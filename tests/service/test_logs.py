@@ -84,6 +84,12 @@ def test_by_default_logs_hold_nothing_of_a_request(server: Server) -> None:
     assert not [name for name, text in written.items() if b"Exif" in text or b"JFIF" in text]
 
 
+def test_an_address_is_logged_with_its_query(server: Server) -> None:
+    address = "/models/densenet/invoke?top_k=1"
+    assert requests.post(server.service.inference + address, data=PHOTO, timeout=60).status_code == 200
+    assert address.encode() in logs(server)["access_log.log"]
+
+
 def test_every_line_of_every_log_is_json(speaking: Server, answers: list[requests.Response]) -> None:
     written = logs(speaking)
     assert {"access_log.log", "ts_log.log", "model_log.log", "requests.log"} <= written.keys()
