@@ -41,14 +41,20 @@ class Load:
         chance = random.Random(seed)
         with quiet_session() as session:
             while not self._over.is_set():
-                question, known = self._asked[bisect(self._steps, chance.random() * self._steps[-1])]
-                with self._lock:
-                    self.sent += 1
+                question, known = self._next(chance)
                 outcome = asking.ask(session, self._base, question, known, self.headers)
                 with self._lock:
                     self.outcomes.append(outcome)
                 if outcome.verdict in FAILED:
                     self._over.wait(_AFTER_FAILURE)
+
+    def _next(self, chance: random.Random) -> tuple[Question, Known]:
+        """Every question once, so that a short load has all of them, and then by weight."""
+        with self._lock:
+            number, self.sent = self.sent, self.sent + 1
+        if number < len(self._asked):
+            return self._asked[number]
+        return self._asked[bisect(self._steps, chance.random() * self._steps[-1])]
 
     def stop(self) -> None:
         """No further request; those under way are waited for by whoever started the clients."""
