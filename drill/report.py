@@ -1,5 +1,6 @@
 """The report: the document of a drill as a page of Markdown."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from drill.judging import Verdict
 
 Document = Mapping[str, Any]
 """What __main__.py writes."""
+_SCRATCH = re.compile(r"/\S*/drill-\w+/")
 _COMMAND = "scripts/drill"
 _COLUMNS = (Verdict.RIGHT, Verdict.REFUSED, Verdict.LOST, Verdict.LATE, Verdict.LEFT, Verdict.UNCLEAR, Verdict.WRONG)
 
@@ -76,7 +78,7 @@ def _section(finding: Mapping[str, Any], plot: str | None) -> str:
     parts.append(_table(("expected", "wanted", "found", ""), checks))
     parts += finding["notes"]
     if finding["operator"]:
-        parts.append("An operator sees:\n\n```\n" + "\n".join(finding["operator"]) + "\n```")
+        parts.append("An operator sees:\n\n```\n" + _SCRATCH.sub("…/", "\n".join(finding["operator"])) + "\n```")
     return "\n\n".join(parts)
 
 
