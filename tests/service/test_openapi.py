@@ -238,6 +238,7 @@ DESCRIPTION: dict[str, Row] = {
     "no Accept": ({}, 400, Code.NO_IMAGE),
     "a browser": ({"headers": {"Accept": "text/html,*/*;q=0.8"}}, 200, None),
     "a program": ({"headers": {"Accept": "application/vnd.oai.openapi+json"}}, 200, None),
+    "a probe": ({"headers": {"Accept": "application/health+json"}}, 200, "HealthCheck"),
 }
 TABLE: dict[tuple[str, str], dict[str, Row]] = {
     ("get", PREDICTIONS): DESCRIPTION,

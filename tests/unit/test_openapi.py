@@ -56,10 +56,23 @@ def test_it_is_valid_openapi_3_1() -> None:
     validate(DOCUMENT, cls=OpenAPIV31SpecValidator)
 
 
+HEALTH = "application/health+json"
+
+
+def test_health_is_served_as_described() -> None:
+    healthy = reply.instead_of_an_answer({"accept": HEALTH})
+    assert healthy is not None
+    assert (healthy.status, healthy.content_type) == (200, HEALTH)
+    check(json.loads(healthy.body), described("get", 200)["content"][HEALTH]["schema"])
+    away = reply.turned_away(healthy, {"accept": HEALTH})
+    assert (away.content_type, away.headers["Retry-After"]) == (HEALTH, "1")
+    check(json.loads(away.body), described("get", 503)["content"][HEALTH]["schema"])
+
+
 def test_it_is_served_as_json_of_openapis_media_type() -> None:
     served = reply.description()
     assert json.loads(served.body) == DOCUMENT
-    assert list(described("get", 200)["content"]) == ["text/html", served.content_type]
+    assert list(described("get", 200)["content"]) == ["text/html", served.content_type, HEALTH]
 
 
 @pytest.mark.parametrize(("schema", "value"), list(examples()))
