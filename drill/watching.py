@@ -3,7 +3,7 @@
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -12,8 +12,7 @@ import requests
 
 from console import Problem
 from drill.flatness import FRONT_END, Sample
-from service import access
-from service.access import TIMEOUT
+from service import management
 from service.torchserve import Service
 
 _LEVEL = re.compile(r"^\S+ (WARN|ERROR) +\S+ (.*?) *$(?=\n?(.*))", re.MULTILINE)
@@ -46,19 +45,16 @@ def within(seconds: float, condition: Callable[[], bool]) -> float | None:
     return None
 
 
-def whole(service: Service, gone: int | None = None, headers: Mapping[str, str] | None = None) -> bool:
+def whole(service: Service, gone: int | None = None) -> bool:
     """Whether as many workers as are wanted have loaded the model, by TorchServe's word, and the one killed is gone."""
     there = {process.pid for process in workers(service.pid)}
     if gone in there:
         return False
     try:
-        with access.session(service) as http:
-            answer = http.get(f"{service.management}/models/{service.model}", headers=headers, timeout=TIMEOUT)
-        model = answer.json()[0]
-        ready = [worker["pid"] for worker in model["workers"] if worker["status"] == "READY"]
-    except (requests.RequestException, ValueError, LookupError):
+        model = management.describe(service)
+    except (requests.RequestException, ValueError, LookupError, Problem):
         return False
-    return len(ready) >= model["minWorkers"] and set(ready) <= there
+    return model is not None and model.ready >= model.wanted and {w.pid for w in model.workers if w.ready} <= there
 
 
 class Log:

@@ -70,7 +70,7 @@ def jump(scene: Scene) -> Finding:
             victim.suspend()
             hung = time.monotonic()
             guarded.jump("-2h")
-            whole_again = within(PATIENCE, lambda: whole(service, victim.pid, guarded.headers("management")))
+            whole_again = within(PATIENCE, lambda: whole(service, victim.pid))
     found = finding(Fault.CLOCK_JUMP, _DONE, load.outcomes, injected, whole_again, log.warnings())
     refused = [outcome for outcome in load.outcomes if outcome.verdict is Verdict.REFUSED]
     found.checks += [
@@ -133,6 +133,6 @@ def _guarded(scene: Scene, library: Path) -> Iterator[Guarded]:
 
 def _is_up(guarded: Guarded) -> bool:
     try:
-        return whole(guarded.service, headers=guarded.headers("management"))
+        return whole(guarded.service)
     except (OSError, ValueError, LookupError):  # no keys yet, or half of them
         return False

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from handler import encoding
 from handler.failures import Code, Failure
 from handler.labels import ClassIndex
-from handler.payload import Document
+from handler.payload import EXPLAINING, Document
 from handler.protocols import native
 from handler.reply import Reply, document
 from handler.request import (
@@ -63,7 +63,7 @@ def read(payload: Document, settings: Settings) -> Request:
 def explain(payload: Document, settings: Settings, classes: ClassIndex) -> Request:
     """The same with explanations. Raises answer_too_large for too many pictures, too."""
     content, instances = _instances(payload, settings)
-    options = read_document_parameters(content, payload.options, native.WHY_OPTIONS)
+    options = read_document_parameters(content, payload.options, EXPLAINING)
     why = Why.read(options, classes)
     uploads = [Upload(_read_instance(instance)) for instance in instances]
     check_pictures(uploads, why)

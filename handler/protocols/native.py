@@ -22,7 +22,6 @@ from handler.request import (
 from handler.settings import Settings
 
 OPTIONS = ("top_k", "min_probability")
-WHY_OPTIONS = EXPLAINING
 PNG = "image/png"
 
 
@@ -75,7 +74,7 @@ def explain(payload: Images, settings: Settings, classes: ClassIndex) -> Request
     png = _wants_png(payload.accept)
     if png and len(payload.parts) > 1:
         raise Failure(Code.TOO_MANY_IMAGES, "a PNG shows one image; send one at a time, or ask for JSON")
-    options = read_parameters(None, payload.options, WHY_OPTIONS)
+    options = read_parameters(None, payload.options, EXPLAINING)
     why = Why.read(options, classes, png=png)
     uploads = _uploads(payload, settings)
     check_pictures(uploads, why)

@@ -18,10 +18,10 @@ from torch import nn
 
 from export import ROOT, bundle, weights
 from export.agreement import PHOTOS
-from service import readiness, torchserve
+from service import apart
 from tests.browser import chromium
 from tests.conftest import make_network, tutorial_transform
-from tests.service.conftest import build_archive, free_properties
+from tests.service.conftest import build_archive
 
 DOCS = ROOT / "docs"
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1120, "height": 840}}
@@ -63,15 +63,8 @@ def serving(network: nn.Module) -> Iterator[str]:
         folder = Path(scratch)
         torch.save(network.state_dict(), folder / "stand-in.pth")
         bundle.make(weights.load(str(folder / "stand-in.pth")), None).write(folder / "export")
-        build_archive(folder / "export", folder, workers=2)
-        properties = free_properties(folder)
-        watch = readiness.Watch(folder / "logs" / str(properties.port))
-        service = torchserve.start(properties, run=folder, logs=folder / "logs")
-        try:
-            readiness.wait(service, watch)
+        with apart.serving(build_archive(folder / "export", folder, workers=2), folder) as service:
             yield service.url
-        finally:
-            torchserve.stop(service, run=folder)
 
 
 def take(browser: Browser, url: str, name: str, photos: list[str], **profile: Any) -> None:

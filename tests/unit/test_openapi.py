@@ -167,12 +167,12 @@ def test_every_option_is_there_as_header_query_field_and_parameter() -> None:
     predicting = [*native.OPTIONS, "format"]
     assert names_of("post /models/densenet/invoke", "query") == predicting
     assert [payload.OPTION_HEADERS[header.lower()] for header in headers] == predicting
-    assert [payload.OPTION_HEADERS[header.lower()] for header in why] == list(native.WHY_OPTIONS)
-    for form, options in (("Form", predicting), ("ExplainForm", native.WHY_OPTIONS)):
+    assert [payload.OPTION_HEADERS[header.lower()] for header in why] == list(payload.EXPLAINING)
+    for form, options in (("Form", predicting), ("ExplainForm", payload.EXPLAINING)):
         assert list(SCHEMAS[form]["properties"]) == ["file", *options]
     for request, options in {
         "InstancesRequest": native.OPTIONS,
-        "ExplainInstancesRequest": native.WHY_OPTIONS,
+        "ExplainInstancesRequest": payload.EXPLAINING,
         "TensorsRequest": open_inference._PARAMETERS,
         "HuggingFaceRequest": hugging_face._OPTIONS,
     }.items():
