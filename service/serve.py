@@ -19,6 +19,8 @@ from service.tokens import KEY_FILE
 from service.torchserve import LogFormat, Service
 from service.workers import scale
 
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 def main(
     weights: Annotated[
@@ -60,7 +62,7 @@ def main(
 ) -> None:
     """Serves DenseNet-121 at /predictions/densenet: exports and archives what is missing, starts TorchServe, waits
     until it has answered a photo."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in _ENDING:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     wanted = Wanted(weights, class_index, precision, calibration_images)
     properties = Properties.read(config)
@@ -157,6 +159,8 @@ def _stay(service: Service, ready: int, drain_seconds: float) -> None:
     except SystemExit:
         sys.exit(0)
     finally:
+        for number in _ENDING:  # told once more, it goes on ending
+            signal.signal(number, signal.SIG_IGN)
         with torchserve.lock():
             end(service, drain_seconds)
 

@@ -209,7 +209,7 @@ def test_management_cannot_be_reached(front: Front, server: Server, method: str)
         status = int(answers.split()[1])
         assert status in (400, 404, 405), (target, answers)
         assert first(answers)[1] in ("bad_request", "not_found", "method_not_allowed"), target
-    state = management.workers(server.service)
+    state = management.describe(server.service)
     assert state is not None
     assert (state.wanted, server.workers()) == (2, workers)
 

@@ -254,7 +254,7 @@ def test_workers_that_are_killed_under_load_cost_no_request(open_front: Opener, 
 
 
 def all_ready(server: Server) -> bool:
-    state = management.workers(server.service)
+    state = management.describe(server.service)
     return state is not None and state.ready == state.wanted == 2
 
 
@@ -262,9 +262,9 @@ def test_scaling_down_under_load_costs_no_request(open_front: Opener, mortal: Se
     opened = open_front(*MANY, upstreams=(mortal.service.inference,))
     with load(opened) as running:
         for _ in range(2):
-            management.scale(mortal.service, 1)
+            management.scale(mortal.service, 1, 1)
             running.some(10)
-            management.scale(mortal.service, 2)
+            management.scale(mortal.service, 2, 2)
             opened.wait(lambda: all_ready(mortal), seconds=90)
             running.some(10)
 

@@ -570,7 +570,12 @@ class TestRetries:
                 client.classify(b"photo")
             assert len(server.asked) == 4
 
-    @pytest.mark.parametrize("status", [400, 404, 405, 408, 429, 500, 502, 504, 507])
+    def test_one_who_comes_too_soon_comes_again(self) -> None:
+        with client_of(scripted(Reply(429, "{}", {"Retry-After": "0"}), FINE)) as (client, server):
+            assert client.classify(b"photo")[0].label == "cat"
+            assert len(server.asked) == 2
+
+    @pytest.mark.parametrize("status", [400, 404, 405, 408, 500, 502, 504, 507])
     def test_nothing_else_is_tried_again(self, status: int) -> None:
         with client_of(scripted(Reply(status, '{"code": 1, "type": "x"}'))) as (client, server):
             with pytest.raises(ServiceError, match=f"answered {status}"):
