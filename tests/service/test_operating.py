@@ -238,6 +238,7 @@ def test_stop_answers_what_has_begun_and_refuses_the_rest(live: Live) -> None:
 
 
 def test_a_foreground_service_drains_when_it_is_told_to_end(live: Live) -> None:
+    live.run("stop")
     command = [live.root / "scripts" / "serve", "--foreground", "--port", str(live.port), "--workers", "1"]
     process = subprocess.Popen(command, env=live.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -257,6 +258,7 @@ def test_a_foreground_service_drains_when_it_is_told_to_end(live: Live) -> None:
 
 
 def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[str, Path]) -> None:
+    live.run("stop")
     assert live.serve().returncode == 0
     try:
         line = one_line(live.run("rollout", archives["2.0"]), "rollout")
