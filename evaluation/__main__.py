@@ -83,8 +83,7 @@ def main(
             images = dataset.read(source, classes, labels=labels, layout=layout)
             # Made before the long run, so that what is wrong with it is told at once.
             other = _eager(weights, class_index) if weights else connect(against, against_token) if against else None
-            if other and not set(other.names) <= set(classes.names):
-                raise Problem(f"{against} has other classes than the service; their answers cannot be compared")
+            _check_names(against, other, classes)
             ours = asking.collect(service, images, folder / "answers.jsonl", restart=restart, doing="service")
             second = None
             if other and against:
@@ -95,6 +94,11 @@ def main(
         _report(folder, asked, second)
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted") from error
+
+
+def _check_names(against: str | None, other: Source | None, classes: Classes) -> None:
+    if other and not set(other.names) <= set(classes.names):
+        raise Problem(f"{against} has other classes than the service; their answers cannot be compared")
 
 
 def _check_options(against: str | None, weights: str | None) -> None:

@@ -21,44 +21,50 @@ from service.workers import scale
 
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+Weights = Annotated[
+    str | None, typer.Option(help="imagenet, untrained or a file. [default: the archive's own, else imagenet]")
+]
+ClassIndex = Annotated[
+    Path | None, typer.Option(help="Class ids and names of a fine-tuned checkpoint.", metavar="FILE")
+]
+InPrecision = Annotated[
+    Precision | None, typer.Option(help="What the network computes in. [default: the archive's own, else fp32]")
+]
+CalibrationImages = Annotated[
+    Path | None, typer.Option(help="Folder of photos like those to be served, for int8.", metavar="DIR")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Workers. [default: one a core]")]
+_ports = "Inference; management, metrics and gRPC take the four that follow."
+Port = Annotated[int | None, typer.Option(min=1024, max=65531, help=_ports)]
+Foreground = Annotated[bool, typer.Option("--foreground", help="Stay; SIGTERM or Ctrl-C drains and stops the service.")]
+Config = Annotated[
+    Path, typer.Option(help="TorchServe's configuration.", metavar="FILE", show_default="config.properties")
+]
+Tokens = Annotated[bool, typer.Option("--tokens", help="Ask for tokens, which TorchServe makes at its start.")]
+ModelApi = Annotated[
+    bool, typer.Option("--model-api", help="Take new versions from scripts/rollout; asks for tokens, too.")
+]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="Export and archive anew.")]
+Logs = Annotated[
+    LogFormat | None,
+    typer.Option(help="json: every line is an object, and requests.log has one a request. [default: text]"),
+]
+
 
 def main(
-    weights: Annotated[
-        str | None,
-        typer.Option(help="imagenet, untrained or a file. [default: the archive's own, else imagenet]"),
-    ] = None,
-    class_index: Annotated[
-        Path | None, typer.Option(help="Class ids and names of a fine-tuned checkpoint.", metavar="FILE")
-    ] = None,
-    precision: Annotated[
-        Precision | None, typer.Option(help="What the network computes in. [default: the archive's own, else fp32]")
-    ] = None,
-    calibration_images: Annotated[
-        Path | None, typer.Option(help="Folder of photos like those to be served, for int8.", metavar="DIR")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Workers. [default: one a core]")] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(min=1024, max=65531, help="Inference; management, metrics and gRPC take the four that follow."),
-    ] = None,
-    foreground: Annotated[
-        bool, typer.Option("--foreground", help="Stay; SIGTERM or Ctrl-C drains and stops the service.")
-    ] = False,
+    weights: Weights = None,
+    class_index: ClassIndex = None,
+    precision: InPrecision = None,
+    calibration_images: CalibrationImages = None,
+    workers: Workers = None,
+    port: Port = None,
+    foreground: Foreground = False,
     drain_seconds: DrainSeconds = drain.SECONDS,
-    config: Annotated[
-        Path, typer.Option(help="TorchServe's configuration.", metavar="FILE", show_default="config.properties")
-    ] = ROOT / "config.properties",
-    tokens: Annotated[
-        bool, typer.Option("--tokens", help="Ask for tokens, which TorchServe makes at its start.")
-    ] = False,
-    model_api: Annotated[
-        bool, typer.Option("--model-api", help="Take new versions from scripts/rollout; asks for tokens, too.")
-    ] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Export and archive anew.")] = False,
-    log_format: Annotated[
-        LogFormat | None,
-        typer.Option(help="json: every line is an object, and requests.log has one a request. [default: text]"),
-    ] = None,
+    config: Config = ROOT / "config.properties",
+    tokens: Tokens = False,
+    model_api: ModelApi = False,
+    rebuild: Rebuild = False,
+    log_format: Logs = None,
 ) -> None:
     """Serves DenseNet-121 at /predictions/densenet: exports and archives what is missing, starts TorchServe, waits
     until it has answered a photo."""

@@ -168,13 +168,7 @@ def start(
     """
     card = read_card(properties.archive)
     program = java.find()
-    folder, logs = run / str(properties.port), logs / str(properties.port)
-    for path in (folder, logs):
-        path.mkdir(parents=True, exist_ok=True)
-    properties.write(folder / "config.properties")
-    (folder / tokens.KEY_FILE).unlink(missing_ok=True)  # of an earlier start, which may have asked for tokens
-    if properties.takes_models:
-        shutil.copyfile(archive or properties.archive, folder / SERVING)
+    folder, logs = _make_folders(properties, run, logs, archive or properties.archive)
     temp = tempfile.mkdtemp(prefix="torchserve-")
     Path(temp, "control").mkdir()
     try:
@@ -206,6 +200,18 @@ def start(
         raise
     _children[process.pid] = process
     return service
+
+
+def _make_folders(properties: Properties, run: Path, logs: Path, archive: Path) -> tuple[Path, Path]:
+    """What the service runs in and where it logs, with all that the former holds before a start."""
+    folder, logs = run / str(properties.port), logs / str(properties.port)
+    for path in (folder, logs):
+        path.mkdir(parents=True, exist_ok=True)
+    properties.write(folder / "config.properties")
+    (folder / tokens.KEY_FILE).unlink(missing_ok=True)  # of an earlier start, which may have asked for tokens
+    if properties.takes_models:
+        shutil.copyfile(archive, folder / SERVING)
+    return folder, logs
 
 
 def stop(service: Service, run: Path = RUN) -> None:
