@@ -139,7 +139,7 @@ def remembers(service: Service, run: Path = RUN) -> bool:
 
 def _remembered(path: Path) -> Service | None:
     try:
-        return Service(**json.loads(path.read_text()))
+        return Service(**{"folder": str(path.parent), **json.loads(path.read_text())})
     except (OSError, ValueError, TypeError):  # none, cut short, or of another version
         return None
 
