@@ -86,9 +86,14 @@ def read_record(folder: Path, pid: int) -> tuple[int, int, float]:
     return requests, batches, since
 
 
-def _own_record(folder: Path) -> mmap.mmap:
+def _own_record(folder: Path) -> mmap.mmap | None:
+    """None where it cannot be written: a worker has to start on a full disk, too."""
     path = folder / "workers" / str(os.getpid())
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(bytes(_RECORD.size))
-    with path.open("r+b") as file:
-        return mmap.mmap(file.fileno(), _RECORD.size)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        # Its page is taken now: writing through the map to one that cannot be had would end the worker.
+        path.write_bytes(bytes(_RECORD.size))
+        with path.open("r+b") as file:
+            return mmap.mmap(file.fileno(), _RECORD.size)
+    except OSError:
+        return None

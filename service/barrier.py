@@ -38,8 +38,10 @@ def held(service: Service, seconds: float, version: str | None = None) -> Iterat
     folder = service.control / f"hold-{secrets.token_hex(16)}"
     try:
         folder.mkdir()
-    except OSError as error:
+    except FileNotFoundError as error:
         raise Problem(f"the service on port {service.port} was started by an older version; restart it") from error
+    except OSError as error:
+        raise Problem(f"workers cannot be held: {error.strerror}: {folder}") from error
     # A batch takes several requests, and only one of nothing else is held. A worker may be about to join. Nobody waits
     # for the threads: a worker that hangs keeps one of them for as long.
     count = max(model.ready, model.wanted) * model.batch if model.ready else 0

@@ -1,6 +1,7 @@
 """Ending without loss: what has come is answered, what comes is refused with words, then nothing is left to lose."""
 
 import time
+from contextlib import suppress
 
 import requests
 
@@ -27,8 +28,10 @@ def drain(service: Service, seconds: float) -> None:
         _empty(service)
     except requests.RequestException as error:
         raise Problem(f"TorchServe does not answer at {service.management}") from error
+    except OSError as error:
+        raise Problem(f"new requests cannot be refused: {error.strerror}: {refusing}") from error
     finally:
-        if refusing.parent.is_dir():
+        with suppress(OSError):
             refusing.touch()
     time.sleep(_SENT)
 

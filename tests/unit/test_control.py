@@ -1,5 +1,6 @@
 """What a worker does about the folder through which commands speak to it."""
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -30,6 +31,19 @@ def test_what_a_worker_has_done_can_be_read(tmp_path: Path) -> None:
     worker.begin()
     worker.end(1)
     assert control.read_record(tmp_path, os.getpid()) == (4, 2, 0.0)
+
+
+def test_a_worker_starts_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    worker = Control(tmp_path)
+    worker.begin()
+    worker.end(1)
+    assert worker.draining is False
+    with pytest.raises(OSError, match="No such file"):
+        control.read_record(tmp_path, os.getpid())
 
 
 def test_a_worker_is_held_until_the_folder_is_gone(tmp_path: Path) -> None:
