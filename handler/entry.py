@@ -216,11 +216,9 @@ class Classifier:
         self.meter.tell(metrics.observe(answered, clock))
         if journal.wanted():
             for i, one in enumerate(answered):
-                ids = {"request": context.get_request_id(i), "caller": self._caller(context, i)}
+                caller = journal.caller_id(payload.plain_headers(context.get_all_request_header(i)))
+                ids = {"request": context.get_request_id(i), "caller": caller}
                 log.info("%s", journal.line(one, clock, batch=len(answered), **ids))
-
-    def _caller(self, context: Context, i: int) -> str | None:
-        return journal.caller_id(payload.plain_headers(context.get_all_request_header(i)))
 
     def _send(self, context: Context, i: int, answer: Reply) -> bytes:
         # The phrase stays empty: a non-ASCII or foreign one would break the worker's protocol.
@@ -228,11 +226,12 @@ class Classifier:
         context.set_response_content_type(i, answer.content_type)
         for name, value in answer.headers.items():
             context.set_response_header(i, name, value)
-        if caller := self._caller(context, i):
+        plain = payload.plain_headers(context.get_all_request_header(i))
+        if caller := journal.caller_id(plain):
             context.set_response_header(i, journal.HEADER, caller)
         # A gRPC call has no headers of its own. If it is a stream, TorchServe looks for this one in the answer and ends
         # the worker where it is missing; on an HTTP answer it would break the framing.
-        if not payload.plain_headers(context.get_all_request_header(i)):
+        if not plain:
             context.set_response_header(i, "ts_stream_next", "false")
         return answer.body
 

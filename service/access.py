@@ -13,31 +13,32 @@ TIMEOUT = 10  # seconds for an answer that involves no loading of a model and no
 
 
 class _Token(AuthBase):
-    """The token for the address asked: management has one, everything else the other."""
+    """The token for the address asked: the renewing of tokens has one, management another, the rest a third."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        own = (request.url or "").startswith(self._service.management)
-        token = tokens.current(Path(self._service.folder), "management" if own else "inference")
+        folder, url = Path(self._service.folder), request.url or ""
+        if url.startswith(f"{self._service.management}/token?"):
+            token = tokens.renewing(folder)
+        else:
+            token = tokens.current(folder, "management" if url.startswith(self._service.management) else "inference")
         if token:
             request.headers["Authorization"] = f"Bearer {token}"
         return request
 
 
-def session(service: Service, parallel: int = 1) -> requests.Session:
+def session(service: Service) -> requests.Session:
     """Connections to a service; close them, or use them in a `with` statement.
 
-    parallel: threads that will ask at once. Tokens that have expired are replaced first, which makes those that others
-    hold invalid, as their age has anyhow. Raises Problem where TorchServe does not renew them.
+    Tokens that have expired are replaced first, which makes those that others hold invalid, as their age has anyhow.
+    Raises Problem where TorchServe does not renew them.
     """
     made = requests.Session()
     made.trust_env = False  # the service is on this machine: no proxy of the environment comes between
     made.verify = service.ca or True
     made.auth = _Token(service)
-    for scheme in ("http://", "https://"):
-        made.mount(scheme, requests.adapters.HTTPAdapter(pool_maxsize=parallel))
     for kind in ("inference", "management"):
         if tokens.has_expired(Path(service.folder), kind):
             _renew(made, service, kind)
@@ -45,18 +46,6 @@ def session(service: Service, parallel: int = 1) -> requests.Session:
 
 
 def _renew(asking: requests.Session, service: Service, kind: str) -> None:
-    token = tokens.renewing(Path(service.folder))
-    answer = asking.get(
-        f"{service.management}/token", params={"type": kind}, auth=_Bearer(token or ""), timeout=TIMEOUT
-    )
+    answer = asking.get(f"{service.management}/token", params={"type": kind}, timeout=TIMEOUT)
     if not answer.ok:
         raise Problem(f"TorchServe renews no {kind} token: {answer.text.strip()}")
-
-
-class _Bearer(AuthBase):
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        return request

@@ -7,6 +7,7 @@ lets them wait. So each replica is asked for its health, by way of its queue and
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,11 +17,10 @@ _QUESTION = {"Accept": "application/health+json"}
 
 
 class Watch:
-    """Asks replicas through their sockets, each in a thread of its own, until it is ended."""
+    """Asks replicas through their sockets, each in a thread of its own, for as long as this process lives."""
 
     def __init__(self, sockets: Sequence[Path]) -> None:
         self._passing = dict.fromkeys(sockets, True)
-        self._over = threading.Event()
         for path in sockets if len(sockets) > 1 else ():  # where there is no other, there is no choice
             threading.Thread(target=self._ask_again, args=(path,), daemon=True).start()
 
@@ -28,12 +28,9 @@ class Watch:
         """Those to send nothing to; none where all fail, since then whatever answers is better than nothing."""
         return failing(dict(self._passing))
 
-    def end(self) -> None:
-        """Asks no more."""
-        self._over.set()
-
     def _ask_again(self, path: Path) -> None:
-        while not self._over.wait(_EVERY):
+        while True:
+            time.sleep(_EVERY)
             self._passing[path] = passes(path)
 
 
