@@ -6,11 +6,15 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from console import Problem
 
+_RELOAD = 10  # seconds for new workers to take over
 _NAME = re.compile(r"\$\{([A-Z_]+)\}")  # nginx's own variables are in lower case
 
 
@@ -40,19 +44,20 @@ class Nginx:
     def run(self, configuration: str, *, anew: bool = False) -> None:
         """Starts with this configuration, or goes over to it: new workers take over, old ones finish what they have.
 
-        anew: also where it is the one that runs. Raises Problem, and changes nothing, where nginx does not take it.
+        anew: also where it is the one that runs. Returns from going over when every new connection is the new workers'.
+        Raises Problem, and nothing has changed, where nginx does not take it.
         """
         if configuration == self._running and not anew:
             return
         self._check(configuration)
         self._write(self._path, configuration)
-        self._running = configuration
         if self._process is None:
             # A process group of its own: Ctrl-C is for us to pass on.
             command = self._command(self._path)
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         else:
-            self._process.send_signal(signal.SIGHUP)
+            self._reload(self._process)
+        self._running = configuration
 
     def ended(self) -> bool:
         """Whether the master process has ended."""
@@ -65,6 +70,17 @@ class Nginx:
     def kill(self) -> None:
         """Ends at once."""
         self._end(signal.SIGTERM, 5)
+
+    @staticmethod
+    def _reload(master: "subprocess.Popen[bytes]") -> None:
+        # For a moment, while new workers start, old ones accept connections beside them.
+        old = _accepting(master.pid)
+        master.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + _RELOAD
+        while old & _accepting(master.pid) and master.poll() is None:
+            if time.monotonic() > deadline:
+                raise Problem("nginx has not taken up its configuration; what it said stands above")
+            time.sleep(0.02)
 
     def _end(self, number: int, seconds: float) -> None:
         if self._process is None:
@@ -91,3 +107,18 @@ class Nginx:
     def _write(self, path: Path, configuration: str) -> None:
         path.touch(mode=0o600)  # it holds keys
         path.write_text(configuration, encoding="utf-8")
+
+
+def _accepting(master: int) -> set[psutil.Process]:
+    """The processes of nginx but for those that say in their title that they take no more connections."""
+    try:
+        return {child for child in psutil.Process(master).children() if "shutting down" not in _title(child)}
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return "shutting down"

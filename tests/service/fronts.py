@@ -31,6 +31,8 @@ wants_nginx = pytest.mark.skipif(
     not HAS_NGINX and os.environ.get("DENSENET_SYSTEM") != "required", reason="nginx is not installed"
 )
 
+TAKEN_UP = "the front goes on with the files as they are now"
+
 
 @dataclass(frozen=True)
 class Front:
@@ -88,6 +90,13 @@ class Front:
         """The access log."""
         path = self.folder / "access.log"
         return [json.loads(line) for line in path.read_text().splitlines()]
+
+    @contextlib.contextmanager
+    def taking_up(self) -> Iterator[None]:
+        """Ends when the front has said that it goes on with the files that the block has changed."""
+        told = self.said().count(TAKEN_UP)
+        yield
+        self.wait(lambda: self.said().count(TAKEN_UP) > told)
 
     def wait(self, condition: Callable[[], object], seconds: float = 30) -> None:
         deadline = time.monotonic() + seconds

@@ -131,8 +131,8 @@ def test_a_thousand_idle_connections_leave_room_for_a_prediction(plain: Front, i
 def test_slow_clients_of_one_key_leave_room_for_another(plain: Front) -> None:
     """Half-sent bodies hold places: as many as one key may have, and not all."""
     other = "0" * 40
-    plain.keys.write_text(f"{plain.keys.read_text()}other {other}\n")
-    plain.wait(lambda: plain.predict(PHOTO, key=other).ok)
+    with plain.taking_up():
+        plain.keys.write_text(f"{plain.keys.read_text()}other {other}\n")
     with contextlib.ExitStack() as opened:
         for _ in range(60):
             connection = opened.enter_context(plain.connect())
