@@ -78,14 +78,14 @@ def main(
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
             _check_running(service, wanted, properties, log_format, foreground=foreground, rebuild=rebuild)
-            _report(service, _scaled(service, workers), "already up")
+            _report(service, _scaled(service, workers), "already up", _how_to_stop(service))
             return
         archive.ensure(properties.archive, wanted, rebuild=rebuild)
         service, ready = _start(_with_workers(properties, workers), properties.archive, log_format or LogFormat.TEXT)
     if foreground:
         _stay(service, ready, drain_seconds)
     else:
-        _report(service, ready, "up")
+        _report(service, ready, "up", _how_to_stop(service))
 
 
 def _with_workers(properties: Properties, workers: int | None) -> Properties:
@@ -131,7 +131,7 @@ def _scaled(service: Service, workers: int | None) -> int:
     return readiness.wait(service, readiness.Watch(Path(service.logs)))
 
 
-def _report(service: Service, ready: int, state: str) -> None:
+def _report(service: Service, ready: int, state: str, stop: str) -> None:
     weights, precision = service.card["weights"]["name"], service.card["precision"]
     console.out.print(f"DenseNet-121 is {state}: {ready} worker(s), weights {weights}, {precision}", markup=False)
     photo = readiness.PHOTO.relative_to(ROOT)
@@ -143,7 +143,7 @@ def _report(service: Service, ready: int, state: str) -> None:
         ("try", f"curl {header}-T {photo} {service.url}"),
         *(needs or [("page", f"open {service.url} in a browser")]),
         ("logs", service.logs),
-        ("stop", _how_to_stop(service)),
+        ("stop", stop),
     ):
         console.out.print(f"  {name:8} {text}", markup=False)
     if weights == "untrained":
@@ -157,7 +157,7 @@ def _how_to_stop(service: Service) -> str:
 def _stay(service: Service, ready: int, drain_seconds: float) -> None:
     """Reports, and waits for the service's end, or for a signal, which drains and ends it and is no failure."""
     try:
-        _report(service, ready, "up")
+        _report(service, ready, "up", "Ctrl-C or SIGTERM; either drains first")
         torchserve.wait(service)
         with torchserve.lock():
             if torchserve.remembers(service):  # scripts/stop would have made it forgotten

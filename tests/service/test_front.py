@@ -331,17 +331,20 @@ def test_it_refuses_to_start_with_a_door_open(options: list[str], words: str) ->
     assert len(done.stderr.splitlines()) == 1
 
 
+KEY = "0123456789abcdef" * 3
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "holds no key"),
         ("# nobody\n", "holds no key"),
         ("first short\n", "line 1"),
-        (f"{new_key()}\n", "line 1"),
-        (f'first {new_key()}"; }}\n', "line 1"),
-        (f"a.b {new_key()}\n", "line 1"),
-        ("a {0}\nb {0}\n".format(new_key()), "twice"),
-        (f"é {new_key()}\n", "letters"),
+        (f"{KEY}\n", "line 1"),
+        (f'first {KEY}"; }}\n', "line 1"),
+        (f"a.b {KEY}\n", "line 1"),
+        ("a {0}\nb {0}\n".format(KEY), "twice"),
+        (f"é {KEY}\n", "letters"),
     ],
 )
 def test_it_refuses_to_start_with_a_bad_file_of_keys(tmp_path: Path, text: str, words: str) -> None:
