@@ -3,8 +3,6 @@
 import time
 from pathlib import Path
 
-import psutil
-
 from benchmark import serving
 from benchmark.load import Address
 from benchmark.plan import SMALL, Part
@@ -12,7 +10,7 @@ from benchmark.record import tell
 from benchmark.run import Run
 from console import Problem
 from service import management
-from service.torchserve import Service
+from service.torchserve import Service, worker_processes
 
 _PATIENCE = 60  # seconds for a worker to come or to go
 _ANSWERS = 20  # that a worker has given before its memory is read, about
@@ -52,16 +50,3 @@ def _scale(service: Service, count: int) -> float:
             return time.monotonic() - begun
         time.sleep(0.05)
     raise Problem(f"there were not {count} workers within {_PATIENCE} seconds")
-
-
-def worker_processes(service: Service) -> list[psutil.Process]:
-    """The workers' processes, by the operating system's word."""
-    children = psutil.Process(service.pid).children(recursive=True)
-    return [child for child in children if "model_service_worker" in " ".join(_command(child))]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []

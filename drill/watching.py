@@ -13,26 +13,14 @@ import requests
 from console import Problem
 from drill.flatness import FRONT_END, Sample
 from service import management
-from service.torchserve import Service
+from service.tail import Tail
+from service.torchserve import Service, worker_processes
 
 _LEVEL = re.compile(r"^\S+ (WARN|ERROR) +\S+ (.*?) *$(?=\n?(.*))", re.MULTILINE)
 _OF_WORKERS = re.compile(r"unexpected failure: .+$|Backend worker process died.*$|Killed.*$", re.MULTILINE)
 _OF_ANSWERS = re.compile(r'"POST \S+ HTTP/1\.1" 5\d\d')
 _MOST_LINES, _LONGEST = 3, 160
 _POLL = 0.05
-
-
-def workers(pid: int) -> list[psutil.Process]:
-    """The worker processes below a front end, by the operating system's word."""
-    with suppress(psutil.NoSuchProcess):
-        return [child for child in psutil.Process(pid).children(recursive=True) if _is_worker(child)]
-    return []
-
-
-def _is_worker(process: psutil.Process) -> bool:
-    with suppress(psutil.Error):
-        return "model_service_worker" in " ".join(process.cmdline())
-    return False
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> float | None:
@@ -47,7 +35,7 @@ def within(seconds: float, condition: Callable[[], bool]) -> float | None:
 
 def whole(service: Service, gone: int | None = None) -> bool:
     """Whether as many workers as are wanted have loaded the model, by TorchServe's word, and the one killed is gone."""
-    there = {process.pid for process in workers(service.pid)}
+    there = {process.pid for process in worker_processes(service)}
     if gone in there:
         return False
     try:
@@ -61,25 +49,15 @@ class Log:
     """The logs of a service from now on, as an operator reads them."""
 
     def __init__(self, service: Service) -> None:
-        self._folder = Path(service.logs)
-        self._sizes = {name: self._size(name) for name in ("ts_log.log", "model_log.log", "access_log.log")}
+        self._tail = Tail(Path(service.logs), ("ts_log.log", "model_log.log", "access_log.log"))
 
     def warnings(self) -> list[str]:
         """Of each log the first few different lines that tell of something wrong."""
         return [
-            *warnings(self._new("ts_log.log")),
-            *telling(self._new("model_log.log"), _OF_WORKERS),
-            *telling(self._new("access_log.log"), _OF_ANSWERS),
+            *warnings(self._tail.new("ts_log.log")),
+            *telling(self._tail.new("model_log.log"), _OF_WORKERS),
+            *telling(self._tail.new("access_log.log"), _OF_ANSWERS),
         ]
-
-    def _size(self, name: str) -> int:
-        path = self._folder / name
-        return path.stat().st_size if path.exists() else 0
-
-    def _new(self, name: str) -> str:
-        with (self._folder / name).open("rb") as file:
-            file.seek(self._sizes[name])
-            return file.read().decode("utf-8", "replace")
 
 
 def telling(text: str, pattern: re.Pattern[str]) -> list[str]:
@@ -97,7 +75,7 @@ def warnings(text: str) -> list[str]:
 
 def one_worker(service: Service) -> psutil.Process:
     """Any of its workers. Raises Problem where there is none."""
-    found = workers(service.pid)
+    found = worker_processes(service)
     if not found:
         raise Problem("the service has no worker")
     return found[0]
@@ -109,7 +87,7 @@ def sampling(service: Service, every: float) -> Iterator[list[Sample]]:
     samples: list[Sample] = []
     over, begun = threading.Event(), time.monotonic()
     names = {service.pid: FRONT_END}
-    names |= {worker.pid: f"worker {number}" for number, worker in enumerate(workers(service.pid), 1)}
+    names |= {worker.pid: f"worker {number}" for number, worker in enumerate(worker_processes(service), 1)}
 
     def look() -> None:
         while not over.wait(every):

@@ -25,7 +25,7 @@ HOLD = "X-Densenet-Hold"  # the request header with the token, in this spelling
 HOLD_SECONDS = 120.0  # after them a worker goes on, should the command that holds it be gone
 _POLL = 0.005
 _TOKEN = re.compile(r"[0-9a-f]{32}")
-_RECORD = struct.Struct("=QQd")  # requests answered, batches answered, time.time() when the present batch began or 0
+_RECORD = struct.Struct("=Qd")  # requests answered, time.time() when the present batch began or 0
 
 
 class Control:
@@ -34,7 +34,7 @@ class Control:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._record = None if folder is None else _own_record(folder)
-        self._requests = self._batches = 0
+        self._requests = 0
 
     @classmethod
     def from_environment(cls) -> "Control":
@@ -69,21 +69,20 @@ class Control:
     def end(self, requests: int) -> None:
         """It has been answered."""
         self._requests += requests
-        self._batches += 1
         self._write(0.0)
 
     def _write(self, since: float) -> None:
         if self._record is not None:
-            _RECORD.pack_into(self._record, 0, self._requests, self._batches, since)
+            _RECORD.pack_into(self._record, 0, self._requests, since)
 
 
-def read_record(folder: Path, pid: int) -> tuple[int, int, float]:
-    """A worker's requests and batches so far, and the time (time.time()) since when it works, 0 for idle.
+def read_record(folder: Path, pid: int) -> tuple[int, float]:
+    """A worker's requests so far, and the time (time.time()) since when it works, 0 for idle.
 
     Raises OSError or struct.error where there is none of this worker.
     """
-    requests, batches, since = _RECORD.unpack((folder / "workers" / str(pid)).read_bytes())
-    return requests, batches, since
+    requests, since = _RECORD.unpack((folder / "workers" / str(pid)).read_bytes())
+    return requests, since
 
 
 def _own_record(folder: Path) -> mmap.mmap | None:

@@ -14,6 +14,7 @@ from console import Problem, err
 from export import ROOT
 from service import access, management
 from service.management import LOADING, Model
+from service.tail import Tail
 from service.torchserve import Service
 
 PHOTO = ROOT / "export" / "photos" / "cat.jpg"
@@ -32,7 +33,8 @@ class Watch:
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
-        self._sizes = {name: self._size(name) for name in (_MODEL_LOG, _SERVER_LOG)}
+        # The console's is begun anew by each start.
+        self._tail = Tail(logs, (_MODEL_LOG, _SERVER_LOG))
 
     def worker_failure(self) -> str | None:
         """Why a worker could not load the model, if one could not."""
@@ -54,18 +56,8 @@ class Watch:
         reasons = re.findall(r"(?:\w+\.)+\w*(?:Exception|Error): (.+)$", text, re.MULTILINE)
         return reasons[-1] if reasons else f"see {self._logs / _SERVER_LOG}"
 
-    def _size(self, name: str) -> int:
-        path = self._logs / name
-        return path.stat().st_size if path.exists() else 0
-
     def _new(self, name: str) -> str:
-        path = self._logs / name
-        if not path.exists():
-            return ""
-        with path.open("rb") as log:
-            log.seek(self._sizes.get(name, 0))
-            text = log.read().decode("utf-8", "replace")
-        return "".join(f"{_plain(line)}\n" for line in text.splitlines())
+        return "".join(f"{_plain(line)}\n" for line in self._tail.new(name).splitlines())
 
 
 def _plain(line: str) -> str:

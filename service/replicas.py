@@ -42,13 +42,8 @@ def parse(text: str) -> Replica:
 
 def of_this_checkout() -> tuple[Replica, ...]:
     """The one service of this checkout that runs. Raises Problem where there is none, or more than one."""
-    running = torchserve.running()
-    if len(running) != 1:
-        found = "no service of this checkout runs" if not running else "several services of this checkout run"
-        raise Problem(
-            f"{found}; start one with scripts/serve, or name what to put the front before: --upstream HOST:PORT"
-        )
-    return (parse(f"{running[0].inference},{torchserve.RUN / str(running[0].port)}"),)
+    service = torchserve.find(option="--upstream HOST:PORT")
+    return (parse(f"{service.inference},{service.folder}"),)
 
 
 def key_file(replica: Replica) -> Path | None:

@@ -113,14 +113,17 @@ def running(run: Path = RUN) -> list[Service]:
     return sorted((service for service in services if service.alive), key=lambda service: service.port)
 
 
-def find(port: int | None = None) -> Service:
-    """The service on a port, or the only one of this checkout. Raises Problem where there is none, or several."""
+def find(port: int | None = None, option: str = "--port") -> Service:
+    """The service on a port, or the only one of this checkout. Raises Problem where there is none, or several.
+
+    option: of the command that asks, by which one can be chosen.
+    """
     services = [service for service in running() if port in (None, service.port)]
     if len(services) == 1:
         return services[0]
     if services:
         ports = ", ".join(str(service.port) for service in services)
-        raise Problem(f"several services of this checkout are up, on ports {ports}; choose one with --port")
+        raise Problem(f"several services of this checkout are up, on ports {ports}; choose one with {option}")
     raise Problem("no service of this checkout is up" + (f" on port {port}" if port else "") + "; start scripts/serve")
 
 
@@ -235,6 +238,23 @@ def stop(service: Service, run: Path = RUN) -> None:
     shutil.rmtree(service.temp, ignore_errors=True)
     if remembers(service, run):
         (run / str(service.port) / STATE).unlink()
+
+
+def worker_processes(service: Service) -> list[psutil.Process]:
+    """The workers, by the operating system's word."""
+    process = _process(service)
+    try:
+        below = process.children(recursive=True) if process else []
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in below if _is_worker(child)]
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    try:
+        return any(word.endswith("model_service_worker.py") for word in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def wait(service: Service) -> int | None:

@@ -90,7 +90,7 @@ def _row(service: Service, worker: Worker) -> tuple[str, ...]:
     except (psutil.NoSuchProcess, ValueError):
         return "-", "gone; being started anew", "", "", "", ""
     try:
-        requests, _, since = control.read_record(service.control, worker.pid)
+        requests, since = control.read_record(service.control, worker.pid)
     except (OSError, struct.error):
         return str(worker.pid), "loading", memory, age, "", ""
     working = f"for {_span(time.time() - since)}" if since else "no"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import requests
 
-from console import Problem
 from drill import load as loading
 from drill.faults.workers import RESPONSE_TIMEOUT
 from drill.judging import Outcome, Verdict
@@ -17,9 +16,9 @@ from drill.scene import BEFORE, PATIENCE, SOON, Scene, finding, steady
 from drill.surroundings import environment
 from drill.watching import Log, one_worker, whole, within
 from export.archive import copy_with_settings
-from service import apart, torchserve
+from service import apart
 from service.access import TIMEOUT
-from service.properties import Properties
+from service.tokens import KEY_FILE
 from service.torchserve import Service
 
 _LIBRARIES = ("/usr/lib", "/usr/local/lib")
@@ -110,8 +109,6 @@ def _guarded(scene: Scene, library: Path) -> Iterator[Guarded]:
     shift, archive = folder / "shift", folder / "store" / "densenet.mar"
     shift.write_text("+0")
     copy_with_settings(scene.archive, archive, {"responseTimeout": RESPONSE_TIMEOUT})
-    free = apart.on_free_ports(archive)
-    properties = Properties({**free.values, "disable_token_authorization": "false"})
     # When a clock is set, the monotonic one does not move, and waits that go by it take their time (without the second
     # of these libfaketime ends them at once). Files keep their times, or Python would compile all of torch anew.
     faked = {
@@ -120,19 +117,8 @@ def _guarded(scene: Scene, library: Path) -> Iterator[Guarded]:
         "NO_FAKE_STAT": "1",
         "FAKETIME_CACHE_DURATION": "1",
     }
-    with environment(LD_PRELOAD=str(library), FAKETIME_TIMESTAMP_FILE=str(shift), **faked):
-        service = torchserve.start(properties, run=folder, logs=folder / "logs")
-    try:
-        guarded = Guarded(service, folder / str(properties.port) / "key_file.json", shift)
-        if within(PATIENCE, lambda: _is_up(guarded)) is None:
-            raise Problem("the service did not come up under libfaketime")
-        yield guarded
-    finally:
-        torchserve.stop(service, run=folder)
-
-
-def _is_up(guarded: Guarded) -> bool:
-    try:
-        return whole(guarded.service)
-    except (OSError, ValueError, LookupError):  # no keys yet, or half of them
-        return False
+    with (
+        environment(LD_PRELOAD=str(library), FAKETIME_TIMESTAMP_FILE=str(shift), **faked),
+        apart.serving(archive, folder, disable_token_authorization="false") as service,
+    ):
+        yield Guarded(service, Path(service.folder, KEY_FILE), shift)

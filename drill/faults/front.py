@@ -12,8 +12,8 @@ from drill.judging import Verdict, count
 from drill.plan import Fault, Finding, at_least, at_most, equal
 from drill.scene import PATIENCE, SOON, Scene, finding, steady
 from drill.surroundings import Checkout
-from drill.watching import within, workers
-from service.torchserve import STATE, Service
+from drill.watching import within
+from service.torchserve import STATE, Service, worker_processes
 
 _END = 10  # seconds for workers to see that their front end is gone
 _UP = "DenseNet-121 is up"
@@ -31,7 +31,7 @@ def killed(scene: Scene) -> Finding:
             service = _up(checkout, first)
             first.wait(PATIENCE)
         with steady(service.inference) as load:
-            below, injected = workers(service.pid), time.monotonic()
+            below, injected = worker_processes(service), time.monotonic()
             psutil.Process(service.pid).kill()
             alone = within(_END, lambda: not any(worker.is_running() for worker in below))
             left = Path(service.temp).exists()

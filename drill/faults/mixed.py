@@ -12,8 +12,8 @@ from drill.judging import Known, Outcome, Verdict, count
 from drill.load import Load
 from drill.plan import Check, Fault, Finding, at_least, at_most, equal
 from drill.scene import Scene, failed, finding, pairs
-from drill.watching import Log, sampling, whole, workers
-from service.torchserve import Service
+from drill.watching import Log, sampling, whole
+from service.torchserve import Service, worker_processes
 
 CLIENTS = 8
 _SAMPLES = 120  # looks at every process, over the whole run
@@ -32,7 +32,7 @@ def load_for_long(scene: Scene) -> Finding:
         known = questions.learn(service.inference, asked)
         questions.check_different(known[: len(photos)])
         true = _eager(scene, photos, known[: len(photos)])
-        before, lines = {worker.pid for worker in workers(service.pid)}, _access_lines(service)
+        before, lines = {worker.pid for worker in worker_processes(service)}, _access_lines(service)
         begun = time.monotonic()
         with (
             sampling(service, max(_LEAST_SECONDS, seconds / _SAMPLES)) as samples,
@@ -41,7 +41,7 @@ def load_for_long(scene: Scene) -> Finding:
             time.sleep(seconds)
         ended = time.monotonic()
         questions.learn(service.inference, photos[:1])  # all is answered, and so all is logged
-        logged, after = _access_lines(service) - lines - 1, {worker.pid for worker in workers(service.pid)}
+        logged, after = _access_lines(service) - lines - 1, {worker.pid for worker in worker_processes(service)}
         recovered = time.monotonic() if whole(service) else None
     done = (
         f"{CLIENTS} clients send good photos, bad input, large pictures, slow and aborted uploads for "

@@ -13,9 +13,9 @@ from drill import asking, questions
 from drill.judging import Verdict
 from drill.plan import Fault, Finding, Skipped, at_most, equal
 from drill.scene import PATIENCE, SOON, Scene, failed, finding, steady
-from drill.watching import Log, one_worker, whole, within, workers
+from drill.watching import Log, one_worker, whole, within
 from export.archive import copy_with_settings
-from service.torchserve import Service
+from service.torchserve import Service, worker_processes
 
 RESPONSE_TIMEOUT = 5  # seconds, in place of the archive's 120
 _ROOM = 100e6  # bytes that a worker may still take, where a picture of 60 megapixels wants 180 and more
@@ -76,7 +76,7 @@ def memory_limit(scene: Scene) -> Finding:
     with scene.service("memory") as service, steady(service.inference) as load:
         log, picture = Log(service), questions.huge()
         (known,) = questions.learn(service.inference, [picture])
-        limited = [_limited(worker) for worker in workers(service.pid)]
+        limited = [_limited(worker) for worker in worker_processes(service)]
         injected = time.monotonic()
         with questions.quiet_session() as session:
             answer = asking.ask(session, service.inference, picture, known)
@@ -111,7 +111,7 @@ def out_of_memory(scene: Scene) -> Finding:
     with scene.service("oom") as service, steady(service.inference) as load:
         log = Log(service)
         (known,) = questions.learn(service.inference, [picture])
-        victims = workers(service.pid)
+        victims = worker_processes(service)
         pids = {victim.pid for victim in victims}
         with _memory_group(victims):
             injected = time.monotonic()
@@ -133,7 +133,7 @@ def out_of_memory(scene: Scene) -> Finding:
 
 
 def _pids(service: Service) -> set[int]:
-    return {worker.pid for worker in workers(service.pid)}
+    return {worker.pid for worker in worker_processes(service)}
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import requests
 import yaml
@@ -45,8 +44,7 @@ class Server:
 
     def workers(self) -> set[int]:
         """Process ids of the workers by the operating system, not by TorchServe's word."""
-        children = psutil.Process(self.service.pid).children(recursive=True)
-        return {child.pid for child in children if "model_service_worker" in " ".join(child.cmdline())}
+        return {process.pid for process in torchserve.worker_processes(self.service)}
 
     def log(self) -> str:
         return (Path(self.service.logs) / "model_log.log").read_text(errors="replace")

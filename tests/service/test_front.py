@@ -33,6 +33,7 @@ __all__ = ["open_front"]
 pytestmark = wants_nginx
 
 PHOTO = encode(cutouts(1)[0])
+KEY = "0123456789abcdef" * 3
 TEXT = base64.b64encode(PHOTO).decode()
 BROWSER = "text/html,application/xhtml+xml,*/*;q=0.8"
 V1 = {"instances": [{"b64": TEXT}]}
@@ -331,9 +332,6 @@ def test_it_refuses_to_start_with_a_door_open(options: list[str], words: str) ->
     assert len(done.stderr.splitlines()) == 1
 
 
-KEY = "0123456789abcdef" * 3
-
-
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -343,7 +341,7 @@ KEY = "0123456789abcdef" * 3
         (f"{KEY}\n", "line 1"),
         (f'first {KEY}"; }}\n', "line 1"),
         (f"a.b {KEY}\n", "line 1"),
-        ("a {0}\nb {0}\n".format(KEY), "twice"),
+        (f"a {KEY}\nb {KEY}\n", "twice"),
         (f"é {KEY}\n", "letters"),
     ],
 )

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 import torch
@@ -21,7 +20,7 @@ from export import archive as archiving
 from export import bundle, weights
 from export.archive import read_version
 from handler import control
-from service import tokens
+from service import tokens, torchserve
 from service.workers import scale
 from tests.conftest import make_network
 from tests.photos import encode
@@ -50,19 +49,15 @@ class Live(Checkout):
         return {model["modelVersion"] for model in requests.get(address, headers=headers, timeout=60).json()}
 
     def workers(self) -> list[int]:
-        commands = [(child.pid, " ".join(child.cmdline())) for child in self.java.children(recursive=True)]
-        return [pid for pid, command in commands if "model_service_worker" in command]
-
-    @property
-    def java(self) -> psutil.Process:
-        return psutil.Process(json.loads((self.folder / "service.json").read_text())["pid"])
+        (service,) = torchserve.running(self.root / ".run")
+        return [process.pid for process in torchserve.worker_processes(service)]
 
     def begin_slowly(self, clients: ThreadPoolExecutor, **headers: str) -> Future[requests.Response]:
         """A request that the only worker is working on."""
         slow = clients.submit(requests.post, self.url, files=SLOW, headers=headers, timeout=60)
         (pid,) = self.workers()
         folder = Path(json.loads((self.folder / "service.json").read_text())["temp"], "control")
-        while not control.read_record(folder, pid)[2]:
+        while not control.read_record(folder, pid)[1]:
             assert not slow.done()
             time.sleep(0.005)
         return slow

@@ -24,13 +24,13 @@ def test_without_a_folder_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_a_worker_has_done_can_be_read(tmp_path: Path) -> None:
     worker = Control(tmp_path)
-    assert control.read_record(tmp_path, os.getpid()) == (0, 0, 0.0)
+    assert control.read_record(tmp_path, os.getpid()) == (0, 0.0)
     worker.begin()
-    assert control.read_record(tmp_path, os.getpid())[2] == pytest.approx(time.time(), abs=5)
+    assert control.read_record(tmp_path, os.getpid())[1] == pytest.approx(time.time(), abs=5)
     worker.end(3)
     worker.begin()
     worker.end(1)
-    assert control.read_record(tmp_path, os.getpid()) == (4, 2, 0.0)
+    assert control.read_record(tmp_path, os.getpid()) == (4, 0.0)
 
 
 def test_a_worker_starts_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
