@@ -22,7 +22,16 @@ def services() -> dict[str, Any]:
 
 def parsed(document: dict[str, Any]) -> Any:
     """By the specification's rules, with the defaults of its variables."""
-    return PyCompose.from_yaml(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", yaml.safe_dump(document)))
+    return PyCompose.from_yaml(yaml.safe_dump(filled(document)))
+
+
+def filled(value: Any) -> Any:
+    """Every text in it with defaults for ${NAME:-DEFAULT}; a text stays one, as in Compose."""
+    if isinstance(value, dict):
+        return {key: filled(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [filled(one) for one in value]
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value) if isinstance(value, str) else value
 
 
 def test_it_is_by_the_specification() -> None:
