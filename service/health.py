@@ -25,7 +25,7 @@ class Watch:
             threading.Thread(target=self._ask_again, args=(path,), daemon=True).start()
 
     def away(self) -> frozenset[Path]:
-        """Those to send nothing to; none where all fail, since then whatever answers is better than nothing."""
+        """Those to ask after all others; none where all fail, since then each may be the first to answer again."""
         return failing(dict(self._passing))
 
     def _ask_again(self, path: Path) -> None:

@@ -14,7 +14,7 @@ import psutil
 
 from console import Problem
 
-_RELOAD = 10  # seconds for new workers to take over
+_RELOAD = 5  # seconds for new workers to take over; SIGTERM waits for it
 _NAME = re.compile(r"\$\{([A-Z_]+)\}")  # nginx's own variables are in lower case
 
 
@@ -45,12 +45,13 @@ class Nginx:
         """Starts with this configuration, or goes over to it: new workers take over, old ones finish what they have.
 
         anew: also where it is the one that runs. Returns from going over when every new connection is the new workers'.
-        Raises Problem, and nothing has changed, where nginx does not take it.
+        Raises Problem where nginx refuses it, and nothing has changed, or where it takes too long over it: `unsettled`.
         """
         if configuration == self._running and not anew:
             return
         self._check(configuration)
         self._write(self._path, configuration)
+        self._running = ""
         if self._process is None:
             # A process group of its own: Ctrl-C is for us to pass on.
             command = self._command(self._path)
@@ -58,6 +59,11 @@ class Nginx:
         else:
             self._reload(self._process)
         self._running = configuration
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether it is unknown which configuration it runs on."""
+        return self._process is not None and not self._running
 
     def ended(self) -> bool:
         """Whether the master process has ended."""
@@ -79,7 +85,7 @@ class Nginx:
         deadline = time.monotonic() + _RELOAD
         while old & _accepting(master.pid) and master.poll() is None:
             if time.monotonic() > deadline:
-                raise Problem("nginx has not taken up its configuration; what it said stands above")
+                raise Problem("nginx has not taken up its configuration yet; what it said stands above")
             time.sleep(0.02)
 
     def _end(self, number: int, seconds: float) -> None:

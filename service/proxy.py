@@ -105,6 +105,11 @@ class Front:
         self._replicas.run(fill(_TEMPLATES / "replicas.conf.template", common | self._behind()), anew=anew)
         self._front.run(fill(_TEMPLATES / "nginx.conf.template", common | self._before()), anew=anew)
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether one of them has to be told again what it is to run on."""
+        return self._front.unsettled or self._replicas.unsettled
+
     def ended(self) -> bool:
         """Whether one of them has ended by itself."""
         return self._front.ended() or self._replicas.ended()
@@ -179,7 +184,8 @@ def _follow(settings: Settings, front: Front, signals: "_Signals", applied: obje
         asked = signals.reload.is_set()
         signals.reload.clear()
         now = _signature(settings.files)
-        if asked or (now != applied and now == before):  # it rests: nobody is just writing
+        rests = now == before  # nobody is just writing
+        if asked or front.unsettled or (now != applied and rests):
             applied = now
             _take_up(front, anew=asked, why="the front goes on with the files as they are now")
         before = now
@@ -187,7 +193,7 @@ def _follow(settings: Settings, front: Front, signals: "_Signals", applied: obje
 
 def _tell(front: Front) -> str:
     names = ", ".join(sorted(path.stem for path in front.away))
-    return f"nothing is sent to {names}, where no worker answers" if names else "all replicas answer"
+    return f"{names}: no worker answers there, so all others are asked first" if names else "all replicas answer"
 
 
 def _take_up(front: Front, *, anew: bool, why: str) -> None:

@@ -42,7 +42,10 @@ def parse(text: str) -> Replica:
 
 def of_this_checkout() -> tuple[Replica, ...]:
     """The one service of this checkout that runs. Raises Problem where there is none, or more than one."""
-    service = torchserve.find(option="--upstream HOST:PORT")
+    try:
+        service = torchserve.find()
+    except Problem as problem:
+        raise Problem(f"{problem}; or name what to put the front before: --upstream HOST:PORT") from problem
     return (parse(f"{service.inference},{service.folder}"),)
 
 
@@ -83,13 +86,18 @@ def blocks(template: Path, replicas: Sequence[Replica], run: Path, ca: Path | No
 
 
 def servers(replicas: Sequence[Replica], run: Path, away: Collection[Path] = ()) -> str:
-    """The sockets as entries of nginx's `upstream`. An only replica stands there twice: what failed is asked again.
+    """The sockets as entries of nginx's `upstream`. An only one that answers stands there twice: what failed is asked
+    again.
 
-    away: the sockets that are left out; never all of them. nginx itself takes none for dead: a picture that fails
-    everywhere would take all of them out.
+    away: the sockets that are asked after all others; never all of them. Left out, they would be missed: that one of
+    them answers again is known a second late, and the last of the others may begin to drain in it. nginx itself takes
+    none for dead: a picture that fails everywhere would take all of them out.
     """
-    there = [path for path in sockets(replicas, run) if path not in away]
-    return "\n        ".join(f"server unix:{path} max_fails=0;" for path in (there if len(there) > 1 else there * 2))
+    everywhere = sockets(replicas, run)
+    there = [path for path in everywhere if path not in away]
+    ranks = [(path, "") for path in (there if len(there) > 1 else there * 2)]
+    ranks += [(path, " backup") for path in everywhere if path in away]
+    return "\n        ".join(f"server unix:{path} max_fails=0{rank};" for path, rank in ranks)
 
 
 def sockets(replicas: Sequence[Replica], run: Path) -> list[Path]:

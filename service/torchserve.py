@@ -113,17 +113,14 @@ def running(run: Path = RUN) -> list[Service]:
     return sorted((service for service in services if service.alive), key=lambda service: service.port)
 
 
-def find(port: int | None = None, option: str = "--port") -> Service:
-    """The service on a port, or the only one of this checkout. Raises Problem where there is none, or several.
-
-    option: of the command that asks, by which one can be chosen.
-    """
+def find(port: int | None = None) -> Service:
+    """The service on a port, or the only one of this checkout. Raises Problem where there is none, or several."""
     services = [service for service in running() if port in (None, service.port)]
     if len(services) == 1:
         return services[0]
     if services:
         ports = ", ".join(str(service.port) for service in services)
-        raise Problem(f"several services of this checkout are up, on ports {ports}; choose one with {option}")
+        raise Problem(f"several services of this checkout are up, on ports {ports}; choose one")
     raise Problem("no service of this checkout is up" + (f" on port {port}" if port else "") + "; start scripts/serve")
 
 
@@ -273,6 +270,9 @@ def _launch(
     home = Path(spec.origin).parents[1]
     command = [
         *(str(program), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={temp}"),
+        # netty's library is loaded from there. The temporary folder may be mounted noexec, as Docker's are: without the
+        # library workers would listen on TCP ports that anybody on the machine reaches, and not on sockets.
+        f"-Dio.netty.native.workdir={folder}",
         *_vmargs(properties),
         *("-cp", f"{home}/ts/frontend/*", "org.pytorch.serve.ModelServer", "--python", sys.executable),
         *("-f", str(folder / "config.properties"), "-ncs"),

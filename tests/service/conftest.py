@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,29 +90,48 @@ def guarding(archive: Path, folder: Path) -> Iterator[Guarded]:
         yield Guarded(service.url, {name: entry["key"] for name, entry in content.items()})
 
 
-@pytest.fixture(scope="session")
+@contextmanager
+def starting(exported: Path, folders: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts servers; all of them end with the block."""
+    started: list[ExitStack] = []
+
+    def starter(workers: int = 1, export: Path = exported, **config: Any) -> Server:
+        folder = folders.mktemp("server")
+        archive = build_archive(export, folder, workers, **config)
+        started.append(ExitStack())
+        return Server(started[-1].enter_context(apart.serving(archive, folder)))
+
+    try:
+        yield starter
+    finally:
+        with ThreadPoolExecutor() as ending:
+            list(ending.map(ExitStack.close, started))
+
+
+@pytest.fixture(scope="module")
 def start(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
-    """Starts servers; all of them end with the session."""
-    with ExitStack() as started:
-
-        def starter(workers: int = 1, export: Path = exported, **config: Any) -> Server:
-            folder = tmp_path_factory.mktemp("server")
-            archive = build_archive(export, folder, workers, **config)
-            return Server(started.enter_context(apart.serving(archive, folder)))
-
+    """Starts servers that end with the module."""
+    with starting(exported, tmp_path_factory) as starter:
         yield starter
 
 
 @pytest.fixture(scope="session")
-def server(start: Starter) -> Server:
-    """The service as it is by default: two workers, one request at a time each."""
-    return start(workers=2)
+def start_once(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Starter]:
+    """Starts servers that all modules use."""
+    with starting(exported, tmp_path_factory) as starter:
+        yield starter
 
 
 @pytest.fixture(scope="session")
-def batching(start: Starter) -> Server:
+def server(start_once: Starter) -> Server:
+    """The service as it is by default: two workers, one request at a time each."""
+    return start_once(workers=2)
+
+
+@pytest.fixture(scope="session")
+def batching(start_once: Starter) -> Server:
     """One worker that takes up to eight requests at a time, and waits for them."""
-    return start(workers=1, batchSize=8, maxBatchDelay=300)
+    return start_once(workers=1, batchSize=8, maxBatchDelay=300)
 
 
 def same(answer: dict[str, Any], expected: dict[str, Any]) -> bool:

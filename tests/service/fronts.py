@@ -229,9 +229,9 @@ def front(folder: Path, *options: str, upstreams: tuple[str, ...], tls: bool = T
             process.wait()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def open_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
-    """Opens fronts; all of them end with the session."""
+    """Opens fronts; all of them end with the module."""
     with ExitStack() as opened:
 
         def opener(*options: str, upstreams: tuple[str, ...], tls: bool = True) -> Front:

@@ -22,8 +22,9 @@ wants_namespaces = pytest.mark.skipif(
     not _ABLE and os.environ.get("DENSENET_SYSTEM") != "required", reason="needs root, iproute2 and util-linux"
 )
 _READY = 300  # seconds
-# Whatever the tree holds is read-only; what the image may write to is bound over it.
-_MOUNTS = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && mount --bind "$2" "$1/.run" '
+# Whatever the tree holds is read-only; what the image may write to is bound over it. /tmp is as Docker mounts it.
+_MOUNTS = 'mount -t tmpfs -o noexec,nosuid,nodev tmpfs "$TMPDIR" '
+_MOUNTS += '&& mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && mount --bind "$2" "$1/.run" '
 _MOUNTS += '&& mount --bind "$3" "$1/logs" && cd "$1" && shift 3 && exec "$@"'
 
 

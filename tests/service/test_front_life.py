@@ -326,7 +326,7 @@ def test_a_draining_replica_is_passed_over_and_told_where_it_is_the_only_one(ope
         assert alone.ask("GET", "/readyz", key=None).status_code == 503
 
 
-def test_nothing_is_sent_where_no_worker_answers_until_one_does(open_front: Opener) -> None:
+def test_where_no_worker_answers_is_asked_after_all_others_until_one_does(open_front: Opener) -> None:
     answers = {"late": (503, JSON, b"{}")}
     with standing_in(lambda _: answers["late"]) as late, standing_in(lambda _: (200, JSON, b"{}")) as other:
         opened = open_front(*MANY, upstreams=(late.address, other.address))
@@ -336,11 +336,30 @@ def test_nothing_is_sent_where_no_worker_answers_until_one_does(open_front: Open
             assert [opened.predict(PHOTO).status_code for _ in range(20)] == [200] * 20
             return any("health" not in headers["accept"] for _, _, headers, _ in late.seen[before:])
 
-        opened.wait(lambda: "nothing is sent to 0-127.0.0.1-" in opened.said())
+        opened.wait(lambda: "no worker answers there" in opened.said())
         assert not reached()
         answers["late"] = (200, JSON, b"{}")
         opened.wait(lambda: "all replicas answer" in opened.said())
         assert reached()
+
+
+def test_one_that_is_back_before_the_front_knows_it_answers_for_the_last_of_the_others(open_front: Opener) -> None:
+    """As in a rolling update without a pause."""
+    draining = {"other": False}
+
+    def back(_: int) -> tuple[int, dict[str, str], bytes]:
+        asked = back_again.seen[-1][2]["accept"]
+        return (503 if "health" in asked else 200), JSON, b"{}"
+
+    def other(_: int) -> tuple[int, dict[str, str], bytes]:
+        health = "health" in other_one.seen[-1][2]["accept"]
+        return (503 if draining["other"] and not health else 200), JSON, b"{}"
+
+    with standing_in(back) as back_again, standing_in(other) as other_one:
+        opened = open_front(*MANY, upstreams=(back_again.address, other_one.address))
+        opened.wait(lambda: "no worker answers there" in opened.said())
+        draining["other"] = True
+        assert [opened.predict(PHOTO).status_code for _ in range(20)] == [200] * 20
 
 
 def test_no_answer_in_time_is_told(open_front: Opener) -> None:

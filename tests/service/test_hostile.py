@@ -1,5 +1,5 @@
-"""A thousand hostile bodies, a good photo between each of them: no 5xx, no worker lost, every good photo answered; and
-what broken uploads leave in the logs."""
+"""A thousand hostile bodies, good photos between them: no 5xx, no worker lost, every good photo answered; and what
+broken uploads leave in the logs."""
 
 import base64
 import json
@@ -18,6 +18,7 @@ from tests.photos import cutouts, encode
 from tests.service.conftest import Server, same
 
 COUNT = 1000
+BETWEEN = 4  # hostile bodies between two good photos
 SMALL = cutouts(1)[0].resize((96, 64))
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 SEEDS = [encode(SMALL, name) for name in FORMATS] + [
@@ -88,7 +89,8 @@ def test_a_thousand_hostile_bodies(server: Server) -> None:
             status = server.post(**request).status_code
             statuses[status] = statuses.get(status, 0) + 1
             assert status < 500, (i, request)
-            assert same(session.post(server.url, data=good, headers=headers, timeout=60).json(), expected), i
+            if i % BETWEEN == 0:
+                assert same(session.post(server.url, data=good, headers=headers, timeout=60).json(), expected), i
     assert server.workers() == workers
     assert "unexpected failure" not in server.log()
     assert "Traceback" not in server.log()

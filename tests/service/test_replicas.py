@@ -1,5 +1,6 @@
 """Several machines: TorchServes in network namespaces of their own behind one front, and what clients see when one is
-killed, when one after the other is replaced, and when one stands still. Every answer is compared with the known one.
+killed, when one after the other is replaced, and when one stands still or is slow. Every answer is compared with the
+known one.
 """
 
 import contextlib
@@ -216,3 +217,28 @@ def test_one_that_stands_still_holds_up_only_what_it_had(fleet: Fleet) -> None:
     seen, _ = outcomes("stopped for 4 s, and continued", fleet, stands_still)
     held = [one for one in seen if one.seconds > 3]
     assert 1 <= len(held) <= CLIENTS, "some were held up, and the clients that were not went on"
+
+
+def test_one_that_is_slow_is_asked_less(fleet: Fleet) -> None:
+    victim, logged = fleet.replicas[0], list[int]()
+
+    def slows_down() -> None:
+        """It runs a fifth of the time: computing, reading and writing."""
+        processes = victim.processes()
+        logged.append(len(fleet.logged()))
+        deadline = time.monotonic() + 8
+        while time.monotonic() < deadline:
+            for process in processes:
+                process.suspend()
+            time.sleep(0.2)
+            for process in processes:
+                process.resume()
+            time.sleep(0.05)
+        logged.append(len(fleet.logged()))
+
+    outcomes("a fifth of the time for 8 s", fleet, slows_down)
+    rows = fleet.logged()[slice(*logged)]
+    asked = Counter(row["upstream"].rpartition("/")[2] for row in rows)
+    slow, quick = (asked[f"{number}-{replica.address}-8080.sock"] for number, replica in enumerate(fleet.replicas))
+    print(f"the slow one answered {slow}, the other {quick}")
+    assert 0 < 1.5 * slow < quick

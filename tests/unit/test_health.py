@@ -1,4 +1,4 @@
-"""Which replicas are left out."""
+"""Which replicas are asked after all others."""
 
 from pathlib import Path
 
