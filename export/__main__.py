@@ -35,6 +35,7 @@ def main(
     if (precision is Precision.INT8) != (calibration_images is not None):
         raise Problem("--precision int8 and --calibration-images DIR go together")
     how = Quantization(calibration_images, min_agreement) if calibration_images else precision
+    bundle.check_writable(output)
     console.out.print(f"loading weights: {weights_from}", markup=False)
     loaded = weights.load(weights_from)
     if loaded.name == "untrained":

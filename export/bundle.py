@@ -51,6 +51,13 @@ class Bundle:
                 Path(scratch, name).replace(folder / name)
 
 
+def check_writable(folder: Path) -> None:
+    """Raises OSError where nothing could be written to a folder, before a long work. It need not be there yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=there):
+        pass
+
+
 KINDS = {Precision.FP32: fused.ONEDNN_FP32, Precision.BF16: fused.ONEDNN_BF16, Precision.FP16: fused.PLAIN_FP16}
 
 
