@@ -12,7 +12,7 @@ from service.properties import Properties
 from service.torchserve import LogFormat, Service
 
 CONFIG = ROOT / "config.properties"
-_PORTS = (15000, 30000)  # below the range that outgoing connections use
+PORTS = (15000, 30000)  # below the range that outgoing connections use
 
 
 def on_free_ports(archive: Path, config: Path = CONFIG, **changes: str) -> Properties:
@@ -21,7 +21,7 @@ def on_free_ports(archive: Path, config: Path = CONFIG, **changes: str) -> Prope
     values = {**Properties.read(config).values, **changes}
     properties = Properties({**values, "model_store": str(archive.parent), "load_models": archive.name})
     for _ in range(100):
-        moved = properties.on_port(random.SystemRandom().randrange(*_PORTS))
+        moved = properties.on_port(random.SystemRandom().randrange(*PORTS))
         try:
             torchserve.check_ports(moved)
         except Problem:

@@ -1,5 +1,6 @@
 """What more than one test module needs: a checkpoint whose answers differ from photo to photo, and its export."""
 
+import os
 import random
 from pathlib import Path
 
@@ -10,7 +11,17 @@ from torchvision import transforms
 from torchvision.models import densenet121
 
 from export import bundle, weights
+from service import apart
 from tests.photos import cutouts
+
+
+def pytest_configure() -> None:
+    """Two processes of tests never choose the same ports."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    lowest, end = apart.PORTS
+    share = (end - lowest) // count
+    apart.PORTS = (lowest + number * share, lowest + (number + 1) * share)
 
 
 @pytest.fixture(autouse=True)

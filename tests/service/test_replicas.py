@@ -155,7 +155,7 @@ def under_load(fleet: Fleet, happens: Callable[[], object]) -> list[Seen]:
 def outcomes(title: str, fleet: Fleet, happens: Callable[[], object]) -> tuple[list[Seen], int]:
     """What was seen, and how many requests the front asked again elsewhere; both replicas took part.
 
-    Prints the counts, which stand in docs/deployment.md (pytest -s shows them).
+    Prints the counts, which stand in docs/deployment.md (scripts/test -n 0 -s shows them).
     """
     before = len(fleet.logged())
     seen = under_load(fleet, happens)
