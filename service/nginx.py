@@ -40,6 +40,7 @@ class Nginx:
         self._program = program()
         self._process: subprocess.Popen[bytes] | None = None
         self._running = ""
+        self.unsettled = False  # it has been told of a configuration, and has not gone over to it in time
 
     def run(self, configuration: str, *, anew: bool = False) -> None:
         """Starts with this configuration, or goes over to it: new workers take over, old ones finish what they have.
@@ -49,6 +50,7 @@ class Nginx:
         """
         if configuration == self._running and not anew:
             return
+        self.unsettled = False
         self._check(configuration)
         self._write(self._path, configuration)
         self._running = ""
@@ -57,13 +59,10 @@ class Nginx:
             command = self._command(self._path)
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         else:
+            self.unsettled = True
             self._reload(self._process)
+            self.unsettled = False
         self._running = configuration
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether it is unknown which configuration it runs on."""
-        return self._process is not None and not self._running
 
     def ended(self) -> bool:
         """Whether the master process has ended."""

@@ -42,11 +42,13 @@ def parse(text: str) -> Replica:
 
 def of_this_checkout() -> tuple[Replica, ...]:
     """The one service of this checkout that runs. Raises Problem where there is none, or more than one."""
-    try:
-        service = torchserve.find()
-    except Problem as problem:
-        raise Problem(f"{problem}; or name what to put the front before: --upstream HOST:PORT") from problem
-    return (parse(f"{service.inference},{service.folder}"),)
+    running = torchserve.running()
+    if len(running) != 1:
+        found = "no service of this checkout is up" if not running else "several services of this checkout are up"
+        raise Problem(
+            f"{found}; start one with scripts/serve, or name what to put the front before: --upstream HOST:PORT"
+        )
+    return (parse(f"{running[0].inference},{running[0].folder}"),)
 
 
 def key_file(replica: Replica) -> Path | None:

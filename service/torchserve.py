@@ -120,7 +120,7 @@ def find(port: int | None = None) -> Service:
         return services[0]
     if services:
         ports = ", ".join(str(service.port) for service in services)
-        raise Problem(f"several services of this checkout are up, on ports {ports}; choose one")
+        raise Problem(f"several services of this checkout are up, on ports {ports}; choose one with --port")
     raise Problem("no service of this checkout is up" + (f" on port {port}" if port else "") + "; start scripts/serve")
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ import pytest
 import requests
 
 from client import Client
-from service import apart, management, torchserve
+from console import Problem
+from service import apart, management, nginx, torchserve
 from service.properties import Properties
 from tests.photos import cutouts, encode
 from tests.service.conftest import Server, Starter, build_archive, free_properties, same
@@ -190,6 +192,36 @@ def test_a_new_certificate_is_taken_up(open_front: Opener, server: Server) -> No
     with opened.taking_up():
         make_certificate(opened.folder)
     assert [opened.predict(PHOTO).status_code for _ in range(8)] == [200] * 8  # the old one is not trusted here
+
+
+def test_what_nginx_is_slow_to_take_up_is_known_to_be_unsettled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listens = f"events {{}} http {{ server {{ listen unix:{tmp_path}/socket; }} }}"
+    process = nginx.Nginx("some", tmp_path)
+    process.run(f"daemon off; pid {tmp_path}/pid; {listens}")
+    try:
+        changed = f"daemon off; pid {tmp_path}/pid; worker_processes 2; {listens}"
+        wait_for(lambda: (tmp_path / "pid").exists())
+        with monkeypatch.context() as patched:
+            patched.setattr(nginx, "_RELOAD", -1)
+            with pytest.raises(Problem, match="not taken up its configuration yet"):
+                process.run(changed)
+        assert process.unsettled
+        with pytest.raises(Problem, match="refuses"):
+            process.run("nonsense")
+        assert not process.unsettled  # that is not to be tried again by itself
+        process.run(changed)
+        assert not process.unsettled
+    finally:
+        process.kill()
+
+
+def wait_for(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_what_the_front_has_told_to_be_taken_up_holds_for_every_connection(open_front: Opener) -> None:
