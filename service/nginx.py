@@ -1,6 +1,7 @@
 """An nginx of ours: its configuration filled in, checked, started, changed while it runs, and ended without losing a
 request."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -55,7 +56,7 @@ class Nginx:
         self._write(self._path, configuration)
         self._running = ""
         if self._process is None:
-            # A process group of its own: Ctrl-C is for us to pass on.
+            # A process group of its own: Ctrl-C is for us to pass on, and what is left of it can be ended.
             command = self._command(self._path)
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
         else:
@@ -97,6 +98,8 @@ class Nginx:
         except subprocess.TimeoutExpired:
             self._process.terminate()
             self._process.wait()
+        with contextlib.suppress(ProcessLookupError):  # workers outlive a master that was killed, and keep its port
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _check(self, configuration: str) -> None:
         candidate = self._path.with_suffix(".candidate")

@@ -202,7 +202,7 @@ def test_what_nginx_is_slow_to_take_up_is_known_to_be_unsettled(
     process.run(f"daemon off; pid {tmp_path}/pid; {listens}")
     try:
         changed = f"daemon off; pid {tmp_path}/pid; worker_processes 2; {listens}"
-        wait_for(lambda: (tmp_path / "pid").exists())
+        wait_for(lambda: answers(tmp_path / "socket"))  # a worker is there to be replaced
         with monkeypatch.context() as patched:
             patched.setattr(nginx, "_RELOAD", -1)
             with pytest.raises(Problem, match="not taken up its configuration yet"):
@@ -215,6 +215,15 @@ def test_what_nginx_is_slow_to_take_up_is_known_to_be_unsettled(
         assert not process.unsettled
     finally:
         process.kill()
+
+
+def answers(path: Path) -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(30)
+        connection.connect(str(path))
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        return bool(connection.recv(1))
+    return False
 
 
 def wait_for(holds: Callable[[], object]) -> None:
@@ -271,9 +280,13 @@ def refuses(port: int) -> bool:
 def test_it_ends_where_nginx_ends(server: Server, tmp_path: Path) -> None:
     with front(tmp_path, upstreams=(server.service.inference,)) as opened:
         masters = psutil.Process(opened.process.pid).children()
+        everything = opened.processes()
         assert len(masters) == 2
+        assert len(everything) > len(masters)
         masters[-1].kill()
         assert opened.process.wait(timeout=30) == 1
+        assert psutil.wait_procs(everything, timeout=10)[1] == []
+        assert refuses(opened.port)
         assert "nginx has ended by itself" in opened.said()
         assert psutil.wait_procs(masters, timeout=30)[1] == []
 
