@@ -12,7 +12,7 @@ import console
 from client import Answer, Client, Refused, ServiceError, Unauthorized
 from console import Problem
 from evaluation import answers
-from evaluation.answers import Journal, Outcome
+from evaluation.answers import About, Journal, Outcome
 from evaluation.dataset import LabelledSet
 from export import ROOT
 
@@ -63,18 +63,18 @@ def collect(source: Source, images: LabelledSet, path: Path, *, restart: bool, d
     goes on where this one ended.
     """
     about = {"model": source.model, "set": images.identity()}
-    with answers.opened(path, about, restart=restart) as journal:
-        waiting = [file for file in images.files if not journal.settled(file)]
-        if journal.outcomes:
-            done = len(images.files) - len(waiting)
-            console.err.print(f"resuming: {done} of {len(images.files)} are done", markup=False)
-        try:
+    try:
+        with answers.opened(path, about, restart=restart) as journal:
+            waiting = [file for file in images.files if not journal.settled(file)]
+            if journal.outcomes:
+                done = len(images.files) - len(waiting)
+                console.err.print(f"resuming: {done} of {len(images.files)} are done", markup=False)
             _ask(source, images, waiting, journal, doing)
-        except KeyboardInterrupt as error:
-            raise Interrupted(f"interrupted; {_state(images, journal, restart)}") from error
-        except ServiceError as error:
-            raise Problem(f"{error}; {_state(images, journal, restart)}") from error
-    return journal
+            return journal
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"interrupted; {_state(images, path, about, restart)}") from error
+    except ServiceError as error:
+        raise Problem(f"{error}; {_state(images, path, about, restart)}") from error
 
 
 def _ask(source: Source, images: LabelledSet, waiting: list[str], journal: Journal, doing: str) -> None:
@@ -90,8 +90,10 @@ def _ask(source: Source, images: LabelledSet, waiting: list[str], journal: Journ
             progress.update(task, advance=1, top1=f"top-1 {right / done:.2%}")
 
 
-def _state(images: LabelledSet, journal: Journal, restart: bool) -> str:
-    done = sum(journal.settled(file) for file in images.files)
+def _state(images: LabelledSet, path: Path, about: About, restart: bool) -> str:
+    # As the next run will read it: Ctrl-C may have come between counting an answer and writing it.
+    with answers.opened(path, about, restart=False) as journal:
+        done = sum(journal.settled(file) for file in images.files)
     again = "the same command without --restart" if restart else "the same command"
     return f"{done} of {len(images.files)} are done, {again} goes on from there"
 
