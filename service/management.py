@@ -15,6 +15,7 @@ from service.torchserve import Service
 
 # TorchServe itself gives a worker 120 seconds to import torch, and by our model-config.yaml 240 to load the model.
 LOADING = 360
+_RACES = ("NullPointerException", "ConcurrentModificationException")
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,17 @@ def versions(service: Service) -> list[str]:
 
 
 def scale(service: Service, least: int, most: int, version: str | None = None) -> None:
-    """Asks for at least and at most so many workers. Fewer than there are end before this returns; more may still
-    be loading."""
+    """Asks for at least and at most so many workers, from one up. Fewer than there are end before this returns; more
+    may still be loading."""
     path = f"/models/{service.model}" + (f"/{quote(version, safe='')}" if version else "")
-    _ask(service, "PUT", path, {"min_worker": least, "max_worker": most}, f"{least} to {most} workers")
+    wanted = {"min_worker": least, "max_worker": most}
+    for there in reversed(range(_count(service, version) + 1)):
+        try:
+            _ask(service, "PUT", path, wanted, f"{least} to {most} workers")
+            break
+        except Stumbled:
+            if not there:
+                raise
 
 
 def register(service: Service, file: str) -> None:
@@ -97,8 +105,26 @@ def set_default(service: Service, version: str) -> None:
 
 def unregister(service: Service, version: str) -> None:
     """Ends a version and its workers at once, whatever they are doing."""
+    # TorchServe forgets a version before it ends its workers, and where it stumbles the rest of them are never ended.
+    if _count(service, version) > 1:
+        scale(service, 1, 1, version)
     path = f"/models/{service.model}/{quote(version, safe='')}"
-    _ask(service, "DELETE", path, None, f"the end of version {version}")
+    try:
+        _ask(service, "DELETE", path, None, f"the end of version {version}")
+    except Stumbled:
+        if describe(service, version) is not None:
+            raise
+
+
+def _count(service: Service, version: str | None) -> int:
+    model = describe(service, version)
+    return len(model.workers) if model else 0
+
+
+class Stumbled(Problem):
+    """TorchServe met an exception of its own while it ended a worker that has a job: it read the job while the worker's
+    thread put it away (org.pytorch.serve.wlm.BatchAggregator.sendError). This worker ends all the same, others go on.
+    """
 
 
 def _ask(service: Service, method: str, path: str, params: Mapping[str, str | int] | None, what: str) -> None:
@@ -108,14 +134,21 @@ def _ask(service: Service, method: str, path: str, params: Mapping[str, str | in
     except requests.RequestException as error:
         raise Problem(f"TorchServe's management API does not answer at {service.management}: {error}") from error
     if not answer.ok:
-        raise Problem(f"TorchServe refused {what}: {_words(answer)}")
+        kind = Stumbled if _told(answer).get("type") in _RACES else Problem
+        raise kind(f"TorchServe refused {what}: {_words(answer)}")
 
 
 def _words(answer: requests.Response) -> str:
+    return str(_told(answer).get("message") or answer.text.strip() or f"status {answer.status_code}")
+
+
+def _told(answer: requests.Response) -> Mapping[str, Any]:
+    """TorchServe's {"code": …, "type": …, "message": …}; nothing where somebody else answered."""
     try:
-        return str(answer.json()["message"])
-    except (ValueError, KeyError, TypeError):
-        return answer.text.strip() or f"status {answer.status_code}"
+        told = answer.json()
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _moment(text: str) -> float:

@@ -1,0 +1,125 @@
+"""What is asked again of a TorchServe that stumbles over a worker it ends, as its BatchAggregator.sendError does."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from console import Problem
+from service import management
+from service.torchserve import Service
+
+STUMBLED = {
+    "code": 500,
+    "type": "NullPointerException",
+    "message": 'Cannot invoke "org.pytorch.serve.job.Job.isControlCmd()" because "job" is null',
+}
+REFUSED = {"code": 500, "type": "InternalServerException", "message": "Interrupted while executing the command"}
+GONE = {"code": 404, "type": "ModelVersionNotFoundException", "message": "Model version: 1.0 does not exist"}
+
+
+class Stumbler(ThreadingHTTPServer):
+    """One version of a model, as TorchServe 0.12 keeps it, stumbling over the next `stumbles` workers that it ends."""
+
+    def __init__(self, workers: int, stumbles: int, refusal: dict[str, object]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.running, self.known, self.stumbles, self.refusal = workers, workers, stumbles, refusal
+        self.asked: list[str] = []
+
+    def end(self, most: int) -> tuple[int, dict[str, object]]:
+        while self.known > most:
+            self.known -= 1
+            self.running -= 1
+            if self.stumbles:
+                self.stumbles -= 1
+                return 500, self.refusal
+        return 200, {"status": "done"}
+
+    def describe(self) -> list[dict[str, object]]:
+        worker = {"id": "9000", "pid": 1, "status": "READY", "startTime": "2026-01-01T00:00:00.000Z"}
+        queue = {"remainingCapacity": 100, "pendingRequests": 0}
+        return [
+            {"modelVersion": "1.0", "minWorkers": 1, "maxWorkers": 4, "batchSize": 1}
+            | {"workers": [worker] * self.known, "jobQueueStatus": queue}
+        ]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Stumbler
+
+    def do_GET(self) -> None:
+        self.answer(*((200, self.server.describe()) if self.server.known else (404, GONE)))
+
+    def do_PUT(self) -> None:
+        self.server.asked.append("PUT")
+        self.answer(*self.server.end(int(parse_qs(urlsplit(self.path).query)["max_worker"][0])))
+
+    def do_DELETE(self) -> None:
+        self.server.asked.append("DELETE")
+        answer = self.server.end(0)
+        self.server.known = 0  # what is still running then runs on: nothing names it any more
+        self.answer(*answer)
+
+    def answer(self, status: int, words: object) -> None:
+        body = json.dumps(words).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stumbler(request: pytest.FixtureRequest) -> Iterator[Stumbler]:
+    with Stumbler(*request.param) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def service(stumbler: Stumbler, folder: Path) -> Service:
+    address = f"http://127.0.0.1:{stumbler.server_port}"
+    return Service(
+        pid=1, started=0, port=1, inference=address, management=address, model="densenet", logs="", temp="",
+        folder=str(folder), card={}, archive="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("stumbler", [(4, stumbles, STUMBLED) for stumbles in range(4)], indirect=True)
+def test_as_many_workers_are_left_as_were_asked_for(stumbler: Stumbler, tmp_path: Path) -> None:
+    stumbles = stumbler.stumbles
+    management.scale(service(stumbler, tmp_path), 1, 1)
+    assert (stumbler.running, stumbler.asked) == (1, ["PUT"] * (stumbles + 1))
+
+
+@pytest.mark.parametrize("stumbler", [(4, stumbles, STUMBLED) for stumbles in range(5)], indirect=True)
+def test_no_worker_outlives_its_version(stumbler: Stumbler, tmp_path: Path) -> None:
+    management.unregister(service(stumbler, tmp_path), "1.0")
+    assert (stumbler.running, stumbler.known) == (0, 0)
+
+
+@pytest.mark.parametrize("stumbler", [(1, 1, STUMBLED)], indirect=True)
+def test_a_single_worker_ends_with_its_version(stumbler: Stumbler, tmp_path: Path) -> None:
+    management.unregister(service(stumbler, tmp_path), "1.0")
+    assert (stumbler.running, stumbler.asked) == (0, ["DELETE"])
+
+
+@pytest.mark.parametrize("stumbler", [(4, 4, REFUSED)], indirect=True)
+def test_what_is_no_stumbling_is_not_asked_again(stumbler: Stumbler, tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="TorchServe refused 1 to 1 workers: Interrupted"):
+        management.scale(service(stumbler, tmp_path), 1, 1)
+    assert stumbler.asked == ["PUT"]
+
+
+@pytest.mark.parametrize("stumbler", [(4, 99, STUMBLED)], indirect=True)
+def test_it_is_not_asked_for_ever(stumbler: Stumbler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stumbler, "end", lambda most: (500, STUMBLED))
+    with pytest.raises(Problem, match="TorchServe refused 1 to 1 workers: Cannot invoke"):
+        management.scale(service(stumbler, tmp_path), 1, 1)
+    assert len(stumbler.asked) == 5
