@@ -335,7 +335,11 @@ def test_nothing_behind_is_told_in_our_shape(open_front: Opener) -> None:
     for path in ("/predict", "/readyz"):
         answer = opened.ask("GET", path)
         assert (error(answer), answer.headers["retry-after"]) == ((503, "unavailable"), "2")
-    assert opened.ask("GET", "/healthz").ok
+        assert answer.headers["connection"] == "close"  # a new one may reach another front
+    health, unknown = opened.ask("GET", "/healthz"), opened.ask("GET", "/nowhere")
+    assert health.ok
+    assert error(unknown) == (404, "not_found")
+    assert {health.headers["connection"], unknown.headers["connection"]} == {"keep-alive"}
 
 
 INTERNAL = b'{"success": false, "error": {"code": "internal_error", "message": "x"}}'
@@ -368,6 +372,7 @@ def test_a_draining_replica_is_passed_over_and_told_where_it_is_the_only_one(ope
         alone = open_front(*MANY, upstreams=(behind.address,))
         answer = alone.predict(PHOTO)
         assert (error(answer), answer.headers["retry-after"]) == ((503, "draining"), "9")
+        assert answer.headers["connection"] == "close"
         assert alone.ask("GET", "/readyz", key=None).status_code == 503
 
 
