@@ -3,6 +3,7 @@
 import copy
 import io
 import warnings
+import zipfile
 from collections.abc import Mapping
 
 import torch
@@ -84,4 +85,15 @@ def to_torchscript(network: Network) -> bytes:
         # Saved through a buffer: a file's name would become part of its content, and a full disk no OSError.
         buffer = io.BytesIO()
         torch.jit.save(traced, buffer)
-    return buffer.getvalue()
+    return _without_source_lines(buffer)
+
+
+def _without_source_lines(script: io.BytesIO) -> bytes:
+    """Of a TorchScript file all but the records of which line of which file each operator came from, and the checksum
+    over all: with the path of this checkout in them, the same network would be another file in every folder."""
+    kept = io.BytesIO()
+    with zipfile.ZipFile(script) as whole, zipfile.ZipFile(kept, "w") as file:
+        for record in whole.infolist():
+            if not record.filename.endswith((".debug_pkl", "/.data/serialization_id")):
+                file.writestr(record, whole.read(record))
+    return kept.getvalue()

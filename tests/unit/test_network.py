@@ -3,8 +3,10 @@
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -161,19 +163,29 @@ sys.stdout.write(hashlib.sha256(network.to_torchscript(network.Network(fused.Tru
 """
 
 
-def test_exporting_twice_gives_the_same_bytes(checkpoint: Path, tmp_path: Path) -> None:
+def test_exporting_twice_gives_the_same_bytes_in_any_folder(checkpoint: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for package in ("export", "handler"):
+        shutil.copytree(ROOT / package, elsewhere / package)
+    shutil.copy(ROOT / "console.py", elsewhere)
     digests = [
         subprocess.run(
             [sys.executable, "-W", "ignore", "-c", DIGEST, checkpoint],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": seed, "TMPDIR": str(tmp_path)},
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(folder), "PYTHONHASHSEED": seed, "TMPDIR": str(tmp_path)},
             capture_output=True,
             text=True,
             check=True,
         ).stdout
-        for seed in ("1", "2")
+        for seed, folder in (("1", ROOT), ("2", elsewhere))
     ]
     assert len(digests[0]) == 64
     assert digests[0] == digests[1]
+
+
+def test_the_file_names_nothing_of_this_machine(script: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(script)) as file:
+        assert not [name for name in file.namelist() if str(ROOT).encode() in file.read(name)]
 
 
 def test_exporting_leaves_the_eager_network_as_it_was(network: nn.Module, script: bytes) -> None:
