@@ -90,25 +90,13 @@ def _http(document: Document) -> str:
 
 
 def _network(document: Document) -> str:
-    rows = document[Part.NETWORK]
-    if not rows:
-        return ""
-    threads = in_order_of_appearance(rows, "threads")
-    names = in_order_of_appearance(rows, "engine")
-    table = [
-        (name, *(_cell(rows, ["milliseconds"], engine=name, threads=count) for count in threads)) for name in names
-    ]
-    head = ("milliseconds for one image", *(f"{count} thread(s)" for count in threads))
-    return "## The network alone\n\n" + _table(head, table)
+    rows = [row | {"count": f"{row['threads']} thread(s)"} for row in document[Part.NETWORK]]
+    return _crossed(rows, "The network alone", "milliseconds for one image", "engine", "count", "milliseconds")
 
 
 def _decoding(document: Document) -> str:
-    rows = document[Part.DECODING]
-    if not rows:
-        return ""
-    sizes, ways = in_order_of_appearance(rows, "size"), in_order_of_appearance(rows, "way")
-    table = [(way, *(_cell(rows, ["milliseconds"], way=way, size=size) for size in sizes)) for way in ways]
-    return "## Decoding and transforming alone, one thread\n\n" + _table(("milliseconds for one JPEG", *sizes), table)
+    title = "Decoding and transforming alone, one thread"
+    return _crossed(document[Part.DECODING], title, "milliseconds for one JPEG", "way", "size", "milliseconds")
 
 
 def _workers(document: Document) -> str:
@@ -135,12 +123,17 @@ def _overload(document: Document) -> str:
 
 
 def _gpu(document: Document) -> str:
-    rows = document[Part.GPU]
+    title = "The network on the GPU"
+    return _crossed(document[Part.GPU], title, "images a second, by the batch", "way", "batch", "throughput")
+
+
+def _crossed(rows: list[Row], title: str, corner: str, down: str, across: str, value: str) -> str:
+    """A section whose table has a line for each of one field and a column for each of another; nothing without rows."""
     if not rows:
         return ""
-    ways, batches = in_order_of_appearance(rows, "way"), in_order_of_appearance(rows, "batch")
-    table = [(way, *(_cell(rows, ["throughput"], way=way, batch=batch) for batch in batches)) for way in ways]
-    return "## The network on the GPU\n\n" + _table(("images a second, by the batch", *batches), table)
+    lines, columns = in_order_of_appearance(rows, down), in_order_of_appearance(rows, across)
+    table = [(line, *(_cell(rows, [value], **{down: line, across: column}) for column in columns)) for line in lines]
+    return f"## {title}\n\n" + _table((corner, *columns), table)
 
 
 def _failures(document: Document) -> str:

@@ -170,13 +170,6 @@ def outcomes(title: str, fleet: Fleet, happens: Callable[[], object]) -> tuple[l
     return seen, again
 
 
-def wait_until(holds: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def test_a_replica_that_dies_costs_no_answer(fleet: Fleet) -> None:
     victim = fleet.replicas[1]
 
