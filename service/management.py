@@ -117,7 +117,10 @@ def unregister(service: Service, version: str) -> None:
 
 
 def _count(service: Service, version: str | None) -> int:
-    model = describe(service, version)
+    try:
+        model = describe(service, version)
+    except requests.RequestException as error:
+        raise _silence(service, error) from error
     return len(model.workers) if model else 0
 
 
@@ -132,10 +135,14 @@ def _ask(service: Service, method: str, path: str, params: Mapping[str, str | in
         with access.session(service) as http:
             answer = http.request(method, service.management + path, params=params, timeout=LOADING)
     except requests.RequestException as error:
-        raise Problem(f"TorchServe's management API does not answer at {service.management}: {error}") from error
+        raise _silence(service, error) from error
     if not answer.ok:
         kind = Stumbled if _told(answer).get("type") in _RACES else Problem
         raise kind(f"TorchServe refused {what}: {_words(answer)}")
+
+
+def _silence(service: Service, error: requests.RequestException) -> Problem:
+    return Problem(f"TorchServe's management API does not answer at {service.management}: {error}")
 
 
 def _words(answer: requests.Response) -> str:

@@ -123,3 +123,13 @@ def test_it_is_not_asked_for_ever(stumbler: Stumbler, tmp_path: Path, monkeypatc
     with pytest.raises(Problem, match="TorchServe refused 1 to 1 workers: Cannot invoke"):
         management.scale(service(stumbler, tmp_path), 1, 1)
     assert len(stumbler.asked) == 5
+
+
+@pytest.mark.parametrize("stumbler", [(1, 0, STUMBLED)], indirect=True)
+def test_where_nothing_listens_it_is_said_so(stumbler: Stumbler, tmp_path: Path) -> None:
+    nobody = service(stumbler, tmp_path)
+    stumbler.shutdown()
+    stumbler.server_close()
+    for ask in (lambda: management.scale(nobody, 1, 1), lambda: management.unregister(nobody, "1.0")):
+        with pytest.raises(Problem, match="TorchServe's management API does not answer at http://127"):
+            ask()
