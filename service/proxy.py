@@ -173,35 +173,45 @@ def stay(settings: Settings) -> None:
 def _follow(settings: Settings, front: Front, signals: "_Signals", applied: object) -> None:
     """Takes up changed files, and which replicas answer, until it is to end. A file that is bad, or half written,
     changes nothing."""
-    before = applied
+    before, untold = applied, list[str]()
     watch = health.Watch(front.sockets)
     while not signals.end.wait(_LOOK):
         if front.ended():
             raise Problem("nginx has ended by itself; what it said stands above")
         if (away := watch.away()) != front.away:
             front.away = away
-            _take_up(front, anew=False, why=_tell(front))
+            untold.append(_tell(front))
+            _take_up(front, untold, anew=False)
         asked = signals.reload.is_set()
         signals.reload.clear()
         now = _signature(settings.files)
         rests = now == before  # nobody is just writing
-        if asked or front.unsettled or (now != applied and rests):
+        if asked or (now != applied and rests):
             applied = now
-            _take_up(front, anew=asked, why="the front goes on with the files as they are now")
+            untold.append("the front goes on with the files as they are now")
+            _take_up(front, untold, anew=asked)
+        elif front.unsettled:
+            _take_up(front, untold, anew=False)
         before = now
 
 
 def _tell(front: Front) -> str:
     names = ", ".join(sorted(path.stem for path in front.away))
-    return f"{names}: no worker answers there, so all others are asked first" if names else "all replicas answer"
+    if not names:
+        return "all replicas are asked alike"
+    return f"{names}: no worker answers there, so all others are asked first"
 
 
-def _take_up(front: Front, *, anew: bool, why: str) -> None:
+def _take_up(front: Front, untold: list[str], *, anew: bool) -> None:
+    """untold: what is to be said once nginx has gone over to it; emptied then, or when nothing comes of it."""
     try:
         front.run(anew=anew)
-        out.print(why, markup=False)
+        for words in untold:
+            out.print(words, markup=False)
     except (Problem, OSError) as problem:
         err.print(f"front: {problem}; going on with what was there before", markup=False)
+    if not front.unsettled:
+        untold.clear()
 
 
 def _wait(settings: Settings, front: Front) -> None:

@@ -16,6 +16,8 @@ from tests.browser import chromium
 from tests.photos import cutouts, encode
 from tests.service.conftest import Guarded, Server, build_archive, guarding
 
+expect.set_options(timeout=30_000)  # a machine may be busy
+
 _REFUSED = "Failed to load resource: the server responded with a status of 4"
 
 

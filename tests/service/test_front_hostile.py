@@ -22,15 +22,22 @@ LARGE = encode(cutouts(2)[1].resize((3000, 2000)), "PNG")
 IDLE = 1000
 
 
+PATIENT = ("--header-seconds", "60", "--body-seconds", "60", "--rate", "1000", "--burst", "1000")
+
+
 @pytest.fixture(scope="module")
 def front(open_front: Opener, server: Server) -> Front:
-    seconds = [word for name in ("header", "body", "idle") for word in (f"--{name}-seconds", "1")]
-    return open_front(*seconds, "--rate", "1000", "--burst", "1000", upstreams=(server.service.inference,))
+    return open_front(*PATIENT, "--idle-seconds", "1", upstreams=(server.service.inference,))
+
+
+@pytest.fixture(scope="module")
+def hasty(open_front: Opener, server: Server) -> Front:
+    return open_front("--header-seconds", "1", "--body-seconds", "1", upstreams=(server.service.inference,))
 
 
 @pytest.fixture(scope="module")
 def plain(open_front: Opener, server: Server) -> Front:
-    return open_front("--rate", "1000", "--burst", "1000", upstreams=(server.service.inference,), tls=False)
+    return open_front(*PATIENT, upstreams=(server.service.inference,), tls=False)
 
 
 def head(front: Front, *lines: str, line: str = "POST /predict HTTP/1.1", key: bool = True) -> bytes:
@@ -50,9 +57,9 @@ def first(answers: bytes) -> tuple[int, str]:
     [b"", b"POST /pre", b"POST /predict HTTP/1.1\r\nHost: x\r\nX-A: "],
     ids=["nothing", "half a line", "half a header"],
 )
-def test_a_slow_header_is_cut_off(front: Front, begun: bytes) -> None:
+def test_a_slow_header_is_cut_off(hasty: Front, begun: bytes) -> None:
     """Also where a byte comes now and then: the limit is for the whole header."""
-    with front.connect() as connection:
+    with hasty.connect() as connection:
         connection.sendall(begun)
         connection.settimeout(0.2)
         deadline = time.monotonic() + 30
@@ -65,14 +72,14 @@ def test_a_slow_header_is_cut_off(front: Front, begun: bytes) -> None:
     raise AssertionError("still connected")
 
 
-def test_a_tls_handshake_that_does_not_come_is_cut_off(front: Front) -> None:
-    with socket.create_connection(("127.0.0.1", front.port), timeout=30) as connection:
+def test_a_tls_handshake_that_does_not_come_is_cut_off(hasty: Front) -> None:
+    with socket.create_connection(("127.0.0.1", hasty.port), timeout=30) as connection:
         assert read_all(connection) == b""
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
-def test_a_slow_body_is_cut_off(front: Front, framing: str) -> None:
-    assert b" 200 " not in front.talk(head(front, framing) + b"5\r\nhello")
+def test_a_slow_body_is_cut_off(hasty: Front, framing: str) -> None:
+    assert b" 200 " not in hasty.talk(head(hasty, framing) + b"5\r\nhello")
 
 
 def test_an_idle_connection_is_closed(front: Front) -> None:
@@ -90,7 +97,8 @@ def test_a_client_that_does_not_read_is_cut_off(open_front: Opener) -> None:
         (entry,) = opened.log()
         assert (entry["status"], entry["upstream_status"]) == (200, "200")
         assert entry["bytes_sent"] < 9_000_000
-        assert len(opened.predict(PHOTO).content) == 9_000_000
+        patient = open_front(*PATIENT, upstreams=(behind.address,))
+        assert len(patient.predict(PHOTO).content) == 9_000_000
 
 
 def test_huge_headers_are_refused(front: Front) -> None:

@@ -41,7 +41,7 @@ __all__ = ["open_front"]
 pytestmark = wants_nginx
 
 PHOTO = encode(cutouts(1)[0])
-MANY = ("--rate", "1000", "--burst", "1000")
+MANY = ("--rate", "1000", "--burst", "1000", "--body-seconds", "60")
 CLIENTS = 4
 
 
@@ -204,9 +204,14 @@ def test_what_nginx_is_slow_to_take_up_is_known_to_be_unsettled(
         changed = f"daemon off; pid {tmp_path}/pid; worker_processes 2; {listens}"
         wait_for(lambda: answers(tmp_path / "socket"))  # a worker is there to be replaced
         with monkeypatch.context() as patched:
-            patched.setattr(nginx, "_RELOAD", -1)
-            with pytest.raises(Problem, match="not taken up its configuration yet"):
-                process.run(changed)
+            patched.setattr(nginx, "_RELOAD", 0.1)
+            master = psutil.Process(int((tmp_path / "pid").read_text()))
+            master.suspend()
+            try:
+                with pytest.raises(Problem, match="not taken up its configuration yet"):
+                    process.run(changed)
+            finally:
+                master.resume()
         assert process.unsettled
         with pytest.raises(Problem, match="refuses"):
             process.run("nonsense")
@@ -389,7 +394,7 @@ def test_where_no_worker_answers_is_asked_after_all_others_until_one_does(open_f
         opened.wait(lambda: "no worker answers there" in opened.said())
         assert not reached()
         answers["late"] = (200, JSON, b"{}")
-        opened.wait(lambda: "all replicas answer" in opened.said())
+        opened.wait(lambda: "all replicas are asked alike" in opened.said())
         assert reached()
 
 

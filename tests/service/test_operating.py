@@ -1,15 +1,17 @@
 """scripts/workers, rollout, probe and stop as an operator runs them, under a load that must not notice."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 import torch
@@ -65,6 +67,18 @@ class Live(Checkout):
     def load(self) -> Load:
         known = [{best} for best in best_classes(self.url, **self.authorized)]
         return Load(self.url, known, keys=self.folder)
+
+
+@contextlib.contextmanager
+def standing_still(pids: Iterable[int]) -> Iterator[None]:
+    processes = [psutil.Process(pid) for pid in pids]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
 
 
 @pytest.fixture(scope="module")
@@ -240,9 +254,11 @@ def test_a_foreground_service_drains_when_it_is_told_to_end(live: Live) -> None:
         deadline = time.monotonic() + 300
         while live.run("probe", "ready").returncode and time.monotonic() < deadline:
             time.sleep(0.2)
+        assert live.run("workers").returncode == 0  # which waits until serve has asked about its own photo
         with ThreadPoolExecutor(1) as clients:
             slow = live.begin_slowly(clients)
-            assert "for" in live.run("workers").stdout.splitlines()[1]
+            with standing_still(live.workers()):
+                assert "for" in live.run("workers").stdout.splitlines()[1]
             process.send_signal(signal.SIGTERM)
             assert [result["success"] for result in slow.result().json()["results"]] == [True] * 6
     finally:
@@ -277,8 +293,14 @@ def test_a_request_that_takes_too_long_keeps_its_worker(start: Starter) -> None:
     server = start(workers=2)
     with ThreadPoolExecutor(2) as clients:
         slow = [clients.submit(server.post, files=SLOW) for _ in range(2)]
-        time.sleep(0.5)
-        with pytest.raises(Problem, match=r"has not finished what it is working on within 0\.2 seconds"):
+        pids = server.workers()
+        while not all(control.read_record(server.service.control, pid)[1] for pid in pids):
+            assert not any(answer.done() for answer in slow)
+            time.sleep(0.005)
+        with (
+            standing_still(pids),
+            pytest.raises(Problem, match=r"has not finished what it is working on within 0\.2 seconds"),
+        ):
             scale(server.service, 1, 1, 0.2)
         assert len(server.workers()) == 2
         for answer in slow:

@@ -200,7 +200,7 @@ def test_without_a_network_serve_says_loudly_that_it_serves_untrained_weights(tm
             time.sleep(0.5)
         assert answer.json()["model"]["weights"] == "untrained"
         assert checkout.processes() != []
-        time.sleep(2)
+        assert checkout.run("workers").returncode == 0  # which waits until serve has said that it is up
     finally:
         process.send_signal(signal.SIGTERM)
         output, errors = process.communicate(timeout=60)
