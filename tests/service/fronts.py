@@ -130,7 +130,7 @@ class _Recording(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = do_PUT = do_HEAD = _answer  # noqa: N815 what the library calls
+    do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = _answer  # noqa: N815 what the library calls
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
@@ -157,16 +157,22 @@ class StandIn(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def standing_in(answer: Callable[[int], tuple[int, dict[str, str], bytes]]) -> Iterator[StandIn]:
-    """answer: from how many requests have arrived to status, headers and body."""
-    with StandIn(answer) as stand_in:
-        thread = threading.Thread(target=stand_in.serve_forever)
+def serving(stand_in: StandIn) -> Iterator[StandIn]:
+    with stand_in:
+        thread = threading.Thread(target=stand_in.serve_forever, args=(0.05,))
         thread.start()
         try:
             yield stand_in
         finally:
             stand_in.shutdown()
             thread.join()
+
+
+def standing_in(
+    answer: Callable[[int], tuple[int, dict[str, str], bytes]],
+) -> contextlib.AbstractContextManager[StandIn]:
+    """answer: from how many requests have arrived to status, headers and body."""
+    return serving(StandIn(answer))
 
 
 def read_all(connection: socket.socket) -> bytes:

@@ -1,9 +1,7 @@
 """What is asked again of a TorchServe that stumbles over a worker it ends, as its BatchAggregator.sendError does."""
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,6 +10,7 @@ import pytest
 from console import Problem
 from service import management
 from service.torchserve import Service
+from tests.service.fronts import StandIn, serving
 
 STUMBLED = {
     "code": 500,
@@ -22,15 +21,29 @@ REFUSED = {"code": 500, "type": "InternalServerException", "message": "Interrupt
 GONE = {"code": 404, "type": "ModelVersionNotFoundException", "message": "Model version: 1.0 does not exist"}
 
 
-class Stumbler(ThreadingHTTPServer):
+class Stumbler:
     """One version of a model, as TorchServe 0.12 keeps it, stumbling over the next `stumbles` workers that it ends."""
 
     def __init__(self, workers: int, stumbles: int, refusal: dict[str, object]) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
         self.running, self.known, self.stumbles, self.refusal = workers, workers, stumbles, refusal
-        self.asked: list[str] = []
+        self.server = StandIn(self.answer)
 
-    def end(self, most: int) -> tuple[int, dict[str, object]]:
+    @property
+    def asked(self) -> list[str]:
+        return [method for method, *_ in self.server.seen if method != "GET"]
+
+    def answer(self, _: int) -> tuple[int, dict[str, str], bytes]:
+        method, path, *_ = self.server.seen[-1]
+        if method == "PUT":
+            status, words = self.end(int(parse_qs(urlsplit(path).query)["max_worker"][0]))
+        elif method == "DELETE":
+            status, words = self.end(0)
+            self.known = 0  # what is still running then runs on: nothing names it any more
+        else:
+            status, words = (200, self.describe()) if self.known else (404, GONE)
+        return status, {}, json.dumps(words).encode()
+
+    def end(self, most: int) -> tuple[int, object]:
         while self.known > most:
             self.known -= 1
             self.running -= 1
@@ -39,7 +52,7 @@ class Stumbler(ThreadingHTTPServer):
                 return 500, self.refusal
         return 200, {"status": "done"}
 
-    def describe(self) -> list[dict[str, object]]:
+    def describe(self) -> object:
         worker = {"id": "9000", "pid": 1, "status": "READY", "startTime": "2026-01-01T00:00:00.000Z"}
         queue = {"remainingCapacity": 100, "pendingRequests": 0}
         return [
@@ -48,43 +61,15 @@ class Stumbler(ThreadingHTTPServer):
         ]
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Stumbler
-
-    def do_GET(self) -> None:
-        self.answer(*((200, self.server.describe()) if self.server.known else (404, GONE)))
-
-    def do_PUT(self) -> None:
-        self.server.asked.append("PUT")
-        self.answer(*self.server.end(int(parse_qs(urlsplit(self.path).query)["max_worker"][0])))
-
-    def do_DELETE(self) -> None:
-        self.server.asked.append("DELETE")
-        answer = self.server.end(0)
-        self.server.known = 0  # what is still running then runs on: nothing names it any more
-        self.answer(*answer)
-
-    def answer(self, status: int, words: object) -> None:
-        body = json.dumps(words).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
 def stumbler(request: pytest.FixtureRequest) -> Iterator[Stumbler]:
-    with Stumbler(*request.param) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
+    stumbler = Stumbler(*request.param)
+    with serving(stumbler.server):
+        yield stumbler
 
 
 def service(stumbler: Stumbler, folder: Path) -> Service:
-    address = f"http://127.0.0.1:{stumbler.server_port}"
+    address = f"http://{stumbler.server.address}"
     return Service(
         pid=1, started=0, port=1, inference=address, management=address, model="densenet", logs="", temp="",
         folder=str(folder), card={}, archive="",
@@ -128,8 +113,8 @@ def test_it_is_not_asked_for_ever(stumbler: Stumbler, tmp_path: Path, monkeypatc
 @pytest.mark.parametrize("stumbler", [(1, 0, STUMBLED)], indirect=True)
 def test_where_nothing_listens_it_is_said_so(stumbler: Stumbler, tmp_path: Path) -> None:
     nobody = service(stumbler, tmp_path)
-    stumbler.shutdown()
-    stumbler.server_close()
+    stumbler.server.shutdown()
+    stumbler.server.server_close()
     for ask in (lambda: management.scale(nobody, 1, 1), lambda: management.unregister(nobody, "1.0")):
         with pytest.raises(Problem, match="TorchServe's management API does not answer at http://127"):
             ask()
