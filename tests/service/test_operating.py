@@ -59,14 +59,19 @@ class Live(Checkout):
         slow = clients.submit(requests.post, self.url, files=SLOW, headers=headers, timeout=60)
         (pid,) = self.workers()
         folder = Path(json.loads((self.folder / "service.json").read_text())["temp"], "control")
-        while not control.read_record(folder, pid)[1]:
-            assert not slow.done()
-            time.sleep(0.005)
+        wait_until_working(folder, [pid], [slow])
         return slow
 
     def load(self) -> Load:
         known = [{best} for best in best_classes(self.url, **self.authorized)]
         return Load(self.url, known, keys=self.folder)
+
+
+def wait_until_working(folder: Path, pids: Iterable[int], asked: Iterable[Future[requests.Response]]) -> None:
+    """Until each worker works on one of the requests, none of which may have ended before."""
+    while not all(control.read_record(folder, pid)[1] for pid in pids):
+        assert not any(answer.done() for answer in asked)
+        time.sleep(0.005)
 
 
 @contextlib.contextmanager
@@ -294,9 +299,7 @@ def test_a_request_that_takes_too_long_keeps_its_worker(start: Starter) -> None:
     with ThreadPoolExecutor(2) as clients:
         slow = [clients.submit(server.post, files=SLOW) for _ in range(2)]
         pids = server.workers()
-        while not all(control.read_record(server.service.control, pid)[1] for pid in pids):
-            assert not any(answer.done() for answer in slow)
-            time.sleep(0.005)
+        wait_until_working(server.service.control, pids, slow)
         with (
             standing_still(pids),
             pytest.raises(Problem, match=r"has not finished what it is working on within 0\.2 seconds"),

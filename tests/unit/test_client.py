@@ -533,7 +533,9 @@ class TestRetries:
                 client.classify(b"photo")
             assert len(server.asked) == 1
 
-    @pytest.mark.parametrize(("wish", "timeout", "waited"), [("0", 60, 0), ("1", 60, 1), ("3600", 2, 2), ("0", 30, 0)])
+    @pytest.mark.parametrize(
+        ("wish", "timeout", "waited"), [("0", 60, 0), ("1", 60, 1), ("3600", 1.5, 1.5), ("0", 1.5, 0)]
+    )
     def test_the_services_wish_is_honoured_up_to_the_timeout(
         self, retries: list[RetryDetails], wish: str, timeout: float, waited: float
     ) -> None:
@@ -612,9 +614,9 @@ class TestTimeouts:
             silence.wait()
             return FINE
 
-        with client_of(silent, timeout=1) as (client, server), ExitStack() as stack:
+        with client_of(silent, timeout=1.5) as (client, server), ExitStack() as stack:
             stack.callback(silence.set)
-            with pytest.raises(ServiceError, match=r"no answer from .* within 1 seconds"):
+            with pytest.raises(ServiceError, match=r"no answer from .* within 1\.5 seconds"):
                 client.classify(b"photo")
             assert len(server.asked) == 1
 
@@ -627,10 +629,10 @@ class TestTimeouts:
                 silence.wait()
                 self.close_connection = True
 
-        with client_of(scripted(FINE), timeout=1) as (client, server), ExitStack() as stack:
+        with client_of(scripted(FINE), timeout=1.5) as (client, server), ExitStack() as stack:
             stack.callback(silence.set)
             server.RequestHandlerClass = Stopping
-            with pytest.raises(ServiceError, match=r"no answer from .* within 1 seconds"):
+            with pytest.raises(ServiceError, match=r"no answer from .* within 1\.5 seconds"):
                 client.classify(b"photo")
             assert len(server.asked) == 1
 
@@ -640,10 +642,10 @@ class TestTimeouts:
                 self.server.asked.append(Asked(0, b"", {}))
                 silence.wait()
 
-        with client_of(scripted(FINE), timeout=1) as (client, server), ExitStack() as stack:
+        with client_of(scripted(FINE), timeout=1.5) as (client, server), ExitStack() as stack:
             stack.callback(silence.set)
             server.RequestHandlerClass = Deaf
-            with pytest.raises(ServiceError, match=r"no answer from .* within 1 seconds"):
+            with pytest.raises(ServiceError, match=r"no answer from .* within 1\.5 seconds"):
                 client.classify(b"x" * 50_000_000)
             assert len(server.asked) == 1
 
