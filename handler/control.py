@@ -3,8 +3,8 @@
 TorchServe stops a worker in the middle of a request when it scales down, resets every connection when it stops, and
 tells nobody what its workers are doing. So:
 
-    hold-TOKEN/     while it exists, a worker that meets a request with this token puts a file with its process id there
-                    and works on nothing else: every request that came before has then been answered
+    hold-TOKEN/     while it exists, a worker that is asked alone, with this token, puts a file with its process id
+                    there and works on nothing else: every request that came before has then been answered
     draining        while it exists, every request is refused: the service is about to stop
     workers/PID     what each worker has done and since when it works: _RECORD, written in place
 

@@ -30,7 +30,7 @@ from handler import (
     transform,
 )
 from handler.context import Context
-from handler.control import HOLD, Control
+from handler.control import Control
 from handler.explaining import Look
 from handler.failures import Code, Failure
 from handler.metrics import Answered, Clock
@@ -84,8 +84,8 @@ class Classifier:
     def handle(self, rows: Sequence[Mapping[str, object]], context: Context) -> list[bytes]:
         """Answers a batch: one answer a row, whatever is in it. Never raises for what a row holds."""
         headers = [context.get_all_request_header(i) for i in range(len(rows))]
-        if all(HOLD in each for each in headers) and self.control.hold(headers[0]):
-            return [self._send(context, i, reply.document({"held": True})) for i in range(len(rows))]
+        if len(rows) == 1 and self.control.hold(headers[0]):
+            return [self._send(context, 0, reply.document({"held": True}))]
         self.control.begin()
         answers = self._handle(rows, context)
         self.control.end(len(rows))

@@ -1,8 +1,10 @@
 """Holding all workers at a moment when none of them works on anybody's request.
 
 TorchServe tells nobody what its workers do, and ends a busy one as it ends an idle one. Its queue, however, is served
-in order: when every worker has taken a request of ours, each has answered all that came before. Those requests carry
-the token of a folder that only this account can make (handler/control.py); what comes meanwhile waits in the queue.
+in order: when every worker has taken a question of ours, each has answered all that came before. We ask for the model
+card, which TorchServe, whatever its batch size, never puts into a batch with others (org.pytorch.serve.wlm.Model,
+pollBatch): a worker held by it has nobody else's request. The question carries the token of a folder that only this
+account can make (handler/control.py); what comes meanwhile waits in the queue.
 """
 
 import secrets
@@ -21,8 +23,8 @@ from service import access, management
 from service.torchserve import Service
 
 _POLL = 0.01
-_AGAIN = 0.1  # seconds before a request that met others in a batch is sent again
-_LATE = 2  # seconds for our own requests to end after the workers have been let go
+_AGAIN = 0.02  # seconds before a question is put once more: the queue was full, or the worker that had it has ended
+_LATE = 2  # seconds for our own questions to end after the workers have been let go
 
 
 @contextmanager
@@ -42,13 +44,10 @@ def held(service: Service, seconds: float, version: str | None = None) -> Iterat
         raise Problem(f"the service on port {service.port} was started by an older version; restart it") from error
     except OSError as error:
         raise Problem(f"workers cannot be held: {error.strerror}: {folder}") from error
-    # A batch takes several requests, and only one of nothing else is held. A worker may be about to join. Nobody waits
-    # for the threads: a worker that hangs keeps one of them for as long.
-    count = max(model.ready, model.wanted) * model.batch if model.ready else 0
-    asking = [
-        Thread(target=_keep_asking, args=(service, service.at(model.version), folder), daemon=True)
-        for _ in range(count)
-    ]
+    # A worker may be about to join. Nobody waits for the threads: a worker that hangs keeps one of them for as long.
+    count = max(model.ready, model.wanted) if model.ready else 0
+    url = management.address(service, model.version)
+    asking = [Thread(target=_keep_asking, args=(service, url, folder), daemon=True) for _ in range(count)]
     try:
         for thread in asking:
             thread.start()
@@ -62,12 +61,12 @@ def held(service: Service, seconds: float, version: str | None = None) -> Iterat
 
 
 def _keep_asking(service: Service, url: str, folder: Path) -> None:
-    """Sends the request that holds a worker until it is over; where others were in its batch, once more."""
+    """Puts the question that holds a worker, until all is over."""
     headers = {HOLD: folder.name.removeprefix("hold-")}
     with access.session(service) as http:
         while folder.exists():
             with suppress(requests.RequestException):  # the worker that it held has been ended: what it was held for
-                http.get(url, headers=headers, timeout=HOLD_SECONDS * 2)
+                http.get(url, params=management.FROM_A_WORKER, headers=headers, timeout=HOLD_SECONDS * 2)
             if folder.exists():
                 time.sleep(_AGAIN)
 

@@ -15,6 +15,7 @@ from service.torchserve import Service
 
 # TorchServe itself gives a worker 120 seconds to import torch, and by our model-config.yaml 240 to load the model.
 LOADING = 360
+FROM_A_WORKER = {"customized": "true"}  # has TorchServe put the question to a worker, in a batch of its own
 _RACES = ("NullPointerException", "ConcurrentModificationException")
 
 
@@ -35,7 +36,6 @@ class Model:
     version: str
     wanted: int
     most: int
-    batch: int
     workers: tuple[Worker, ...]
     queued: int
     room: int
@@ -47,17 +47,21 @@ class Model:
         return sum(worker.ready for worker in self.workers)
 
 
+def address(service: Service, version: str | None = None) -> str:
+    """Where the management API speaks of a version; None for the default one."""
+    return f"{service.management}/models/{service.model}" + (f"/{quote(version, safe='')}" if version else "")
+
+
 def describe(service: Service, version: str | None = None, *, card: bool = False) -> Model | None:
     """A version, the default one unless named; None where TorchServe does not know it.
 
     card: whether a worker is asked for the model card as well, which waits in the queue as a prediction does.
     Raises requests.ConnectionError while TorchServe is not listening.
     """
-    path = f"/models/{service.model}" + (f"/{quote(version, safe='')}" if version else "")
     with access.session(service) as http:
         answer = http.get(
-            service.management + path,
-            params={"customized": "true"} if card else None,
+            address(service, version),
+            params=FROM_A_WORKER if card else None,
             timeout=LOADING if card else TIMEOUT,
         )
     if answer.status_code == requests.codes.not_found:
@@ -79,11 +83,10 @@ def versions(service: Service) -> list[str]:
 def scale(service: Service, least: int, most: int, version: str | None = None) -> None:
     """Asks for at least and at most so many workers, from one up. Fewer than there are end before this returns; more
     may still be loading."""
-    path = f"/models/{service.model}" + (f"/{quote(version, safe='')}" if version else "")
     wanted = {"min_worker": least, "max_worker": most}
     for there in reversed(range(_count(service, version) + 1)):
         try:
-            _ask(service, "PUT", path, wanted, f"{least} to {most} workers")
+            _ask(service, "PUT", address(service, version), wanted, f"{least} to {most} workers")
             break
         except Stumbled:
             if not there:
@@ -94,13 +97,13 @@ def register(service: Service, file: str) -> None:
     """Registers an archive of the model store; its workers start, and are not waited for."""
     # Its model-config.yaml says how many workers; synchronous is the default, and a failure to load would hang it.
     wanted = {"url": file, "model_name": service.model, "synchronous": "false"}
-    _ask(service, "POST", "/models", wanted, f"the archive {file}")
+    _ask(service, "POST", f"{service.management}/models", wanted, f"the archive {file}")
 
 
 def set_default(service: Service, version: str) -> None:
     """Sends the requests that name no version to this one."""
-    path = f"/models/{service.model}/{quote(version, safe='')}/set-default"
-    _ask(service, "PUT", path, None, f"version {version} as the default")
+    url = f"{address(service, version)}/set-default"
+    _ask(service, "PUT", url, None, f"version {version} as the default")
 
 
 def unregister(service: Service, version: str) -> None:
@@ -108,9 +111,8 @@ def unregister(service: Service, version: str) -> None:
     # TorchServe forgets a version before it ends its workers, and where it stumbles the rest of them are never ended.
     if _count(service, version) > 1:
         scale(service, 1, 1, version)
-    path = f"/models/{service.model}/{quote(version, safe='')}"
     try:
-        _ask(service, "DELETE", path, None, f"the end of version {version}")
+        _ask(service, "DELETE", address(service, version), None, f"the end of version {version}")
     except Stumbled:
         if describe(service, version) is not None:
             raise
@@ -130,10 +132,10 @@ class Stumbled(Problem):
     """
 
 
-def _ask(service: Service, method: str, path: str, params: Mapping[str, str | int] | None, what: str) -> None:
+def _ask(service: Service, method: str, url: str, params: Mapping[str, str | int] | None, what: str) -> None:
     try:
         with access.session(service) as http:
-            answer = http.request(method, service.management + path, params=params, timeout=LOADING)
+            answer = http.request(method, url, params=params, timeout=LOADING)
     except requests.RequestException as error:
         raise _silence(service, error) from error
     if not answer.ok:
@@ -172,7 +174,6 @@ def _model(told: Mapping[str, Any]) -> Model:
         version=told["modelVersion"],
         wanted=told["minWorkers"],
         most=told["maxWorkers"],
-        batch=told["batchSize"],
         workers=tuple(workers),
         queued=queue["pendingRequests"],
         room=queue["remainingCapacity"],

@@ -22,7 +22,7 @@ from export import archive as archiving
 from export import bundle, weights
 from export.archive import read_version
 from handler import control
-from service import tokens, torchserve
+from service import barrier, tokens, torchserve
 from service.workers import scale
 from tests.conftest import make_network
 from tests.photos import encode
@@ -286,8 +286,12 @@ def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[st
 
 
 def test_workers_that_take_batches_end_between_them(start: Starter) -> None:
-    server = start(workers=2, batchSize=4, maxBatchDelay=20)
-    with Load(server.url, [{best} for best in best_classes(server.url)], clients=6) as load:
+    server = start(workers=2, batchSize=8, maxBatchDelay=20)
+    with Load(server.url, [{best} for best in best_classes(server.url)], clients=20) as load:
+        for _ in range(5):
+            with barrier.held(server.service, 60):
+                pass
+            load.wait_for(12)
         scale(server.service, 1, 1, 60)
         load.wait_for(20)
     assert set(load.outcomes) == {"1.0"}
