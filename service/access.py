@@ -1,6 +1,7 @@
 """Asking a service of this checkout: with its tokens, where it wants some, and trusting its own certificate."""
 
 from pathlib import Path
+from typing import Any
 
 import requests
 from requests.auth import AuthBase
@@ -29,23 +30,40 @@ class _Token(AuthBase):
         return request
 
 
+class _Session(requests.Session):
+    """Connections to one service, with its tokens."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__()
+        self._service = service
+        self.trust_env = False  # the service is on this machine: no proxy of the environment comes between
+        self.verify = service.ca or True
+        self.auth = _Token(service)
+
+    def request(self, *args: Any, **kwargs: Any) -> requests.Response:
+        """Asks once more where a token that was good when it was read was too old, or replaced, when it arrived."""
+        answer = super().request(*args, **kwargs)
+        if answer.status_code == requests.codes.bad_request and b'"InvalidKeyException"' in answer.content:
+            self.renew()
+            answer = super().request(*args, **kwargs)
+        return answer
+
+    def renew(self) -> None:
+        """Replaces the tokens that have expired. Raises Problem where TorchServe does not."""
+        for kind in ("inference", "management"):
+            if tokens.has_expired(Path(self._service.folder), kind):
+                url = f"{self._service.management}/token"
+                answer = super().request("GET", url, params={"type": kind}, timeout=TIMEOUT)
+                if not answer.ok:
+                    raise Problem(f"TorchServe renews no {kind} token: {answer.text.strip()}")
+
+
 def session(service: Service) -> requests.Session:
-    """Connections to a service; close them, or use them in a `with` statement.
+    """Connections to a service; close them, or use them in a `with` statement. Bodies are bytes: some are sent twice.
 
     Tokens that have expired are replaced first, which makes those that others hold invalid, as their age has anyhow.
     Raises Problem where TorchServe does not renew them.
     """
-    made = requests.Session()
-    made.trust_env = False  # the service is on this machine: no proxy of the environment comes between
-    made.verify = service.ca or True
-    made.auth = _Token(service)
-    for kind in ("inference", "management"):
-        if tokens.has_expired(Path(service.folder), kind):
-            _renew(made, service, kind)
+    made = _Session(service)
+    made.renew()
     return made
-
-
-def _renew(asking: requests.Session, service: Service, kind: str) -> None:
-    answer = asking.get(f"{service.management}/token", params={"type": kind}, timeout=TIMEOUT)
-    if not answer.ok:
-        raise Problem(f"TorchServe renews no {kind} token: {answer.text.strip()}")

@@ -12,7 +12,7 @@ import requests
 
 from console import Problem, err
 from export import ROOT
-from service import access, management, tokens
+from service import access, management
 from service.management import LOADING, Model
 from service.tail import Tail
 from service.torchserve import Service
@@ -95,11 +95,6 @@ def _state(service: Service, watch: Watch, version: str | None) -> Model | None:
         state = management.describe(service, version)
     except (requests.ConnectionError, requests.Timeout):
         return None
-    except Problem:
-        # A token that was good when it was looked at may be too old when it arrives; the next question renews it.
-        if tokens.has_expired(Path(service.folder), "management"):
-            return None
-        raise
     # Models are read before the ports are opened: one that is unknown now was refused.
     if state is None:
         raise Problem(f"TorchServe did not accept {service.model}.mar: {watch.server_failure()}")
@@ -108,8 +103,8 @@ def _state(service: Service, watch: Watch, version: str | None) -> Model | None:
 
 def _answers(service: Service, version: str | None) -> bool:
     try:
-        with PHOTO.open("rb") as photo, access.session(service) as http:
-            response = http.post(service.at(version), data=photo, timeout=60)
+        with access.session(service) as http:
+            response = http.post(service.at(version), data=PHOTO.read_bytes(), timeout=60)
         error = None if response.ok else response.json().get("error")
     except (requests.RequestException, ValueError, AttributeError):
         return False

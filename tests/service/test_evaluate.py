@@ -1,17 +1,21 @@
 """scripts/evaluate against real TorchServes, on photos of which the eager network's answers are known beforehand."""
 
+import contextlib
 import io
 import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import torch
 from PIL import Image
 from torch import nn
@@ -23,6 +27,7 @@ from export import ROOT
 from tests.conftest import tutorial_transform
 from tests.photos import encode, small_cutouts
 from tests.service.conftest import Server, free_port
+from tests.service.fronts import StandIn, serving
 
 PHOTOS = [encode(image) for image in small_cutouts(24)]
 SCRIPT = ROOT / "scripts" / "evaluate"
@@ -84,6 +89,23 @@ def run(*arguments: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
 
+@contextlib.contextmanager
+def before(server: Server, count: int) -> Iterator[tuple[str, threading.Event]]:
+    """An address that passes so many requests on to the service, and the others once the event is set."""
+    rest = threading.Event()
+
+    def answer(number: int) -> tuple[int, dict[str, str], bytes]:
+        method, path, headers, body = between.seen[number - 1]
+        if number > count:
+            rest.wait(120)
+        passed = requests.request(method, server.service.inference + path, headers=headers, data=body, timeout=60)
+        return passed.status_code, {"Content-Type": passed.headers["Content-Type"]}, passed.content
+
+    between = StandIn(answer)
+    with serving(between):
+        yield f"http://{between.address}/predictions/densenet", rest
+
+
 def end_half_way(sent: signal.Signals, *arguments: object, cwd: Path) -> tuple[int, str, int]:
     """Ends the command after some answers: its exit status, its words, and how many answers were complete."""
     process = start(*arguments, "--output", "out", cwd=cwd)
@@ -143,11 +165,13 @@ def test_the_numbers_are_known_beforehand_and_the_eager_network_agrees(
 def test_a_run_that_was_ended_half_way_goes_on(
     server: Server, labelled: Labelled, tmp_path: Path, sent: signal.Signals, status: int, words: str
 ) -> None:
-    arguments = (labelled.folder, "--url", server.url, "--parallel", 1)
-    ended, errors, done = end_half_way(sent, *arguments, cwd=tmp_path)
-    assert (ended, errors) == (status, words.format(done))
-    assert done < len(PHOTOS)
-    again = run(*arguments, "--output", "out", cwd=tmp_path)
+    with before(server, 12) as (url, rest):
+        arguments = (labelled.folder, "--url", url, "--parallel", 1)
+        ended, errors, done = end_half_way(sent, *arguments, cwd=tmp_path)
+        assert (ended, errors) == (status, words.format(done))
+        assert done < len(PHOTOS)
+        rest.set()
+        again = run(*arguments, "--output", "out", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stderr.startswith(f"resuming: {done} of 25 are done\n")
     check(report(tmp_path / "out"), labelled)

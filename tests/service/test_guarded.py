@@ -160,10 +160,7 @@ def test_expired_tokens_are_renewed(exported: Path, tmp_path: Path) -> None:
     minutes = "0.05"  # three seconds
     with apart.serving(archive, tmp_path, disable_token_authorization="false", token_expiration_min=minutes) as service:
         stale = token(service, "inference"), token(service, "management")
-        deadline = time.monotonic() + 30
-        while not tokens.has_expired(Path(service.folder), "management") and time.monotonic() < deadline:
-            time.sleep(0.2)
-        time.sleep(0.5)
+        outlive_the_tokens(service)
         assert ask(service, "put", service.url, stale[0], data=PHOTO).status_code == 400
         described = management.describe(service)
         assert described is not None
@@ -171,3 +168,15 @@ def test_expired_tokens_are_renewed(exported: Path, tmp_path: Path) -> None:
         with access.session(service) as http:
             assert http.put(service.url, data=PHOTO, timeout=60).json()["success"] is True
         assert stale != (token(service, "inference"), token(service, "management"))
+        with access.session(service) as http:
+            outlive_the_tokens(service)
+            assert http.put(service.url, data=PHOTO, timeout=60).json()["success"] is True
+            outlive_the_tokens(service)
+            assert http.get(f"{service.management}/models", timeout=60).ok
+
+
+def outlive_the_tokens(service: Service) -> None:
+    deadline = time.monotonic() + 30
+    while not tokens.has_expired(Path(service.folder), "management") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(0.5)

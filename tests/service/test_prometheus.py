@@ -131,9 +131,9 @@ def watched(start: Starter) -> Server:
 
 
 def configure(folder: Path, server: Server) -> Path:
-    """deploy/prometheus as it is, with a second for every interval, and the server's port for a target."""
+    """deploy/prometheus as it is, with seconds for every interval, and the server's port for a target."""
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    config["global"] = dict.fromkeys(config["global"], "1s")
+    config["global"] = dict.fromkeys(config["global"], "3s")
     groups = [group | {"interval": "1s"} for group in GROUPS]
     (folder / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
     targets = yaml.safe_load((FOLDER / "targets.yaml").read_text())
