@@ -1,5 +1,6 @@
 """What every command of this project shares: plain words on the terminal, one line for what went wrong."""
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -23,8 +24,16 @@ class Unreachable(Problem):
     status = 3
 
 
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
 def run(command: Callable[..., None], name: str) -> None:
-    """Runs a function of typer options as the program `name`."""
+    """Runs a function of typer options as the program `name`. SIGTERM and a terminal that hangs up end it as Ctrl-C
+    does, with everything tidied up that it was in the middle of; where they are ignored (nohup) they stay so."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(command)
     try:

@@ -6,6 +6,7 @@ tells nobody what its workers are doing. So:
     hold-TOKEN/     while it exists, a worker that is asked alone, with this token, puts a file with its process id
                     there and works on nothing else: every request that came before has then been answered
     draining        while it exists, every request is refused: the service is about to stop
+    draining-NAME   the same for one version: it is about to be withdrawn
     workers/PID     what each worker has done and since when it works: _RECORD, written in place
 
 scripts/serve makes the folder and names it in the environment of the workers. A worker without one, of an archive in
@@ -18,7 +19,9 @@ import re
 import struct
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 VARIABLE = "DENSENET_CONTROL"
 HOLD = "X-Densenet-Hold"  # the request header with the token, in this spelling
@@ -29,23 +32,24 @@ _RECORD = struct.Struct("=Qd")  # requests answered, time.time() when the presen
 
 
 class Control:
-    """A worker's side of the folder. folder: None for nothing to listen to."""
+    """A worker's side of the folder. folder: None for nothing to listen to. version: of the model it serves."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, version: str = "") -> None:
         self._folder = folder
+        self._refusing = [] if folder is None else [refusing(folder), refusing(folder, version)]
         self._record = None if folder is None else _own_record(folder)
         self._requests = 0
 
     @classmethod
-    def from_environment(cls) -> "Control":
+    def from_environment(cls, version: str) -> "Control":
         """The folder that scripts/serve named, where it is still there."""
         folder = Path(os.environ.get(VARIABLE, "/nonexistent"))
-        return cls(folder if folder.is_dir() else None)
+        return cls(folder if folder.is_dir() else None, version)
 
     @property
     def draining(self) -> bool:
         """Whether every request is to be refused."""
-        return self._folder is not None and (self._folder / "draining").exists()
+        return any(path.exists() for path in self._refusing)
 
     def hold(self, headers: Mapping[str, object]) -> bool:
         """Holds this worker if a request's headers, as TorchServe has them, carry the token of a hold there is."""
@@ -60,6 +64,8 @@ class Control:
         deadline = time.monotonic() + HOLD_SECONDS
         while place.exists() and time.monotonic() < deadline:
             time.sleep(_POLL)
+        with suppress(OSError):  # so that nobody takes it for held any more
+            (place / str(os.getpid())).unlink()
         return True
 
     def begin(self) -> None:
@@ -74,6 +80,11 @@ class Control:
     def _write(self, since: float) -> None:
         if self._record is not None:
             _RECORD.pack_into(self._record, 0, self._requests, since)
+
+
+def refusing(folder: Path, version: str = "") -> Path:
+    """The file that has the workers of a version, or of all, refuse every request."""
+    return folder / (f"draining-{quote(version, safe='')}" if version else "draining")
 
 
 def read_record(folder: Path, pid: int) -> tuple[int, float]:

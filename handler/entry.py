@@ -75,7 +75,7 @@ class Classifier:
             "precision": self.card["precision"],
         }
         self.page = Page(self.card, self.model, self.settings)
-        self.control = Control.from_environment()
+        self.control = Control.from_environment(self.model["version"])
         self.meter = metrics.Meter(context.metrics, self.model)
         log.info("ready: %s, torch %s, %d thread(s)", self.model, torch.__version__, self.settings.threads)
         if self.card["weights"]["name"] == "untrained":

@@ -45,7 +45,7 @@ def held(service: Service, seconds: float, version: str | None = None) -> Iterat
     except OSError as error:
         raise Problem(f"workers cannot be held: {error.strerror}: {folder}") from error
     # A worker may be about to join. Nobody waits for the threads: a worker that hangs keeps one of them for as long.
-    count = max(model.ready, model.wanted) if model.ready else 0
+    count = max(len(model.workers), model.wanted) if model.ready else 0
     url = management.address(service, model.version)
     asking = [Thread(target=_keep_asking, args=(service, url, folder), daemon=True) for _ in range(count)]
     try:
@@ -63,12 +63,12 @@ def held(service: Service, seconds: float, version: str | None = None) -> Iterat
 def _keep_asking(service: Service, url: str, folder: Path) -> None:
     """Puts the question that holds a worker, until all is over."""
     headers = {HOLD: folder.name.removeprefix("hold-")}
-    with access.session(service) as http:
-        while folder.exists():
-            with suppress(requests.RequestException):  # the worker that it held has been ended: what it was held for
-                http.get(url, params=management.FROM_A_WORKER, headers=headers, timeout=HOLD_SECONDS * 2)
-            if folder.exists():
-                time.sleep(_AGAIN)
+    while folder.exists():
+        # The worker that it held has been ended, which is what it was held for; or two renewed the tokens at once.
+        with suppress(requests.RequestException, Problem), access.session(service) as http:
+            http.get(url, params=management.FROM_A_WORKER, headers=headers, timeout=HOLD_SECONDS * 2)
+        if folder.exists():
+            time.sleep(_AGAIN)
 
 
 def _wait(service: Service, version: str, folder: Path, seconds: float) -> None:

@@ -1,17 +1,21 @@
 """Ending without loss: what has come is answered, what comes is refused with words, then nothing is left to lose."""
 
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import requests
 
 from console import Problem
+from handler import control
 from service import barrier, management
 from service.torchserve import Service
 
 SECONDS = 30.0  # by default, for what is being worked on
 _POLL = 0.02
 _SENT = 0.3  # seconds for TorchServe to hand the last answers to their connections
+_TRIES = 20  # at a moment when the queue of a version that refuses is empty
 _REFUSALS = 5  # seconds for workers to refuse what is left in the queue
 
 
@@ -21,30 +25,62 @@ def drain(service: Service, seconds: float) -> None:
     seconds: how long a request may still be worked on.
     Raises Problem where one takes longer, or TorchServe cannot be asked; new requests are refused then, too.
     """
-    refusing = service.control / "draining"
+    refusing = control.refusing(service.control)
     try:
-        with barrier.held(service, seconds):
-            refusing.touch()
-        _empty(service)
+        _turn(service, management.versions(service), refusing, seconds)
     except requests.RequestException as error:
         raise Problem(f"TorchServe does not answer at {service.management}") from error
-    except OSError as error:
-        raise Problem(f"new requests cannot be refused: {error.strerror}: {refusing}") from error
     finally:
         with suppress(OSError):
             refusing.touch()
     time.sleep(_SENT)
 
 
-def _empty(service: Service) -> None:
+@contextmanager
+def retired(service: Service, version: str, seconds: float) -> Iterator[None]:
+    """For the time of the block a version, not the default one, has answered all and refuses what comes.
+
+    seconds: how long a request may still be worked on. Raises Problem as drain does; nothing is refused then.
+    """
+    refusing = control.refusing(service.control, version)
+    try:
+        _turn(service, [version], refusing, seconds)
+        for left in reversed(range(_TRIES)):
+            with barrier.held(service, seconds, version):
+                # What waits in the queue of a version that is unregistered is never answered.
+                if not left or not _waiting(service, version):
+                    yield
+                    return
+    finally:
+        refusing.unlink(missing_ok=True)
+
+
+def _turn(service: Service, versions: Sequence[str], refusing: Path, seconds: float) -> None:
+    """From answering to refusing, between two requests; returns once none is waiting."""
+    deadline = time.monotonic() + seconds
+    with ExitStack() as all_held:
+        for version in versions:
+            all_held.enter_context(barrier.held(service, max(0.0, deadline - time.monotonic()), version))
+        try:
+            refusing.touch()
+        except OSError as error:
+            raise Problem(f"new requests cannot be refused: {error.strerror}: {refusing}") from error
+    for version in versions:
+        _empty(service, version)
+
+
+def _empty(service: Service, version: str) -> None:
     deadline = time.monotonic() + _REFUSALS
-    while time.monotonic() < deadline:
-        model = management.describe(service)
-        if model is None or model.queued == 0:
-            return
+    while _waiting(service, version) and time.monotonic() < deadline:
         time.sleep(_POLL)
+
+
+def _waiting(service: Service, version: str) -> int:
+    """How many requests are in a version's queue."""
+    model = management.describe(service, version)
+    return model.queued if model else 0
 
 
 def is_draining(service: Service) -> bool:
     """Whether the service refuses new requests because it is about to end."""
-    return (service.control / "draining").exists()
+    return control.refusing(service.control).exists()

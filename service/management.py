@@ -16,7 +16,7 @@ from service.torchserve import Service
 # TorchServe itself gives a worker 120 seconds to import torch, and by our model-config.yaml 240 to load the model.
 LOADING = 360
 FROM_A_WORKER = {"customized": "true"}  # has TorchServe put the question to a worker, in a batch of its own
-_RACES = ("NullPointerException", "ConcurrentModificationException")
+_RACES = ("NullPointerException", "ConcurrentModificationException", "IllegalStateException")
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,9 @@ def _count(service: Service, version: str | None) -> int:
 
 
 class Stumbled(Problem):
-    """TorchServe met an exception of its own while it ended a worker that has a job: it read the job while the worker's
-    thread put it away (org.pytorch.serve.wlm.BatchAggregator.sendError). This worker ends all the same, others go on.
+    """TorchServe met an exception of its own while it ended a worker that has a job (BatchAggregator.sendError of
+    org.pytorch.serve.wlm): it read the job while the worker's thread put it away, or would put it back into a queue
+    that is full. This worker ends all the same, others go on.
     """
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,13 +16,15 @@ import console
 from console import Problem
 from export import ROOT
 from export.archive import copy_with_workers, is_servable, read_card, read_version
-from service import access, barrier, management, readiness, torchserve
+from service import access, drain, management, readiness, torchserve
 from service.management import LOADING
 from service.properties import Properties
 from service.torchserve import Service
 from service.workers import PortOption
 
 PHOTOS = ROOT / "export" / "photos"
+_PATIENCE = 60  # seconds for a busy version to take a photo
+_AGAIN = 0.2
 _RECORD = "rollout.json"  # in the service's folder: where the version before is kept
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
@@ -129,11 +132,19 @@ def _check_answers(service: Service, old: str, new: str, photos: Sequence[Path],
 
 
 def _ask(http: requests.Session, url: str, photo: Path) -> dict[str, Any]:
-    try:
-        answer: dict[str, Any] = http.post(url, data=photo.read_bytes(), timeout=LOADING).json()
-    except (requests.RequestException, ValueError) as error:
-        raise Problem(f"{url} did not answer {photo}: {error}") from error
-    return answer
+    """The handler's answer to a photo; asked again while TorchServe has none: a full queue, a worker that died."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            answer = http.post(url, data=photo.read_bytes(), timeout=LOADING)
+            told: dict[str, Any] = answer.json()
+        except (requests.RequestException, ValueError) as error:
+            raise Problem(f"{url} did not answer {photo}: {error}") from error
+        if "success" in told:
+            return told
+        if answer.status_code < requests.codes.server_error or time.monotonic() > deadline:
+            raise Problem(f"{url} did not answer {photo}: {told.get('message')}")
+        time.sleep(_AGAIN)
 
 
 def _switch(service: Service, old: str, new: str) -> None:
@@ -144,14 +155,14 @@ def _switch(service: Service, old: str, new: str) -> None:
             answer = _ask(http, service.url, readiness.PHOTO)
         if not answer.get("success") or answer["model"]["version"] != new:
             raise Problem(f"version {new} does not answer as the default; version {old} goes on")
-    except Problem:
+    except BaseException:
         management.set_default(service, old)
         raise
 
 
 def _end(service: Service, version: str, seconds: float) -> None:
     """Unregisters a version that is not the default one, once it has answered what it was sent."""
-    with barrier.held(service, seconds, version):
+    with drain.retired(service, version, seconds):
         management.unregister(service, version)
 
 

@@ -1,12 +1,15 @@
 """The tokens that TorchServe asks for: read from the key file it writes where it runs, and renewed when they expire."""
 
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 KEY_FILE = "key_file.json"
 Kind = Literal["inference", "management"]
+_WRITING = 0.5  # seconds for TorchServe to finish the file, which it writes in place
+_POLL = 0.01
 
 
 def current(folder: Path, kind: Kind) -> str | None:
@@ -26,12 +29,18 @@ def has_expired(folder: Path, kind: Kind) -> bool:
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:
-    """What a key file holds; nothing where there is none, or half of one: TorchServe writes it in place."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    """What a key file holds; nothing where there is none, or what stays no key file."""
+    deadline = time.monotonic() + _WRITING
+    while True:
+        try:
+            content = json.loads(path.read_text())
+            return content if isinstance(content, dict) else {}
+        except OSError:
+            return {}
+        except ValueError:
+            if time.monotonic() > deadline:
+                return {}
+        time.sleep(_POLL)
 
 
 def _entry(folder: Path, kind: str) -> dict[str, str]:

@@ -52,7 +52,7 @@ class LogFormat(StrEnum):
 
 @dataclass(frozen=True)
 class Service:
-    """A TorchServe that was started here: its process (start time tells a reused pid apart) and its places.
+    """A TorchServe that was started here: its process (known by its temporary folder) and its places.
 
     archive: the file that the next start will serve. ca: the file to check its certificate with, where it has one.
     """
@@ -269,7 +269,7 @@ def _launch(
         raise Problem("torchserve is not installed; run scripts/serve, which installs it")
     home = Path(spec.origin).parents[1]
     command = [
-        *(str(program), f"-Dmodel_server_home={home}", f"-Djava.io.tmpdir={temp}"),
+        *(str(program), f"-Dmodel_server_home={home}", _temp_option(temp)),
         # netty's library is loaded from there. The temporary folder may be mounted noexec, as Docker's are: without the
         # library workers would listen on TCP ports that anybody on the machine reaches, and not on sockets.
         f"-Dio.netty.native.workdir={folder}",
@@ -312,7 +312,11 @@ def _orphans(service: Service) -> list[psutil.Process]:
 def _process(service: Service) -> psutil.Process | None:
     try:
         process = psutil.Process(service.pid)
-        same = abs(process.create_time() - service.started) < 1
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
+        # Not by its start time, which moves whenever the machine's clock is put right. A zombie has no words.
+        return process if _temp_option(service.temp) in process.cmdline() else None
+    except psutil.Error:
         return None
+
+
+def _temp_option(temp: str) -> str:
+    return f"-Djava.io.tmpdir={temp}"

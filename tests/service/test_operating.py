@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -65,6 +67,18 @@ class Live(Checkout):
     def load(self) -> Load:
         known = [{best} for best in best_classes(self.url, **self.authorized)]
         return Load(self.url, known, keys=self.folder)
+
+
+def ask_by_name(live: Live, version: str) -> Counter[int]:
+    """What a client sees who names a version, until there is none of this name."""
+    seen = Counter[int]()
+    deadline = time.monotonic() + 120
+    while not seen[404] and time.monotonic() < deadline:
+        answer = requests.put(f"{live.url}/{version}", data=PHOTOS[0], headers=live.authorized, timeout=60)
+        seen[answer.status_code] += 1
+        if answer.status_code == 503:
+            assert (answer.json()["error"]["code"], answer.headers["Retry-After"]) == ("draining", "1")
+    return seen
 
 
 def wait_until_working(folder: Path, pids: Iterable[int], asked: Iterable[Future[requests.Response]]) -> None:
@@ -153,12 +167,16 @@ def test_numbers_that_cannot_be_are_refused(live: Live) -> None:
 
 def test_a_rollout_and_a_rollback_are_not_noticed(live: Live, archives: dict[str, Path]) -> None:
     home = live.root / "model_store"
-    with live.load() as load:
+    with live.load() as load, ThreadPoolExecutor(2) as clients:
+        naming = [clients.submit(ask_by_name, live, "1.0") for _ in range(2)]
         done = live.run("rollout", archives["2.0"])
         assert done.returncode == 0, done.stderr
         assert "4 of 4 photos have the same best class" in done.stderr
         assert live.versions() == {"2.0"}
         load.wait_for(10)
+        for client in naming:
+            seen = client.result()
+            assert (seen[404], seen.keys() <= {200, 503, 404}) == (1, True)
     assert set(load.outcomes) == {"1.0", "2.0"}
     assert (home / "densenet.mar").read_bytes() == archives["2.0"].read_bytes()
     assert read_version(home / "densenet-1.0.mar") == "1.0"
@@ -230,10 +248,43 @@ def test_a_probe_tells_ready_and_live_apart(live: Live) -> None:
     assert live.run("probe", "ready").returncode == 0
 
 
-def test_stop_answers_what_has_begun_and_refuses_the_rest(live: Live) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_lets_the_workers_go(live: Live, number: signal.Signals) -> None:
+    (service,) = torchserve.running(live.root / ".run")
+    with standing_still(live.workers()):
+        command = subprocess.Popen([live.root / "scripts" / "workers", "1"], env=live.environment)
+        deadline = time.monotonic() + 60
+        while not list(service.control.glob("hold-*")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert list(service.control.glob("hold-*"))
+        command.send_signal(number)
+        assert command.wait(60) == 128 + number
+        assert list(service.control.glob("hold-*")) == []
+    assert requests.put(live.url, data=PHOTOS[0], headers=live.authorized, timeout=60).ok
+    assert len(live.workers()) == 2
+
+
+def register_beside(live: Live, archive: Path, workers: int) -> None:
+    """A second version, as for a canary."""
+    shutil.copyfile(archive, live.root / "model_store" / "beside.mar")
+    headers = {"Authorization": f"Bearer {tokens.current(live.folder, 'management')}"}
+    wanted = {"url": "beside.mar", "model_name": "densenet", "initial_workers": workers, "synchronous": "true"}
+    address = f"http://127.0.0.1:{live.port + 1}/models"
+    assert requests.post(address, params=wanted, headers=headers, timeout=360).ok
+
+
+def test_stop_answers_what_has_begun_and_refuses_the_rest(live: Live, archives: dict[str, Path]) -> None:
     assert live.run("workers", 1).returncode == 0
-    with ThreadPoolExecutor(1) as clients:
-        slow = live.begin_slowly(clients, **live.authorized)
+    register_beside(live, archives["3.0"], workers=1)
+    (service,) = torchserve.running(live.root / ".run")
+    with ThreadPoolExecutor(2) as clients:
+        # The version that is not the default one has longer to work.
+        pictures = {live.url: dict(list(SLOW.items())[:3]), f"{live.url}/3.0": SLOW}
+        asked = [
+            clients.submit(requests.post, url, files=files, headers=live.authorized, timeout=60)
+            for url, files in pictures.items()
+        ]
+        wait_until_working(service.control, live.workers(), asked)
         stopping = subprocess.Popen([live.root / "scripts" / "stop"], env=live.environment, stdout=subprocess.PIPE)
         later = []
         while stopping.poll() is None:
@@ -242,7 +293,8 @@ def test_stop_answers_what_has_begun_and_refuses_the_rest(live: Live) -> None:
             except requests.ConnectionError:
                 time.sleep(0.05)
         stopping.communicate()
-        assert [result["success"] for result in slow.result().json()["results"]] == [True] * 6
+        for slow, files in zip(asked, pictures.values(), strict=True):
+            assert [result["success"] for result in slow.result().json()["results"]] == [True] * len(files)
     assert stopping.returncode == 0
     refused = [answer for answer in later if not answer.ok]
     assert {(answer.status_code, answer.headers.get("Retry-After")) for answer in refused} <= {(503, "1")}

@@ -16,7 +16,7 @@ TOKEN = "0123456789abcdef" * 2
 
 def test_without_a_folder_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(control.VARIABLE, raising=False)
-    lonely = Control.from_environment()
+    lonely = Control.from_environment("1.0")
     lonely.begin()
     lonely.end(3)
     assert (lonely.draining, lonely.hold({HOLD: TOKEN})) == (False, False)
@@ -73,8 +73,10 @@ def test_no_client_can_hold_a_worker(tmp_path: Path, headers: dict[str, object])
 
 def test_a_worker_whose_holder_died_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "HOLD_SECONDS", 0.05)
-    (tmp_path / f"hold-{TOKEN}").mkdir()
+    folder = tmp_path / f"hold-{TOKEN}"
+    folder.mkdir()
     assert Control(tmp_path).hold({HOLD: TOKEN}) is True
+    assert list(folder.iterdir()) == [], "nobody takes it for held any more"
 
 
 def test_draining_is_seen_at_once(tmp_path: Path) -> None:
@@ -82,3 +84,11 @@ def test_draining_is_seen_at_once(tmp_path: Path) -> None:
     assert worker.draining is False
     (tmp_path / "draining").touch()
     assert worker.draining is True
+
+
+def test_a_version_can_be_told_alone(tmp_path: Path) -> None:
+    workers = {version: Control(tmp_path, version) for version in ("1.0", "2/0", "2")}
+    control.refusing(tmp_path, "2/0").touch()
+    assert [version for version, worker in workers.items() if worker.draining] == ["2/0"]
+    control.refusing(tmp_path).touch()
+    assert all(worker.draining for worker in workers.values())

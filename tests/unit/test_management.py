@@ -17,6 +17,7 @@ STUMBLED = {
     "type": "NullPointerException",
     "message": 'Cannot invoke "org.pytorch.serve.job.Job.isControlCmd()" because "job" is null',
 }
+NO_ROOM = {"code": 500, "type": "IllegalStateException", "message": "Deque full"}
 REFUSED = {"code": 500, "type": "InternalServerException", "message": "Interrupted while executing the command"}
 GONE = {"code": 404, "type": "ModelVersionNotFoundException", "message": "Model version: 1.0 does not exist"}
 
@@ -76,7 +77,9 @@ def service(stumbler: Stumbler, folder: Path) -> Service:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("stumbler", [(4, stumbles, STUMBLED) for stumbles in range(4)], indirect=True)
+@pytest.mark.parametrize(
+    "stumbler", [(4, stumbles, words) for stumbles in range(4) for words in (STUMBLED, NO_ROOM)], indirect=True
+)
 def test_as_many_workers_are_left_as_were_asked_for(stumbler: Stumbler, tmp_path: Path) -> None:
     stumbles = stumbler.stumbles
     management.scale(service(stumbler, tmp_path), 1, 1)

@@ -3,6 +3,8 @@
 import json
 import os
 import socket
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,9 +19,8 @@ from service.torchserve import Service
 
 
 def remember(run: Path, temp: Path, **changes: object) -> Service:
-    """A service on record whose process is this one."""
-    me = psutil.Process()
-    values = {"pid": me.pid, "started": me.create_time(), "port": 9000, "temp": str(temp), "card": {}}
+    """A service on record, whose process is this one unless told otherwise."""
+    values = {"pid": os.getpid(), "started": 5.0, "port": 9000, "temp": str(temp), "card": {}}
     texts = dict.fromkeys(("inference", "management", "model", "logs"), "")
     service = Service(**texts | values | changes)  # type: ignore[arg-type]
     (run / str(service.port)).mkdir()
@@ -27,13 +28,19 @@ def remember(run: Path, temp: Path, **changes: object) -> Service:
     return service
 
 
-def test_a_live_service_is_found(tmp_path: Path) -> None:
-    service = remember(tmp_path, tmp_path / "temp")
-    assert torchserve.running(tmp_path) == [service]
-    assert torchserve.remembers(service, tmp_path)
+def test_a_live_service_is_found_whatever_the_clock_says_of_its_start(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(600)", f"-Djava.io.tmpdir={tmp_path / 'temp'}"]
+    process = subprocess.Popen(command)
+    try:
+        service = remember(tmp_path, tmp_path / "temp", pid=process.pid)
+        assert torchserve.running(tmp_path) == [service]
+        assert torchserve.remembers(service, tmp_path)
+    finally:
+        process.kill()
+        process.wait()
 
 
-@pytest.mark.parametrize("changes", [{"started": 5.0}, {"pid": 2**22 + 1}])
+@pytest.mark.parametrize("changes", [{"started": psutil.Process().create_time()}, {"pid": 2**22 + 1}])
 def test_what_a_dead_service_left_behind_is_removed_and_no_stranger_ended(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
