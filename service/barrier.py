@@ -57,7 +57,8 @@ def held(service: Service, seconds: float, version: str | None = None) -> Iterat
         _release(folder)
         deadline = time.monotonic() + _LATE
         for thread in asking:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():  # which one that was never started, since a signal came, is not
+                thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _keep_asking(service: Service, url: str, folder: Path) -> None:

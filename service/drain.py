@@ -15,7 +15,6 @@ from service.torchserve import Service
 SECONDS = 30.0  # by default, for what is being worked on
 _POLL = 0.02
 _SENT = 0.3  # seconds for TorchServe to hand the last answers to their connections
-_TRIES = 20  # at a moment when the queue of a version that refuses is empty
 _REFUSALS = 5  # seconds for workers to refuse what is left in the queue
 
 
@@ -45,12 +44,10 @@ def retired(service: Service, version: str, seconds: float) -> Iterator[None]:
     refusing = control.refusing(service.control, version)
     try:
         _turn(service, [version], refusing, seconds)
-        for left in reversed(range(_TRIES)):
-            with barrier.held(service, seconds, version):
-                # What waits in the queue of a version that is unregistered is never answered.
-                if not left or not _waiting(service, version):
-                    yield
-                    return
+        time.sleep(_SENT)
+        # Nobody is held now: what waits in the queue of a version that is unregistered is never answered, and a refusal
+        # takes a worker a millisecond.
+        yield
     finally:
         refusing.unlink(missing_ok=True)
 
@@ -71,14 +68,11 @@ def _turn(service: Service, versions: Sequence[str], refusing: Path, seconds: fl
 
 def _empty(service: Service, version: str) -> None:
     deadline = time.monotonic() + _REFUSALS
-    while _waiting(service, version) and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
+        model = management.describe(service, version)
+        if model is None or model.queued == 0:
+            return
         time.sleep(_POLL)
-
-
-def _waiting(service: Service, version: str) -> int:
-    """How many requests are in a version's queue."""
-    model = management.describe(service, version)
-    return model.queued if model else 0
 
 
 def is_draining(service: Service) -> bool:

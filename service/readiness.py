@@ -79,11 +79,11 @@ def wait(service: Service, watch: Watch, version: str | None = None) -> int:
         while time.monotonic() < deadline:
             if not service.alive:
                 raise Problem(f"TorchServe ended at once: {watch.server_failure()}")
-            if reason := watch.worker_failure():
-                raise Problem(f"a worker cannot load the model: {reason}")
             state = _state(service, watch, version)
             if state and state.ready >= state.wanted and _answers(service, version):
                 return state.ready
+            if reason := watch.worker_failure():
+                raise Problem(f"a worker cannot load the model: {reason}")
             if state:
                 status.update(f"loading the model: {state.ready} of {state.wanted} workers ready")
             time.sleep(_POLL)

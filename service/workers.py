@@ -51,6 +51,7 @@ def scale(service: Service, least: int | None, most: int | None, seconds: float)
     if len(model.workers) > most:
         with console.err.status("waiting for a moment between requests"), barrier.held(service, seconds):
             management.scale(service, least, most)
+        watch = readiness.Watch(Path(service.logs))  # a worker that ended while it was loading is no failure
     else:
         management.scale(service, least, most)
     try:

@@ -78,6 +78,7 @@ def ask_by_name(live: Live, version: str) -> Counter[int]:
         seen[answer.status_code] += 1
         if answer.status_code == 503:
             assert (answer.json()["error"]["code"], answer.headers["Retry-After"]) == ("draining", "1")
+            time.sleep(1)
     return seen
 
 
