@@ -252,7 +252,12 @@ def test_a_probe_tells_ready_and_live_apart(live: Live) -> None:
 def test_a_command_that_is_ended_lets_the_workers_go(live: Live, number: signal.Signals) -> None:
     (service,) = torchserve.running(live.root / ".run")
     with standing_still(live.workers()):
-        command = subprocess.Popen([live.root / "scripts" / "workers", "1"], env=live.environment)
+        command = subprocess.Popen(
+            [live.root / "scripts" / "workers", "1"],
+            env=live.environment,
+            # Whoever runs the tests may have had it ignored, as nohup has.
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        )
         deadline = time.monotonic() + 60
         while not list(service.control.glob("hold-*")) and time.monotonic() < deadline:
             time.sleep(0.02)
