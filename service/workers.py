@@ -47,12 +47,12 @@ def scale(service: Service, least: int | None, most: int | None, seconds: float)
     most = most or max(model.most, least)
     if least > most:
         raise Problem(f"--min {least} is more than --max {most}")
-    watch = readiness.Watch(Path(service.logs))
     if len(model.workers) > most:
         with console.err.status("waiting for a moment between requests"), barrier.held(service, seconds):
             management.scale(service, least, most)
         watch = readiness.Watch(Path(service.logs))  # a worker that ended while it was loading is no failure
     else:
+        watch = readiness.Watch(Path(service.logs))
         management.scale(service, least, most)
     try:
         readiness.wait(service, watch)
