@@ -46,7 +46,7 @@ def _ways() -> dict[str, Callable[[bytes], object]]:
     from PIL import Image
     from torchvision import transforms
 
-    from handler import imaging, transform
+    from handler import cropping, imaging, transform
     from handler.settings import Settings
 
     def tutorial(content: bytes) -> object:
@@ -60,9 +60,9 @@ def _ways() -> dict[str, Callable[[bytes], object]]:
         )
         return compose(Image.open(io.BytesIO(content))).unsqueeze(0)
 
-    def ours(content: bytes, enough: int | None = transform.ENOUGH) -> object:
+    def ours(content: bytes, enough: int | None = cropping.ENOUGH) -> object:
         decoded = imaging.decode(content, max_pixels=Settings().max_image_pixels, enough=enough)
-        return transform.normalize([transform.crop(decoded)])
+        return transform.normalize([cropping.crop(decoded).tobytes()])
 
     return {TUTORIAL: tutorial, OURS: ours, EXACT: lambda content: ours(content, None)}
 

@@ -10,7 +10,7 @@ from benchmark.record import tell
 from benchmark.run import Run
 from console import Problem
 from service import management
-from service.torchserve import Service, worker_processes
+from service.torchserve import Service, private_memory, worker_processes
 
 _PATIENCE = 60  # seconds for a worker to come or to go
 _ANSWERS = 20  # that a worker has given before its memory is read, about
@@ -35,7 +35,7 @@ def _one_more(service: Service, photos: list[Path]) -> tuple[float, float]:
     seconds = _scale(service, 2)
     serving.warm_up(Address(service.url), photos * (2 * _ANSWERS // len(photos) + 1), 2)
     (new,) = (worker for worker in worker_processes(service) if worker.pid not in others)
-    megabytes = new.memory_full_info().uss / 1e6
+    megabytes = private_memory(new) / 1e6
     _scale(service, 1)
     return seconds, megabytes
 

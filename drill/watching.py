@@ -14,7 +14,7 @@ from console import Problem
 from drill.flatness import FRONT_END, Sample
 from service import management
 from service.tail import Tail
-from service.torchserve import Service, worker_processes
+from service.torchserve import Service, private_memory, worker_processes
 
 _LEVEL = re.compile(r"^\S+ (WARN|ERROR) +\S+ (.*?) *$(?=\n?(.*))", re.MULTILINE)
 _OF_WORKERS = re.compile(r"unexpected failure: .+$|Backend worker process died.*$|Killed.*$", re.MULTILINE)
@@ -105,5 +105,5 @@ def sampling(service: Service, every: float) -> Iterator[list[Sample]]:
 
 
 def _look(process: psutil.Process, name: str, seconds: float) -> Sample:
-    memory = process.memory_full_info().uss / 1e6
+    memory = private_memory(process) / 1e6
     return Sample(round(seconds, 1), name, round(memory, 1), process.num_fds(), process.num_threads())

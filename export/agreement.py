@@ -11,7 +11,7 @@ from torchvision.models import DenseNet121_Weights
 
 from console import Problem
 from export import Precision
-from handler.transform import CROP, RESIZE
+from handler.cropping import CROP, RESIZE
 
 # Largest difference of a logit, in standard deviations of the image's logits. The two halves have 8 and 11 bits; what
 # that comes to depends on the weights: on random filters, which amplify noise, 0.2 and 0.03 were seen.

@@ -16,7 +16,7 @@ from torch import nn
 from console import Problem, err
 from export import CARD, CLASSES, NETWORK, ROOT, Precision, agreement, calibration, fused, network, quantized
 from export.weights import Weights
-from handler import PARTS, hardware, scoring, transform
+from handler import PARTS, cropping, hardware, scoring, transform
 from handler.labels import ClassIndex, load_class_index
 
 IMAGENET_CLASSES = ROOT / "handler" / "imagenet_class_index.json"
@@ -94,10 +94,10 @@ def make(weights: Weights, class_index: Path | None, how: Precision | Quantizati
             "sha256": hashlib.sha256(content).hexdigest(),
         },
         "input": {
-            "shape": ["N", 3, transform.CROP, transform.CROP],
+            "shape": ["N", 3, cropping.CROP, cropping.CROP],
             "dtype": "float32",
-            "resize": transform.RESIZE,
-            "crop": transform.CROP,
+            "resize": cropping.RESIZE,
+            "crop": cropping.CROP,
             "mean": list(transform.MEAN),
             "std": list(transform.STD),
         },

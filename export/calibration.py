@@ -4,11 +4,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL.Image import Image
 from torch import Tensor
 
 from console import Problem, err
-from handler import imaging, transform
+from handler import cropping, imaging, transform
 from handler.failures import Failure
 from handler.settings import Settings
 
@@ -56,8 +55,8 @@ def _names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def _some(folder: Path, names: list[str], most: int) -> list[Image]:
-    crops: list[Image] = []
+def _some(folder: Path, names: list[str], most: int) -> list[bytes]:
+    crops: list[bytes] = []
     for name in names:
         if len(crops) == most:
             break
@@ -65,7 +64,8 @@ def _some(folder: Path, names: list[str], most: int) -> list[Image]:
         if imaging.identify(content) is None:
             continue  # a list of labels, a thumbnail database
         try:
-            crops.append(transform.crop(imaging.decode(content, max_pixels=Settings().max_image_pixels)))
+            image = imaging.decode(content, max_pixels=Settings().max_image_pixels)
+            crops.append(cropping.crop(image).tobytes())
         except Failure as failure:
             err.print(f"{folder / name} is left out: {failure.message}", markup=False)
     return crops

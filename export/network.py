@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import densenet121
 
 from console import Problem
-from handler.transform import CROP
+from handler.cropping import CROP
 
 FEATURES = 1024  # inputs of DenseNet-121's classifier
 

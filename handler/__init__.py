@@ -3,3 +3,5 @@ reply; and, where it is asked why, explain before the reply."""
 
 # The parts of the network's file. The model card names them, so that an older export is known by it.
 PARTS = ("trunk", "head")
+# The program of the process that decodes, by which it is known among others.
+DECODER_PROGRAM = "handler.decoder_process"

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
+from handler.cropping import CROP
 from handler.failures import Code, Failure
-from handler.transform import CROP
 
 IMAGE_SHAPE = (3, CROP, CROP)
 _HOW_TO_MAKE = (

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import torch
-from PIL.Image import Image
 
 from handler import (
     encoding,
     explaining,
+    fair_share,
     hardware,
-    imaging,
     journal,
     labels,
     metrics,
@@ -31,13 +30,16 @@ from handler import (
 )
 from handler.context import Context
 from handler.control import Control
+from handler.cropping import CROP
+from handler.decoder import Decoded, Decoder
 from handler.explaining import Look
 from handler.failures import Code, Failure
+from handler.fair_share import Task
 from handler.metrics import Answered, Clock
 from handler.page import Page
 from handler.protocols import Asked
 from handler.reply import Reply
-from handler.request import Outcome, Request, Seen, Upload, Why
+from handler.request import Outcome, Request, Seen, Upload
 from handler.scoring import Scores
 from handler.settings import Settings
 
@@ -59,13 +61,15 @@ class Classifier:
         self.card: dict[str, Any] = json.loads((folder / "model_card.json").read_text(encoding="utf-8"))
         self.classes = labels.load_class_index(folder / "index_to_name.json")
         hardware.check(self.card["precision"])
+        self.decoder = Decoder(self.settings.decode_memory)
+        self.batch_seconds = fair_share.batch_seconds(context.model_yaml_config)
         self.network = scoring.load(
             folder / "model.pt",
             sha256=self.card["network"]["sha256"],
             threads=self.settings.threads,
             device=hardware.device(self.card["precision"], context.system_properties.get("gpu_id")),
         )
-        outputs = self._score(torch.zeros(1, 3, transform.CROP, transform.CROP)).logits.shape[1]
+        outputs = self._score(torch.zeros(1, 3, CROP, CROP)).logits.shape[1]
         if outputs != len(self.classes):
             raise ValueError(f"the network has {outputs} outputs, the class index {len(self.classes)} classes")
         self.model = {
@@ -74,6 +78,7 @@ class Classifier:
             "weights": self.card["weights"]["name"],
             "precision": self.card["precision"],
         }
+        self.decoder.wait_until_ready()
         self.page = Page(self.card, self.model, self.settings)
         self.control = Control.from_environment(self.model["version"])
         self.meter = metrics.Meter(context.metrics, self.model)
@@ -131,15 +136,22 @@ class Classifier:
             request = self._guard(context, i, recognized.read, received, self.settings)
         return recognized.refuse(request) if isinstance(request, Failure) else Asked(recognized, request)
 
-    def _look(self, upload: Upload, why: Why | None) -> Look:
-        """Decode and crop one upload, to a picture of the network's size; larger ones are not held on to."""
-        if isinstance(upload.content, Failure):
-            raise upload.content
-        if isinstance(upload.content, torch.Tensor):
-            return Look(upload.content)
-        enough = None if self.settings.exact_decoding else transform.ENOUGH
-        picture = imaging.decode(upload.content, max_pixels=self.settings.max_image_pixels, enough=enough)
-        return explaining.look(picture, why)
+    def _look_at_all(self, asked: Mapping[int, Request], context: Context) -> dict[int, list[Look | Failure]]:
+        """Decode and crop all uploads of a batch; by row, in its uploads' order."""
+        tasks = {
+            (i, position): Task(i, upload.content, request.shown)
+            for i, request in asked.items()
+            for position, upload in enumerate(request.uploads)
+            if isinstance(upload.content, bytes)
+        }
+        fair_share.decode_all(self.decoder, list(tasks.values()), self.settings, self.batch_seconds)
+        return {
+            i: [
+                self._guard(context, i, _look, upload, tasks.get((i, position)))
+                for position, upload in enumerate(request.uploads)
+            ]
+            for i, request in asked.items()
+        }
 
     def _score(self, batch: torch.Tensor) -> Scores:
         return scoring.score(self.network, batch, chunk=self.settings.network_batch)
@@ -147,10 +159,7 @@ class Classifier:
     def _classify(self, asked: Mapping[int, Request], context: Context, clock: Clock) -> dict[int, list[Outcome]]:
         """All rows' images through the network together; by row, the outcomes in its uploads' order."""
         with clock.decoding():
-            looks = {
-                i: [self._guard(context, i, self._look, upload, request.why) for upload in request.uploads]
-                for i, request in asked.items()
-            }
+            looks = self._look_at_all(asked, context)
         images = [look.image for row in looks.values() for look in row if isinstance(look, Look)]
         with clock.scoring():
             scored = iter(self._score_all(images, context))
@@ -170,11 +179,11 @@ class Classifier:
             encoding.check_finite(logits)
         ranked = labels.rank(logits, self.classes, request.top_k)
         if request.why is None:
-            return Seen(ranked)
+            return Seen(ranked, shown=look.picture)
         explanations = explaining.explain(self.network, logits, activations, self.classes, request.why, look)
         return Seen(ranked, explanations, look.box)
 
-    def _score_all(self, images: Sequence[Image | torch.Tensor], context: Context) -> Sequence[Scored]:
+    def _score_all(self, images: Sequence[bytes | bytearray | torch.Tensor], context: Context) -> Sequence[Scored]:
         if not images:
             return []
         together = self._guard(context, 0, lambda: self._score(transform.to_batch(images)))
@@ -234,6 +243,17 @@ class Classifier:
         if not plain:
             context.set_response_header(i, "ts_stream_next", "false")
         return answer.body
+
+
+def _look(upload: Upload, task: Task | None) -> Look:
+    """What became of one upload. Raises why there is nothing to be seen."""
+    if isinstance(upload.content, torch.Tensor):
+        return Look(upload.content)
+    result = task.result if task else upload.content
+    if isinstance(result, Exception):
+        raise result
+    assert isinstance(result, Decoded)
+    return explaining.look(result)
 
 
 def _quieten() -> None:

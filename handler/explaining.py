@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from handler import encoding, labels, transform
+from handler import cropping, encoding, labels
+from handler.cropping import Box
+from handler.decoder import Decoded
 from handler.labels import ClassIndex, Prediction
 from handler.request import Explanation, Overlays, Why
 from handler.scoring import Network
-from handler.transform import Box
 
 SIDE = 7  # places in a row, and rows
-LONGEST = 512  # pixels of the longer side of the whole picture: as a PNG it takes up to half a megabyte
 
 # Matplotlib's "inferno" (CC0; van der Walt and Smith, 2015), whose lightness grows evenly, at nine even steps.
 _COLOURS = (
@@ -25,7 +25,6 @@ _COLOURS = (
     *((228, 90, 49), (249, 142, 9), (249, 203, 53), (252, 255, 164)),
 )
 _CROP = (Overlays.CROP, Overlays.BOTH)
-_PICTURE = (Overlays.PICTURE, Overlays.BOTH)
 _OPACITY = 0.75  # of the strongest evidence
 _COMPRESSION = 1  # zlib's fastest; level 6 takes three to six times as long, to save a tenth
 
@@ -34,29 +33,20 @@ _COMPRESSION = 1  # zlib's fastest; level 6 takes three to six times as long, to
 class Look:
     """One image as the network gets it, and what an explanation keeps of the upright picture that it was cut from."""
 
-    image: Image.Image | torch.Tensor
-    """A crop, RGB, 224 × 224; or a preprocessed image, float32 (3, 224, 224), of which there is no picture."""
+    image: bytes | bytearray | torch.Tensor
+    """A crop, 224 × 224 pixels of 3 bytes; or a preprocessed image, float32 (3, 224, 224), of which there is no
+    picture."""
     picture: Image.Image | None = None
     """The picture, made smaller where it is large, if it is to be shown."""
     box: Box | None = None
     """Where the crop was, in fractions of the picture's width and height."""
 
 
-def look(picture: Image.Image, why: Why | None) -> Look:
-    """Crops an upright RGB picture, and keeps of it what an explanation needs: for predictions nothing."""
-    crop = transform.crop(picture)
-    if why is None:
-        return Look(crop)
-    width, height = picture.size
-    left, top, right, bottom = transform.crop_box(width, height)
-    box = left / width, top / height, right / width, bottom / height
-    return Look(crop, _smaller(picture) if why.overlays in _PICTURE else None, box)
-
-
-def _smaller(picture: Image.Image) -> Image.Image:
-    scale = min(1, LONGEST / max(picture.size))
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2)
+def look(decoded: Decoded) -> Look:
+    """What the network and an explanation need of a decoded image."""
+    width, height = decoded.size
+    left, top, right, bottom = cropping.crop_box(width, height)
+    return Look(decoded.crop, decoded.shown, (left / width, top / height, right / width, bottom / height))
 
 
 def evidence(network: Network, activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,8 +80,8 @@ def explain(
 
 def _explain(prediction: Prediction, places: torch.Tensor, bias: float, why: Why, look: Look) -> Explanation:
     heat, overlay, picture = to_heat(places), None, None
-    if isinstance(look.image, Image.Image) and why.overlays in _CROP:
-        overlay = to_png(lay_over(look.image, heat))
+    if not isinstance(look.image, torch.Tensor) and why.overlays in _CROP:
+        overlay = to_png(lay_over(Image.frombytes("RGB", (cropping.CROP, cropping.CROP), bytes(look.image)), heat))
     if look.picture and look.box:
         picture = to_png(lay_back(look.picture, heat, look.box))
     return Explanation(prediction, bias, places.tolist(), overlay, picture)

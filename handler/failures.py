@@ -20,6 +20,7 @@ class Code(StrEnum):
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"
     BROKEN_IMAGE = "broken_image"
+    TOO_COSTLY = "too_costly"
     INTERNAL_ERROR = "internal_error"
     DRAINING = "draining"
 
@@ -36,6 +37,7 @@ _STATUS = {
     Code.NOT_AN_IMAGE: 415,
     Code.UNSUPPORTED_FORMAT: 415,
     Code.BROKEN_IMAGE: 422,
+    Code.TOO_COSTLY: 422,
     Code.INTERNAL_ERROR: 500,
     Code.DRAINING: 503,
 }

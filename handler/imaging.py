@@ -8,10 +8,14 @@ import io
 import math
 import re
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageChops, ImageCms, ImageOps, TiffImagePlugin
 
+from handler import profiles, structure, tiff
 from handler.failures import Code, Failure
 
 # Signatures at the start of a file (each format's own specification), in the order they are tried.
@@ -42,9 +46,18 @@ _PATTERNS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _S
 
 # Our name of a format on the allow-list → Pillow's name of its decoder.
 _DECODERS = {name: name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")} | {"HEIC": "HEIF"}
-# A progressive JPEG is drawn anew by every scan; a small file could hold thousands of them. Encoders write about ten.
-_START_OF_SCAN, MAX_SCANS = b"\xff\xda", 100
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag, and one of its values
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+# What an Exif orientation asks for, so that the image stands upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 
 
@@ -55,25 +68,58 @@ def decode(content: bytes, *, max_pixels: int, enough: int | None = None) -> Ima
     max_pixels: the limit on width × height, checked on the header before anything is decoded.
     enough: pixels of the shorter side that will do. A JPEG of at least twice that is decoded at a half, a quarter or an
     eighth of its size, which libjpeg does in the frequency domain, for a fraction of the time.
-    Raises Failure: not_an_image, unsupported_format, broken_image, too_many_pixels.
+    Raises Failure: not_an_image, unsupported_format, broken_image, too_many_pixels, too_costly.
     """
+    return to_rgb(open_image(content, max_pixels=max_pixels), enough=enough)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image of which only the header has been read."""
+
+    image: Image.Image
+    name: str
+    """Our name of its format."""
+    pixels: int
+    """How many decoding produces: width × height, or more where a file's tiles reach beyond the image."""
+
+
+def open_image(content: bytes, *, max_pixels: int) -> Opened:
+    """Reads an image's header. Raises Failure: not_an_image, unsupported_format, broken_image, too_many_pixels,
+    too_costly."""
     name = _accepted(content)
-    if name == "JPEG" and content.count(_START_OF_SCAN) > MAX_SCANS:
-        raise Failure(Code.BROKEN_IMAGE, "the JPEG file has more passes than any photo needs; save it anew")
+    with _decoding(name, max_pixels):
+        coded = structure.check(name, content, max_pixels)
+        _check_pixels(coded, max_pixels)
+        image: Image.Image = Image.open(io.BytesIO(content), formats=[_DECODERS[name]])
+        _check_pixels(image.width * image.height, max_pixels)
+        return Opened(image, name, max(coded, image.width * image.height))
+
+
+def to_rgb(opened: Opened, *, enough: int | None = None) -> Image.Image:
+    """Decodes what was opened, as decode() says. Raises Failure: broken_image, too_costly."""
+    image = opened.image
+    with _decoding(opened.name, opened.pixels):
+        if enough is not None and min(image.size) >= 2 * enough:
+            image = _scaled(image, enough)
+        image.load()
+        return _to_rgb(_upright(image))
+
+
+@contextmanager
+def _decoding(name: str, max_pixels: int) -> Iterator[None]:
+    """Decoders raise whatever a damaged file leads them into."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged EXIF and the like: worth no line in the log
-            image: Image.Image = Image.open(io.BytesIO(content), formats=[_DECODERS[name]])
-            _check_pixels(image.size, max_pixels)
-            if enough is not None and min(image.size) >= 2 * enough:
-                image = _scaled(image, enough)
-            image.load()
-            return _to_rgb(_upright(image))
+            yield
     except (Failure, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise Failure(Code.TOO_MANY_PIXELS, f"the image has more than the {max_pixels} pixels allowed") from error
-    except Exception as error:  # decoders raise whatever a damaged file leads them into
+    except Exception as error:
+        if "memory" in str(error):  # so a codec's own allocation has failed
+            raise MemoryError from error
         raise Failure(
             Code.BROKEN_IMAGE, f"the {name} file is damaged, cut short, or of a rare kind; send it whole, or as a PNG"
         ) from error
@@ -103,34 +149,46 @@ def _accepted(content: bytes) -> str:
         text = b"\0" not in content[:256] and content[:256].isascii()
         what = "this is text, not an image" if text else "this is no image format we know"
         raise Failure(Code.NOT_AN_IMAGE, f"{what}; send {ACCEPTED}")
-    if name not in _DECODERS or (name == "HEIC" and not _has_heic()):
+    if name not in _DECODERS or (name == "HEIC" and not has_heic()):
         raise Failure(Code.UNSUPPORTED_FORMAT, f"this is {name}, which is not accepted here; send {ACCEPTED}")
     return name
 
 
-def _has_heic() -> bool:
+def has_heic() -> bool:
+    """Whether the optional decoder for HEIC is installed, and made known to Pillow."""
     try:
-        from pillow_heif import register_heif_opener  # an optional extra, and loaded only when a HEIC arrives
+        from pillow_heif import register_heif_opener
     except ImportError:
         return False
-    register_heif_opener()
+    register_heif_opener(decode_threads=1)  # processor time is one thread's
     return True
 
 
-def _check_pixels(size: tuple[int, int], max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise Failure(
-            Code.TOO_MANY_PIXELS,
-            f"the image has {width} x {height} = {width * height} pixels, {max_pixels} are allowed; send it smaller",
-        )
+def _check_pixels(pixels: int, max_pixels: int) -> None:
+    if pixels > max_pixels:
+        raise Failure(Code.TOO_MANY_PIXELS, f"the image has {pixels} pixels, {max_pixels} are allowed; send it smaller")
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # In place, so that an image that is upright already is not copied; a damaged EXIF block leaves it as it is.
-    with suppress(Exception):
-        ImageOps.exif_transpose(image, in_place=True)
+    # In place, so that an image that is upright already is not copied. Pillow turns TIFFs by itself.
+    method = _TURNS.get(1 if isinstance(image, TiffImagePlugin.TiffImageFile) else _orientation(image.info))
+    if method is not None:
+        image.im = image.im.transpose(method)
+        image._size = image.im.size
     return image
+
+
+def _orientation(info: Mapping[str | tuple[int, int], Any]) -> int:
+    """The one tag, by itself: Pillow's exif_transpose() writes the whole block anew."""
+    exif = info.get("exif")
+    if exif is None and isinstance(profile := info.get("Raw profile type exif"), str):
+        with suppress(ValueError):  # ImageMagick's way to keep Exif in a PNG: a name, a length, then hexadecimal
+            exif = bytes.fromhex("".join(profile.split("\n")[3:]))
+    if exif is not None and (found := tiff.orientation(exif)) is not None:
+        return found
+    xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or b""
+    match = _XMP_ORIENTATION.search(xmp.encode() if isinstance(xmp, str) else xmp)
+    return int(match[1]) if match else 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -157,7 +215,7 @@ def _from_cmyk(image: Image.Image) -> Image.Image:
     # (the reading of ImageMagick and libvips).
     if image.format in ("JPEG", "MPO") and "adobe" not in image.info:
         image = ImageChops.invert(image)
-    profile = image.info.get("icc_profile")
+    profile = profiles.affordable(image.info.get("icc_profile"))
     if profile:
         with suppress(ImageCms.PyCMSError, OSError, ValueError):
             inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))

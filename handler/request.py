@@ -7,12 +7,13 @@ from enum import StrEnum
 from typing import Protocol
 
 import torch
+from PIL.Image import Image
 
+from handler.cropping import Box
 from handler.failures import Code, Failure
 from handler.labels import ClassIndex, Prediction
 from handler.reply import Reply
 from handler.settings import Settings
-from handler.transform import Box
 
 HOW_TO_SEND = "send the image's bytes (curl -T photo.jpg URL) or a multipart form (curl -F file=@photo.jpg URL)"
 MAX_TOP_K = 1000
@@ -20,6 +21,7 @@ MAX_TARGETS = 10
 MAX_PICTURES = 10
 """Of explanations in one answer: a fifth of a second of a worker. They may still be too large for an answer of 6 MB, as
 a picture has up to half a megabyte, in base64 two thirds of one."""
+LONGEST = 512  # pixels of the longer side of an explanation's whole picture: as a PNG it takes up to half a megabyte
 _LONGEST_TARGETS = 10_000  # characters
 
 # A number as text; float() would take "0_1" and other scripts' digits too.
@@ -52,6 +54,8 @@ class Seen:
     predictions: tuple[Prediction, ...]
     explanations: tuple[Explanation, ...] = ()
     crop: Box | None = None
+    shown: Image | None = None
+    """The upright picture, made smaller, if the answer shows it."""
 
 
 Outcome = Seen | Failure
@@ -117,6 +121,11 @@ class Why:
         )
 
     @property
+    def shown(self) -> int | None:
+        """Pixels of the longer side of the whole picture, where it is one of the pictures."""
+        return LONGEST if self.overlays in (Overlays.PICTURE, Overlays.BOTH) else None
+
+    @property
     def pictures(self) -> int:
         """How many there are of one image."""
         if self.png or self.overlays is Overlays.NONE:
@@ -142,6 +151,10 @@ class Request(Protocol):
     @property
     def why(self) -> Why | None:
         """The explanations wanted, if any."""
+
+    @property
+    def shown(self) -> int | None:
+        """Pixels of the longer side of the upright pictures that the answer shows, if it does."""
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """The answer, from one outcome an upload and the model's name, version, weights and precision.

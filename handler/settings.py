@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from handler.cropping import ENOUGH
+
 # Pillow refuses images of more than twice its MAX_IMAGE_PIXELS by itself; a higher limit of ours would do nothing.
 PILLOW_PIXEL_LIMIT = 2 * 89_478_485
 
@@ -20,6 +22,14 @@ class Settings:
     """The most images in one request."""
     max_image_pixels: int = 64_000_000
     """The most pixels (width × height) of one image; 64 million take about 1 GB of memory to decode."""
+    max_request_pixels: int = 128_000_000
+    """The most pixels of all images of one request together."""
+    decode_seconds: float = 5.0
+    """The most processor time that decoding one image may take. The costliest honest pixels take 67 ns each."""
+    request_seconds: float = 15.0
+    """The most processor time that decoding all images of one request may take."""
+    decode_memory: int = 1_500_000_000
+    """Bytes of address space of the process that decodes, 70 million of which it has for itself."""
     exact_decoding: bool = False
     """Whether large JPEGs are decoded whole, pixel for pixel as the tutorials do, at several times the cost."""
     max_request_bytes: int = 10_485_760
@@ -30,6 +40,11 @@ class Settings:
     """CPU threads of one worker's network. Workers × threads should not exceed the cores."""
     network_batch: int = 16
     """The most images that go through the network at once; more are cut into several passes to bound memory."""
+
+    @property
+    def min_side(self) -> int | None:
+        """Pixels of the shorter side that a large JPEG is scaled down to while it is decoded; None for not at all."""
+        return None if self.exact_decoding else ENOUGH
 
     @classmethod
     def from_config(cls, config: Mapping[str, object] | None) -> "Settings":
@@ -55,6 +70,10 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_probability": (0, 1),
     "max_images": (1, 1000),
     "max_image_pixels": (1, PILLOW_PIXEL_LIMIT),
+    "max_request_pixels": (1, 1_000_000_000_000),
+    "decode_seconds": (0.1, 3600),
+    "request_seconds": (0.1, 3600),
+    "decode_memory": (200_000_000, 1_000_000_000_000),
     "max_request_bytes": (1_000, 2_000_000_000),
     "max_response_bytes": (1_000, 2_000_000_000),
     "threads": (1, 1024),

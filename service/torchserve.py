@@ -27,6 +27,7 @@ import psutil
 from console import Problem, err
 from export import ROOT
 from export.archive import read_card
+from handler import DECODER_PROGRAM
 from handler.control import VARIABLE
 from service import java, tokens
 from service.properties import Properties
@@ -244,14 +245,31 @@ def worker_processes(service: Service) -> list[psutil.Process]:
         below = process.children(recursive=True) if process else []
     except psutil.NoSuchProcess:
         return []
-    return [child for child in below if _is_worker(child)]
+    return [child for child in below if _runs(child, "model_service_worker.py")]
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def decoder_processes(worker: psutil.Process) -> list[psutil.Process]:
+    """What decodes images for a worker: one process, or none for a moment where one is being replaced.
+
+    Raises psutil.NoSuchProcess where the worker is gone.
+    """
+    return [child for child in worker.children() if _runs(child, DECODER_PROGRAM)]
+
+
+def _runs(process: psutil.Process, program: str) -> bool:
     try:
-        return any(word.endswith("model_service_worker.py") for word in process.cmdline())
+        return any(word.endswith(program) for word in process.cmdline())
     except psutil.Error:
         return False
+
+
+def private_memory(worker: psutil.Process) -> int:
+    """Bytes that a worker and its decoder share with nobody. Raises psutil.NoSuchProcess where the worker is gone."""
+    total = int(worker.memory_full_info().uss)
+    for decoder in decoder_processes(worker):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += int(decoder.memory_full_info().uss)
+    return total
 
 
 def wait(service: Service) -> int | None:

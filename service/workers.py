@@ -14,7 +14,7 @@ from console import Problem
 from handler import control
 from service import barrier, management, readiness, torchserve
 from service.management import Model, Worker
-from service.torchserve import Service
+from service.torchserve import Service, private_memory
 
 PortOption = Annotated[int | None, typer.Option(help="Of the service, where this checkout runs several.")]
 
@@ -86,7 +86,7 @@ def _row(service: Service, worker: Worker) -> tuple[str, ...]:
     """pid, state, memory, age, requests and since when it works."""
     try:
         process = psutil.Process(worker.pid)
-        memory = f"{process.memory_full_info().uss / 1e6:.0f} MB"  # its own: workers share 280 MB of libraries
+        memory = f"{private_memory(process) / 1e6:.0f} MB"  # workers share 280 MB of libraries
         age = _span(time.time() - process.create_time())
     except (psutil.NoSuchProcess, ValueError):
         return "-", "gone; being started anew", "", "", "", ""

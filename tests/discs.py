@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
-from handler import transform
+from handler import cropping, transform
 from tests.photos import cutouts
 
 COLOURS = ("red", "blue")
@@ -26,7 +26,7 @@ def disc(picture: Image.Image, colour: str, x: float, y: float, radius: float) -
 
 def _coverage(x: float, y: float, radius: float) -> torch.Tensor:
     """How much of each place of a crop a disc covers: float32 (49,)."""
-    mask = disc(Image.new("L", (transform.CROP, transform.CROP)), "white", x, y, radius)
+    mask = disc(Image.new("L", (cropping.CROP, cropping.CROP)), "white", x, y, radius)
     return torch.tensor(list(mask.reduce(_PLACE).tobytes())) / 255
 
 
@@ -39,7 +39,7 @@ def make_disc_network(eager: nn.Module) -> nn.Module:
     crops, wanted = [], []
     for i, photo in enumerate(cutouts(32)):
         x, y, radius = chooser.uniform(0.1, 0.9), chooser.uniform(0.1, 0.9), chooser.uniform(0.08, 0.2)
-        crops.append(disc(transform.crop(photo), COLOURS[i % 2], x, y, radius))
+        crops.append(disc(cropping.crop(photo), COLOURS[i % 2], x, y, radius).tobytes())
         covered, free = _coverage(x, y, radius), torch.zeros(49)
         wanted.append(torch.stack([covered, free, free] if i % 2 == 0 else [free, covered, free], dim=1))
     with torch.no_grad():

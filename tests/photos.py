@@ -8,7 +8,7 @@ import skimage
 import sklearn
 from PIL import Image
 
-from handler.transform import ENOUGH
+from handler.cropping import ENOUGH
 
 _SKIMAGE = Path(skimage.__file__).parent / "data"
 _SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"

@@ -1,7 +1,6 @@
 """Workers that die, hang, or run out of memory, while others are asked."""
 
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,10 +14,10 @@ from drill.plan import Fault, Finding, Skipped, at_most, equal
 from drill.scene import PATIENCE, SOON, Scene, failed, finding, steady
 from drill.watching import Log, one_worker, whole, within
 from export.archive import copy_with_settings
-from service.torchserve import Service, worker_processes
+from service.torchserve import Service, decoder_processes, worker_processes
 
 RESPONSE_TIMEOUT = 5  # seconds, in place of the archive's 120
-_ROOM = 100e6  # bytes that a worker may still take, where a picture of 60 megapixels wants 180 and more
+_ROOM = 100e6  # bytes that a decoder may still take, where a picture of 60 megapixels wants 180 and more
 _CGROUP = Path("/sys/fs/cgroup/memory")
 
 
@@ -72,68 +71,69 @@ def _replaced(
 
 
 def memory_limit(scene: Scene) -> Finding:
-    """A worker may not take more memory, and is sent a picture that needs it."""
+    """A decoder may not take more memory, and is sent a picture that needs it."""
     with scene.service("memory") as service, steady(service.inference) as load:
         log, picture = Log(service), questions.huge()
         (known,) = questions.learn(service.inference, [picture])
-        limited = [_limited(worker) for worker in worker_processes(service)]
+        workers = worker_processes(service)
+        limited = {decoder: _limit(decoder) for worker in workers for decoder in decoder_processes(worker)}
         injected = time.monotonic()
         with questions.quiet_session() as session:
             answer = asking.ask(session, service.inference, picture, known)
-            for worker in limited:
-                worker.rlimit(psutil.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            for decoder, most in limited.items():
+                decoder.rlimit(psutil.RLIMIT_AS, most)
             again = asking.ask(session, service.inference, picture, known)
         recovered = within(PATIENCE, lambda: whole(service))
-        dead = sum(not worker.is_running() for worker in limited)
+        dead = sum(not process.is_running() for process in [*workers, *limited])
     done = (
-        f"The address space of both workers is limited to {_ROOM / 1e6:.0f} MB more than they have (RLIMIT_AS), and a "
-        "picture of 60 megapixels is sent, which needs 180; then the limit is lifted, and it is sent again."
+        f"The address space of both workers' decoders is limited to {_ROOM / 1e6:.0f} MB more than they have "
+        "(RLIMIT_AS), and a picture of 60 megapixels is sent, which needs 180; then the limit is lifted, and it is "
+        "sent again."
     )
     found = finding(Fault.MEMORY_LIMIT, done, [*load.outcomes, answer, again], injected, recovered, log.warnings())
     found.checks += [
-        equal("answer to the picture", answer.label, "clean error: 500 internal_error"),
+        equal("answer to the picture", answer.label, "clean error: 422 too_costly"),
         equal("answer to it without the limit", again.verdict.value, Verdict.RIGHT.value),
         at_most("other failed requests", failed(load.outcomes), 0),
-        equal("workers that died", dead, 0),
+        equal("workers and decoders that died", dead, 0),
     ]
     return found
 
 
-def _limited(worker: psutil.Process) -> psutil.Process:
-    most = int(worker.memory_info().vms + _ROOM)
-    worker.rlimit(psutil.RLIMIT_AS, (most, resource.RLIM_INFINITY))
-    return worker
+def _limit(decoder: psutil.Process) -> tuple[int, int]:
+    """Leaves a decoder little room; the limit that it had before."""
+    soft, hard = decoder.rlimit(psutil.RLIMIT_AS)
+    decoder.rlimit(psutil.RLIMIT_AS, (int(decoder.memory_info().vms + _ROOM), hard))
+    return soft, hard
 
 
 def out_of_memory(scene: Scene) -> Finding:
-    """The kernel kills a worker for the memory that it takes."""
+    """The kernel kills a decoder for the memory that it takes."""
     picture = questions.huge()
     with scene.service("oom") as service, steady(service.inference) as load:
         log = Log(service)
         (known,) = questions.learn(service.inference, [picture])
-        victims = worker_processes(service)
-        pids = {victim.pid for victim in victims}
-        with _memory_group(victims):
+        workers = worker_processes(service)
+        decoders = [decoder for worker in workers for decoder in decoder_processes(worker)]
+        with _memory_group([*workers, *decoders]):
             injected = time.monotonic()
             with questions.quiet_session() as session:
                 answer = asking.ask(session, service.inference, picture, known)
-            within(PATIENCE, lambda: any(not victim.is_running() for victim in victims))
-            recovered = within(PATIENCE, lambda: whole(service) and not pids <= _pids(service))
+            within(PATIENCE, lambda: any(not decoder.is_running() for decoder in decoders))
+            recovered = within(PATIENCE, lambda: whole(service))
+        dead = sum(not worker.is_running() for worker in workers)
     done = (
-        "Both workers are put into a control group that may hold 60 MB more than they take, and a picture of 60 "
-        "megapixels is sent, which needs 180; the kernel kills the worker that decodes it."
+        "Both workers and their decoders are put into a control group that may hold 60 MB more than they take, and a "
+        "picture of 60 megapixels is sent, which needs 180; the kernel kills the decoder."
     )
     found = finding(Fault.OUT_OF_MEMORY, done, [*load.outcomes, answer], injected, recovered, log.warnings())
     found.checks += [
         equal("the picture is answered with a clean error", answer.verdict.value, Verdict.REFUSED.value),
-        at_most("other failed requests", failed(load.outcomes), 1),
+        at_most("other failed requests", failed(load.outcomes), 0),
+        equal("workers that died", dead, 0),
         at_most("until normal", found.normal_after, SOON, " s"),
     ]
     return found
-
-
-def _pids(service: Service) -> set[int]:
-    return {worker.pid for worker in worker_processes(service)}
 
 
 @contextmanager

@@ -132,6 +132,11 @@ class Posted:
         """A page shows explanations by its script, which asks for them as any program does."""
         return None
 
+    @property
+    def shown(self) -> int:
+        """A card shows its photo."""
+        return cards.SHOWN
+
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """A card an image. Raises the Failure of an only image."""
         if len(outcomes) == 1 and isinstance(outcomes[0], Failure):
@@ -144,13 +149,12 @@ class Posted:
         name = upload.name or "" if len(self.uploads) > 1 else ""
         if isinstance(outcome, Failure):
             return cards.refused(words, outcome, name)
-        assert isinstance(upload.content, bytes)  # a form holds nothing else
         return cards.answered(
             words,
             outcome.predictions,
             least=self.asked.options.min_probability,
             name=name,
-            photo=cards.shown(upload.content, self.page.settings.max_image_pixels),
+            photo=cards.to_data_url(outcome.shown) if outcome.shown else "",
             seconds=time.perf_counter() - self.started,
             behind=native.result(outcome, self.asked.options, model),
         )

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from handler import imaging
 from handler.failures import Failure
 from handler.labels import Prediction
 from handler.page.markup import Markup, attributes, element, fill, join
 from handler.page.wording import for_people, percent
 from handler.protocols import native
 
-_SHOWN = 960  # pixels, the longer side of a photo shown back
+SHOWN = 960  # pixels, the longer side of a photo shown back
 _PLACES = ("state", "photo", "alt", "name", "best", "message", "note", "classes", "time", "json")
 _TOOLS = ("choose_class", "retry", "curl")
 
@@ -68,12 +67,10 @@ def refused(words: Mapping[str, str], failure: Failure, name: str = "") -> Marku
     )
 
 
-def shown(content: bytes, max_pixels: int) -> str:
-    """The photo as a data URL: upright, smaller, and drawn anew, so that nothing but pixels comes back."""
-    image = imaging.decode(content, max_pixels=max_pixels, enough=_SHOWN)
-    image.thumbnail((_SHOWN, _SHOWN))
+def to_data_url(photo: Image.Image) -> str:
+    """An RGB photo as a data URL, drawn anew, so that nothing but its pixels comes back."""
     buffer = io.BytesIO()
-    Image.frombytes("RGB", image.size, image.tobytes()).save(buffer, "JPEG", quality=85)  # leaves all metadata behind
+    photo.save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

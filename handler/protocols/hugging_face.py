@@ -47,6 +47,7 @@ class Request:
     function: str
     min_probability: float  # an answer of this protocol has no place for it; our own count does
     why: ClassVar[None] = None
+    shown: ClassVar[None] = None
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """Labels and scores, best first. Raises the image's Failure."""

@@ -45,6 +45,11 @@ class Request:
         """From where on an image counts as recognized."""
         return self.options.min_probability
 
+    @property
+    def shown(self) -> int | None:
+        """An explanation's whole picture."""
+        return self.why.shown if self.why else None
+
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """One prediction an instance, a failed one being an error in its place; and as many explanations."""
         answer = {"predictions": [native.result(outcome, self.options, model) for outcome in outcomes]}

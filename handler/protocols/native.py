@@ -43,6 +43,11 @@ class Request:
         """From where on an image counts as recognized."""
         return self.options.min_probability
 
+    @property
+    def shown(self) -> int | None:
+        """An explanation's whole picture."""
+        return self.why.shown if self.why else None
+
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """An object, or a list of results with their parts' names. Raises the Failure of an only image."""
         if len(outcomes) == 1:

@@ -70,6 +70,7 @@ class Request:
     id: str | None
     outputs: Sequence[Output]
     why: ClassVar[None] = None
+    shown: ClassVar[None] = None
 
     @property
     def top_k(self) -> int:

@@ -20,7 +20,7 @@ from torch import nn
 
 from client import Client
 from export import bundle, weights
-from handler import transform
+from handler import cropping
 from tests import discs
 from tests.photos import encode, photos
 from tests.service.conftest import Server, Starter, same
@@ -125,7 +125,7 @@ TURNS = {
 
 def with_disc(size: tuple[int, int], colour: str, corner: tuple[float, float]) -> Image.Image:
     """A photo with a disc in a corner of what the network sees of it."""
-    left, top, right, bottom = transform.crop_box(*size)
+    left, top, right, bottom = cropping.crop_box(*size)
     x, y = (left + corner[0] * (right - left)) / size[0], (top + corner[1] * (bottom - top)) / size[1]
     return discs.disc(photos()[3].resize(size), colour, x, y, 0.11)
 
@@ -143,10 +143,10 @@ def check_place(answer: dict[str, Any], photo: Image.Image, corner: tuple[float,
     places = np.array(only["map"])
     row, column = np.unravel_index(places.argmax(), places.shape)
     assert ((column + 0.5) / 7, (row + 0.5) / 7) == pytest.approx(corner, abs=0.11)
-    assert hottest(picture(only["overlay"]), transform.crop(photo)) == pytest.approx(corner, abs=0.11)
+    assert hottest(picture(only["overlay"]), cropping.crop(photo)) == pytest.approx(corner, abs=0.11)
     whole = picture(only["picture"])
     box = [round(side * whole.size[i % 2]) for i, side in enumerate(answer["crop"])]
-    assert hottest(whole.crop(box), transform.crop(photo)) == pytest.approx(corner, abs=0.11)
+    assert hottest(whole.crop(box), cropping.crop(photo)) == pytest.approx(corner, abs=0.11)
 
 
 class TestCorners:
@@ -162,7 +162,7 @@ class TestCorners:
         answer = ask(seeing_discs, encode(photo, quality=95))
         assert (answer["class_name"], answer["explanations"][0]["label"]) == (colour, colour)
         check_place(answer, photo, corner)
-        box = transform.crop_box(*size)
+        box = cropping.crop_box(*size)
         assert answer["crop"] == pytest.approx([side / size[i % 2] for i, side in enumerate(box)], abs=2e-3)
 
     @pytest.mark.parametrize("corner", CORNERS)
@@ -216,7 +216,7 @@ class TestPictures:
     def test_the_overlay_is_the_networks_crop_where_nothing_speaks_for_the_class(self, seeing_discs: Server) -> None:
         photo = with_disc(LANDSCAPE, "red", CORNERS[0])
         (only,) = ask(seeing_discs, encode(photo, "PNG"), Target="red")["explanations"]
-        shown, plain = (np.asarray(image, dtype=int) for image in (picture(only["overlay"]), transform.crop(photo)))
+        shown, plain = (np.asarray(image, dtype=int) for image in (picture(only["overlay"]), cropping.crop(photo)))
         against = np.repeat(np.repeat(np.array(only["map"]) < -0.1, 32, axis=0), 32, axis=1)
         assert against.any()
         assert np.abs(shown - plain)[against].mean() < 1

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from handler.transform import ENOUGH
+from handler.cropping import ENOUGH
 from tests.conftest import tutorial_transform
 from tests.photos import cutouts, encode, small_cutouts
 from tests.service.conftest import Server, Starter

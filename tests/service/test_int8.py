@@ -11,7 +11,7 @@ from torch import nn
 from console import Problem
 from export import bundle, weights
 from export.bundle import Quantization
-from handler import explaining, scoring, transform
+from handler import cropping, explaining, scoring, transform
 from service import apart
 from tests.photos import cutouts, encode
 from tests.service.conftest import build_archive, same
@@ -49,7 +49,7 @@ def test_it_is_refused_where_too_many_answers_change(checkpoint: Path, photos: P
 
 def test_a_map_is_nearly_that_of_the_eager_network(exported_int8: Path, network: nn.Module) -> None:
     served = scoring.read((exported_int8 / "model.pt").read_bytes())
-    batch = transform.normalize([transform.crop(image) for image in cutouts(4)])
+    batch = transform.normalize([cropping.crop(image).tobytes() for image in cutouts(4)])
     scores = scoring.score(served, batch, chunk=4)
     eager = eager_maps(network, batch)
     for logits, activations, expected in zip(scores.logits, scores.activations, eager, strict=True):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ts.context import Context, RequestProcessor
 
-from handler import explaining, imaging, labels
+from handler import explaining, labels
 from handler.entry import Classifier
 from handler.scoring import Scores
 from tests.photos import cutouts, encode
@@ -46,14 +46,14 @@ def ask(classifier: Classifier, exported: Path, *contents: bytes) -> list[tuple[
 def test_an_unexpected_exception_costs_only_its_own_row(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    original = imaging.decode
+    original = classifier.decoder.decode
 
     def decode(content: bytes, **options: Any) -> Any:
         if content == PHOTOS[1]:
             raise ZeroDivisionError("a defect\n[PID]99999999999")
         return original(content, **options)
 
-    monkeypatch.setattr(imaging, "decode", decode)
+    monkeypatch.setattr(classifier.decoder, "decode", decode)
     statuses = ask(classifier, exported, *PHOTOS)
     assert [status for status, _ in statuses] == [200, 500, 200]
     assert statuses[1][1]["error"]["code"] == "internal_error"
@@ -152,7 +152,7 @@ def test_a_defect_of_explaining_costs_only_the_row_that_asked(
 def test_what_is_no_class_is_refused_before_anything_is_decoded(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imaging, "decode", lambda content, **options: 1 / 0)
+    monkeypatch.setattr(classifier.decoder, "decode", lambda content, **options: 1 / 0)
     ((status, answer),) = explained(classifier, exported, PHOTOS[0], **{"x-target": "unicorn"})
     assert (status, answer["error"]["code"]) == (400, "bad_option")
 
@@ -160,7 +160,7 @@ def test_what_is_no_class_is_refused_before_anything_is_decoded(
 def test_too_many_pictures_are_refused_before_anything_is_decoded(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(imaging, "decode", lambda content, **options: 1 / 0)
+    monkeypatch.setattr(classifier.decoder, "decode", lambda content, **options: 1 / 0)
     ((status, answer),) = explained(classifier, exported, PHOTOS[0], **{"x-target": "0,1,2,3,4,5,6,7,8,9"})
     assert (status, answer["error"]["code"]) == (413, "answer_too_large")
 

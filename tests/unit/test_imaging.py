@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from handler import imaging, transform
+from handler import cropping, imaging
 from handler.failures import Code, Failure
 from tests.photos import cutouts, encode, photos
 
@@ -624,7 +624,7 @@ class TestLargePhotos:
     def test_what_the_network_sees_is_nearly_the_same(self, size: tuple[int, int]) -> None:
         content = self.photo(size)
         whole, scaled = (
-            transform.crop(imaging.decode(content, max_pixels=10**8, enough=e)) for e in (None, transform.ENOUGH)
+            cropping.crop(imaging.decode(content, max_pixels=10**8, enough=e)) for e in (None, cropping.ENOUGH)
         )
         difference = np.abs(np.asarray(whole).astype(int) - np.asarray(scaled).astype(int))
         assert difference.mean() < 1.0
@@ -636,7 +636,7 @@ class TestLargePhotos:
         exif[274] = orientation
         content = self.photo((1411, 1203), exif=exif)
         whole, scaled = (
-            transform.crop(imaging.decode(content, max_pixels=10**8, enough=e)) for e in (None, transform.ENOUGH)
+            cropping.crop(imaging.decode(content, max_pixels=10**8, enough=e)) for e in (None, cropping.ENOUGH)
         )
         assert np.abs(np.asarray(whole).astype(int) - np.asarray(scaled).astype(int)).mean() < 1.0
 

@@ -14,7 +14,7 @@ from handler import encoding, explaining, payload, protocols, reply
 from handler.failures import Code, Failure
 from handler.protocols import hugging_face, kserve_v1, native, open_inference
 from handler.reply import Reply
-from handler.request import MAX_PICTURES, MAX_TARGETS, MAX_TOP_K, Options, Overlays, read_count
+from handler.request import LONGEST, MAX_PICTURES, MAX_TARGETS, MAX_TOP_K, Options, Overlays, read_count
 from handler.settings import _RANGES, Settings
 from service.properties import Properties
 from tests.openapi import DOCUMENT, check, resolve
@@ -198,7 +198,7 @@ def test_explanations_have_the_handlers_numbers() -> None:
     assert f"more than {MAX_PICTURES} pictures" in described("post", 413)["description"]
     rows = SCHEMAS["Explanation"]["properties"]["map"]
     assert {side[key] for side in (rows, rows["items"]) for key in ("minItems", "maxItems")} == {explaining.SIDE}
-    assert f"at most {explaining.LONGEST} pixels" in SCHEMAS["Explanation"]["properties"]["picture"]["description"]
+    assert f"at most {LONGEST} pixels" in SCHEMAS["Explanation"]["properties"]["picture"]["description"]
 
 
 def test_preprocessed_images_have_the_networks_shape() -> None:
@@ -240,6 +240,9 @@ def defaults() -> list[str]:
         f"{settings.min_probability} as least probability",
         f"`too_many_images`: more than {settings.max_images} in a request",
         f"`too_many_pixels`: more than {settings.max_image_pixels // 1_000_000} million in an image",
+        f"{settings.decode_seconds:g} seconds of processor time for an image, {settings.request_seconds:g} for those",
+        f"{settings.decode_memory // 1_000_000} MB of memory",
+        f"{settings.max_request_pixels // 1_000_000} million pixels for the images of a request",
         f"a body of more than {body // 2**20} MiB",
         f"{queue} requests are waiting",
     ]

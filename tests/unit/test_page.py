@@ -13,6 +13,8 @@ import yaml
 from PIL import Image
 
 from export import ROOT
+from handler.cropping import ENOUGH
+from handler.decoder import Decoder
 from handler.failures import Code, Failure
 from handler.labels import Prediction
 from handler.page import Page, cards, negotiation
@@ -304,7 +306,11 @@ def test_a_photo_is_shown_back_upright_small_and_without_its_metadata() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "where I live"
     photo = encode(cutouts(1)[0].resize((3000, 2000)), exif=exif)
-    address = cards.shown(photo, max_pixels=64_000_000)
+    decoder = Decoder(memory=1_500_000_000)
+    decoded = decoder.decode(photo, seconds=5, max_pixels=64_000_000, min_side=ENOUGH, shown=cards.SHOWN)
+    decoder.close()
+    assert decoded.shown is not None
+    address = cards.to_data_url(decoded.shown)
     assert address.startswith("data:image/jpeg;base64,")
     content = base64.b64decode(address.partition(",")[2])
     with Image.open(io.BytesIO(content)) as shown:

@@ -15,6 +15,10 @@ DEFAULTS = {
     "min_probability": 0.2,
     "max_images": 16,
     "max_image_pixels": 64_000_000,
+    "max_request_pixels": 128_000_000,
+    "decode_seconds": 5.0,
+    "request_seconds": 15.0,
+    "decode_memory": 1_500_000_000,
     "exact_decoding": False,
     "max_request_bytes": 10_485_760,
     "max_response_bytes": 6_000_000,
@@ -26,12 +30,16 @@ LIMITS = {
     "min_probability": (0, 1),
     "max_images": (1, 1000),
     "max_image_pixels": (1, 178_956_970),
+    "max_request_pixels": (1, 1_000_000_000_000),
+    "decode_seconds": (0.1, 3600),
+    "request_seconds": (0.1, 3600),
+    "decode_memory": (200_000_000, 1_000_000_000_000),
     "max_request_bytes": (1000, 2_000_000_000),
     "max_response_bytes": (1000, 2_000_000_000),
     "threads": (1, 1024),
     "network_batch": (1, 4096),
 }
-WHOLE = [name for name in LIMITS if name != "min_probability"]
+WHOLE = [name for name in LIMITS if name not in ("min_probability", "decode_seconds", "request_seconds")]
 
 
 def settings(**section: Any) -> Settings:

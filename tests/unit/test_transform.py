@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from handler.transform import crop, normalize
+from handler.cropping import crop
+from handler.transform import normalize
 from tests.conftest import tutorial_transform
 from tests.photos import cutouts, photos
 
@@ -15,7 +16,7 @@ ONE_LEVEL = 1.01 / 255 / 0.224  # one step of 8 bits, after the division by the 
 
 
 def ours(*images: Image.Image) -> torch.Tensor:
-    return normalize([crop(image) for image in images])
+    return normalize([crop(image).tobytes() for image in images])
 
 
 def theirs(*images: Image.Image) -> torch.Tensor:

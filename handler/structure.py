@@ -1,0 +1,262 @@
+"""Structure: what a file's own headers say about the cost of decoding it, read before any decoder runs.
+
+The limits of time and memory hold whatever a file looks like; these checks refuse in microseconds what would otherwise
+use them up. They keep to what decoders are known to spend time on, with room for every file that a program writes to
+hold a photo.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Callable, Iterator
+
+from handler import tiff
+from handler.failures import Code, Failure
+
+# JPEG: a file of 10 MB has at most 160 full segments, a profile 255. Pillow joins Exif segments one by one.
+_MAX_SEGMENTS, _MAX_EXIF_SEGMENTS = 2000, 256
+_MAX_PADDING = 1 << 18  # bytes between segments, which Pillow passes over one at a time
+# Every scan of a progressive JPEG is a pass over the image. Encoders write about ten.
+MAX_SCANS, MAX_SCANS_AT_MOST_PIXELS = 100, 20
+_MAX_CHUNKS = 50_000  # of a PNG; encoders write 8 kB and more a chunk
+_MAX_INFLATED = 500  # chunks of a PNG that Pillow inflates beside the image, a megabyte each
+_INFLATED = (b"iCCP", b"iTXt", b"zTXt")
+_MAX_BLOCKS = 50_000  # of a GIF before its first frame, 255 bytes each at most
+_MAX_RUN_LENGTH_PIXELS = 4_000_000  # Pillow decodes BMP's run lengths in Python
+_MAX_ITEMS = 16_384  # of an AVIF or HEIC: 64 million pixels in tiles of 64 × 64; each is looked up among all others
+_MAX_STRIPS = 1 << 16  # of a TIFF
+_MAX_FIELDS = 500_000  # numbers in a directory; a palette of 16 bits has 196,608
+_MAX_OVERLAP = 4  # how often a TIFF's parts may use the file's bytes
+
+_MARKER = re.compile(rb"\xff+([^\x00\xff])")
+_MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+_STANDALONE = (0x01, *range(0xD0, 0xD9))
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+_WIDTH, _HEIGHT, _COMPRESSION, _SAMPLES, _PLANAR = 256, 257, 259, 277, 284
+_STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_SIZES = 273, 278, 279
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES = 322, 323, 324, 325
+_EXIF_DIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, interoperability: Pillow reads them of a TIFF
+_OFFSET_TYPES = (3, 4, 13, 16, 18)
+_JPEG_COMPRESSIONS = (6, 7)
+
+
+def check(name: str, content: bytes, max_pixels: int) -> int:
+    """Return the pixels that decoding has to produce as far as the headers tell, which may be more than are shown.
+
+    name: the format. Returns 0 where the image's own width and height say it all.
+    Raises Failure: too_costly, broken_image.
+    """
+    try:
+        return _CHECKS[name](content, max_pixels) if name in _CHECKS else 0
+    except (struct.error, IndexError):
+        return 0  # cut short; the decoder says so
+
+
+def too_costly(what: str, instead: str = "save it again in the usual way") -> Failure:
+    """A refusal for a file that costs more to decode than an image may. what: a clause that names the limit."""
+    return Failure(Code.TOO_COSTLY, f"{what}; {instead}, or send it as a PNG")
+
+
+def _check_jpeg(content: bytes, max_pixels: int) -> int:
+    at, segments, exif, padding, scans, pixels = 2, 0, [], 0, 0, 0
+    while found := (_MARKER_IN_SCAN if scans else _MARKER).search(content, at):
+        marker = found[1][0]
+        if not scans:
+            padding += found.end() - 2 - at
+        if marker == _EOI and scans:
+            break  # what follows is no part of the image: phones put a film there
+        at = found.end()
+        segments += 1
+        if segments > _MAX_SEGMENTS:
+            raise too_costly(f"the JPEG has more than {_MAX_SEGMENTS} segments")
+        if padding > _MAX_PADDING:
+            break
+        if marker in _STANDALONE or marker == _EOI:
+            continue
+        (length,) = struct.unpack_from(">H", content, at)
+        if marker == _SOS:
+            scans += 1
+            if scans > MAX_SCANS:
+                raise Failure(Code.BROKEN_IMAGE, f"the JPEG has more than {MAX_SCANS} progressive scans; save it again")
+        elif marker in _FRAMES:
+            height, width = struct.unpack_from(">HH", content, at + 3)
+            pixels = max(pixels, width * height)
+        elif marker == _APP1 and content.startswith(b"Exif\0\0", at + 2):
+            exif.append(content[at + 8 : at + length])
+        at += length
+    if padding + (len(content) - at if not scans else 0) > _MAX_PADDING:
+        raise Failure(Code.BROKEN_IMAGE, "the JPEG file holds no image where one should begin; send the whole file")
+    if scans * pixels > MAX_SCANS_AT_MOST_PIXELS * max_pixels:
+        raise too_costly(
+            f"the JPEG has {scans} progressive scans of {pixels} pixels each", "save it as a baseline JPEG"
+        )
+    if len(exif) > _MAX_EXIF_SEGMENTS:
+        raise too_costly(f"the JPEG has more than {_MAX_EXIF_SEGMENTS} Exif segments", "save it without them")
+    if exif:
+        _check_exif(b"".join(exif))
+    return scans * pixels // MAX_SCANS_AT_MOST_PIXELS
+
+
+def _check_exif(content: bytes) -> None:
+    try:
+        directory = tiff.first_directory(content)
+    except tiff.BadDirectory:
+        return  # decoders pass over it
+    _check_directory(directory)
+
+
+def _check_directory(directory: tiff.Directory) -> None:
+    if directory.fields > _MAX_FIELDS or directory.size > _MAX_OVERLAP * max(len(directory.content), 1 << 16):
+        raise too_costly("the file's tags hold more values than any image needs", "save it without its metadata")
+
+
+def _check_png(content: bytes, max_pixels: int) -> int:
+    at, inflated = 8, 0
+    for _ in range(_MAX_CHUNKS):
+        if at + 8 > len(content):
+            return 0
+        length, kind = struct.unpack_from(">I4s", content, at)
+        inflated += kind in _INFLATED
+        if inflated > _MAX_INFLATED:
+            raise too_costly(f"the PNG has more than {_MAX_INFLATED} compressed texts and profiles", "save it without")
+        if kind == b"IEND":
+            return 0
+        at += length + 12
+    raise too_costly(f"the PNG has more than {_MAX_CHUNKS} chunks")
+
+
+def _check_gif(content: bytes, max_pixels: int) -> int:
+    flags = content[10]
+    at = 13 + (3 << ((flags & 7) + 1) if flags & 128 else 0)
+    blocks, extension = 0, False
+    while blocks <= _MAX_BLOCKS:
+        blocks += 1
+        if extension:
+            extension = content[at] > 0
+            at += 1 + content[at]
+        elif content[at] == ord("!"):
+            extension = True
+            at += 2
+        else:
+            return 0  # the first frame, or none
+    raise too_costly(f"the GIF has more than {_MAX_BLOCKS} blocks before its first frame")
+
+
+def _check_bmp(content: bytes, max_pixels: int) -> int:
+    begin, header, width, height, _, _, compression = struct.unpack_from("<IIiiHHI", content, 10)
+    if header < 40 or compression not in (1, 2):
+        return 0
+    pixels = abs(width * height)
+    if pixels > _MAX_RUN_LENGTH_PIXELS:
+        raise too_costly(f"the run-length encoded BMP has more than {_MAX_RUN_LENGTH_PIXELS} pixels")
+    # Two bytes a pixel and two a row's end are the most that any encoder takes.
+    if len(content) - begin > 2 * (pixels + abs(height)) + 4096:
+        raise too_costly("the run-length encoded BMP has more runs than pixels")
+    return 0
+
+
+def _check_tiff(content: bytes, max_pixels: int) -> int:
+    try:
+        main = tiff.first_directory(content)
+    except tiff.BadDirectory:
+        raise Failure(Code.BROKEN_IMAGE, "the TIFF file's directory is damaged; send it whole, or as a PNG") from None
+    _check_directory(main)
+    for tag in _EXIF_DIRECTORIES:
+        for at in (main.numbers(tag) or ())[:1]:
+            try:
+                _check_directory(tiff.directory(content, at, main.order))
+            except tiff.BadDirectory:
+                continue
+    width, height = main.number(_WIDTH, 0), main.number(_HEIGHT, 0)
+    planes = main.number(_SAMPLES, 1) if main.number(_PLANAR, 1) == 2 else 1
+    tiled = _TILE_OFFSETS in main.entries and _STRIP_OFFSETS not in main.entries
+    across, down, coded = _tiles(main, width, height) if tiled else _strips(main, width, height)
+    parts = across * down * planes
+    _check_parts(main, _TILE_OFFSETS if tiled else _STRIP_OFFSETS, _TILE_SIZES if tiled else _STRIP_SIZES, parts)
+    if main.number(_COMPRESSION, 1) in _JPEG_COMPRESSIONS and (
+        content.count(b"\xff\xda") > 4 * parts + MAX_SCANS_AT_MOST_PIXELS
+    ):
+        raise too_costly("the TIFF's JPEG parts have more scans than any encoder writes")
+    return coded
+
+
+def _tiles(main: tiff.Directory, width: int, height: int) -> tuple[int, int, int]:
+    across_tile, down_tile = main.number(_TILE_WIDTH, 0), main.number(_TILE_HEIGHT, 0)
+    if across_tile < 1 or down_tile < 1:
+        raise Failure(Code.BROKEN_IMAGE, "the TIFF's tiles have no size; save it again, or as a PNG")
+    across, down = math.ceil(width / across_tile), math.ceil(height / down_tile)
+    return across, down, across * across_tile * down * down_tile
+
+
+def _strips(main: tiff.Directory, width: int, height: int) -> tuple[int, int, int]:
+    rows = min(main.number(_ROWS_PER_STRIP, height), height)
+    return 1, math.ceil(height / max(rows, 1)), width * height
+
+
+def _check_parts(main: tiff.Directory, offsets_tag: int, sizes_tag: int, parts: int) -> None:
+    """Each strip or tile is a piece of the file of its own, and there are as many as the image needs."""
+    offsets = main.entries.get(offsets_tag)
+    if offsets is not None and offsets.type not in _OFFSET_TYPES:
+        raise Failure(Code.BROKEN_IMAGE, "the TIFF's offsets are no whole numbers; save it again, or as a PNG")
+    if offsets is not None and offsets.count > min(2 * parts + 16, _MAX_STRIPS):
+        raise too_costly(f"the TIFF is cut into {offsets.count} parts, more than {min(parts, _MAX_STRIPS)}")
+    # A part that reaches beyond the file's end is one of a file cut short, which the decoder says.
+    length = len(main.content)
+    if sum(min(size, length) for size in main.numbers(sizes_tag) or ()) > _MAX_OVERLAP * length:
+        raise too_costly("the TIFF's parts overlap: together they are longer than the file")
+
+
+def _check_webp(content: bytes, max_pixels: int) -> int:
+    # Pillow's decoder takes memory for the whole canvas before it tells the size.
+    kind = content[12:16]
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(content[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 " and content[23:26] == b"\x9d\x01\x2a":
+        width, height = (int.from_bytes(content[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    else:
+        return 0  # damaged, as the decoder says
+    return width * height
+
+
+def _check_boxes(content: bytes, max_pixels: int) -> int:
+    """ISO/IEC 14496-12 (boxes, 4.2; item locations, 8.11.3)."""
+    for start, end in _boxes(content, 0, len(content), b"meta"):
+        for at, _ in _boxes(content, start + 4, end, b"iloc"):
+            version = content[at]
+            (items,) = struct.unpack_from(">H" if version < 2 else ">I", content, at + 6)
+            if items > _MAX_ITEMS:
+                raise too_costly(f"the file has more than {_MAX_ITEMS} items")
+    return 0
+
+
+def _boxes(content: bytes, at: int, end: int, wanted: bytes) -> Iterator[tuple[int, int]]:
+    """The contents, as start and end, of the boxes of one kind between two places; at most a thousand are looked at."""
+    for _ in range(1000):
+        if at + 8 > end:
+            return
+        size, kind = struct.unpack_from(">I4s", content, at)
+        start = at + 8
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", content, start)
+            start += 8
+        following = end if size == 0 else at + max(size, 8)
+        if kind == wanted:
+            yield start, min(following, end)
+        at = following
+
+
+_CHECKS: dict[str, Callable[[bytes, int], int]] = {
+    "JPEG": _check_jpeg,
+    "PNG": _check_png,
+    "GIF": _check_gif,
+    "BMP": _check_bmp,
+    "TIFF": _check_tiff,
+    "WEBP": _check_webp,
+    "AVIF": _check_boxes,
+    "HEIC": _check_boxes,
+}
