@@ -25,7 +25,7 @@ LONGEST = 512  # pixels of the longer side of an explanation's whole picture: as
 _LONGEST_TARGETS = 10_000  # characters
 
 # A number as text; float() would take "0_1" and other scripts' digits too.
-_NUMBER = re.compile(r"\s*(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?\s*")
+_NUMBER = re.compile(r"\s*(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?\s*")
 
 Content = bytes | torch.Tensor
 """An encoded image, or one that the client has preprocessed: float32, (3, 224, 224), normalized."""

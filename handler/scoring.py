@@ -3,7 +3,8 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,6 @@ def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Netw
     if (digest := hashlib.sha256(content).hexdigest()) != sha256:
         raise ValueError(f"{path.name} is not the file that the model card describes: its sha256 is {digest}")
     torch.set_num_threads(threads)
-    # Numbers next to zero take a processor a hundred times as long, and a preprocessed image may be made of them.
-    torch.set_flush_denormal(True)
     network = read(content, device)
     for _ in range(2):  # the profiling executor settles on its second run
         score(network, torch.zeros(1, 3, CROP, CROP), chunk=1)
@@ -111,10 +110,22 @@ def read(content: bytes, device: torch.device = CPU) -> Network:
 
 def score(network: Network, batch: torch.Tensor, *, chunk: int) -> Scores:
     """float32 (N, 3, 224, 224), normalized → the scores of N pictures; at most `chunk` of them go in one pass."""
-    with torch.inference_mode():
+    with torch.inference_mode(), _denormals_flushed():
         seen = [network.see(part) for part in batch.split(chunk)]
         logits = torch.cat([network.judge(part) for part in seen])
     return Scores(logits, [picture for part in seen for picture in part])
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Take numbers next to zero for zero: a processor needs a hundred times as long for them, and a preprocessed image
+    may be made of nothing else. Only here, since it holds for a thread's whole arithmetic; the network's other threads
+    are started here, and keep it."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _pack(graph: Any) -> None:

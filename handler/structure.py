@@ -28,8 +28,8 @@ _MAX_STRIPS = 1 << 16  # of a TIFF
 _MAX_FIELDS = 500_000  # numbers in a directory; a palette of 16 bits has 196,608
 _MAX_OVERLAP = 4  # how often a TIFF's parts may use the file's bytes
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff])")
-_MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_MARKER = re.compile(rb"\xff([^\x00\xff])")
+_MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _STANDALONE = (0x01, *range(0xD0, 0xD9))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -37,6 +37,11 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WIDTH, _HEIGHT, _COMPRESSION, _SAMPLES, _PLANAR = 256, 257, 259, 277, 284
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_SIZES = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES = 322, 323, 324, 325
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT, _EXTRA_SAMPLES = 258, 262, 339, 338
+_LAYOUT = {
+    *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _SAMPLE_FORMAT, _EXTRA_SAMPLES),
+    *(_STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_SIZES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES),
+}
 _EXIF_DIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, interoperability: Pillow reads them of a TIFF
 _OFFSET_TYPES = (3, 4, 13, 16, 18)
 _JPEG_COMPRESSIONS = (6, 7)
@@ -162,6 +167,8 @@ def _check_tiff(content: bytes, max_pixels: int) -> int:
         main = tiff.first_directory(content)
     except tiff.BadDirectory:
         raise Failure(Code.BROKEN_IMAGE, "the TIFF file's directory is damaged; send it whole, or as a PNG") from None
+    if main.twice & _LAYOUT:  # readers could differ in which one they believe
+        raise Failure(Code.BROKEN_IMAGE, "the TIFF file contradicts itself; save it again, or as a PNG")
     _check_directory(main)
     for tag in _EXIF_DIRECTORIES:
         for at in (main.numbers(tag) or ())[:1]:

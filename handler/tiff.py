@@ -5,7 +5,7 @@ BigTIFF design, Exif 2.32.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 ORIENTATION = 274
@@ -42,6 +42,11 @@ class Directory:
     order: str
     """`<` or `>`, as struct has it."""
     entries: Mapping[int, Entry]
+    """The first of each kind, as Pillow and libtiff read them."""
+    every: Sequence[Entry]
+    """Those that come again, too."""
+    twice: frozenset[int]
+    """The tags that do."""
 
     def numbers(self, tag: int) -> tuple[int, ...] | None:
         """Return a tag's whole numbers (16 to 64 bits); None for other types, or values outside the file."""
@@ -58,12 +63,12 @@ class Directory:
     @property
     def size(self) -> int:
         """Bytes of all values together: what a decoder that reads every tag copies."""
-        return sum(entry.size for entry in self.entries.values())
+        return sum(entry.size for entry in self.every)
 
     @property
     def fields(self) -> int:
         """How many values a decoder in Python would make objects of: all that are not bytes or text."""
-        return sum(entry.count for entry in self.entries.values() if entry.type not in _OPAQUE)
+        return sum(entry.count for entry in self.every if entry.type not in _OPAQUE)
 
 
 def first_directory(content: bytes) -> Directory:
@@ -86,14 +91,18 @@ def directory(content: bytes, at: int, order: str, *, big: bool = False) -> Dire
     (count,) = struct.unpack_from(f"{order}{count_form}", content, at)
     if count > _MAX_ENTRIES or start + count * step > len(content):
         raise BadDirectory
-    entries = {}
+    entries: dict[int, Entry] = {}
+    every, twice = [], set()
     for i in range(count):
         tag, kind, number, value = struct.unpack_from(f"{order}{entry_form}", content, start + i * step)
         entry = Entry(kind, number, start + (i + 1) * step - inline)
         if entry.size > inline:
             entry = Entry(kind, number, struct.unpack(f"{order}{'Q' if big else 'I'}", value)[0])
-        entries[tag] = entry
-    return Directory(content, order, entries)
+        every.append(entry)
+        if tag in entries:
+            twice.add(tag)
+        entries.setdefault(tag, entry)
+    return Directory(content, order, entries, every, frozenset(twice))
 
 
 def orientation(exif: bytes) -> int | None:

@@ -86,7 +86,7 @@ def test_a_refusal_names_the_options_of_the_address(address: dict[str, str], kno
         assert refusal.value.code is Code.UNKNOWN_FIELD
 
 
-@pytest.mark.parametrize("value", ["0_1", "０.５", "1e", ".", "", "1.5", "-0", "nan", "inf", "0x1"])
+@pytest.mark.parametrize("value", ["1" * 10**6 + "x", "0_1", "０.５", "1e", ".", "", "1.5", "-0", "nan", "inf", "0x1"])
 def test_a_min_probability_as_text_is_read_strictly(value: str) -> None:
     assert refused({"data": b"\xff\xd8", "min_probability": value.encode()}) is Code.BAD_OPTION
 
