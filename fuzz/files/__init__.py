@@ -1,0 +1,42 @@
+"""Builders of image files, a module a format: their smallest parts first, then the files that are costly to decode."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterable
+
+from PIL import Image
+
+MEGABYTE = 1_000_000
+FULL = 9 * MEGABYTE  # bytes to fill a file with that has to stay below a request's 10 MiB
+
+
+def saved(image: Image.Image, file_format: str, **options: object) -> bytes:
+    """The image as Pillow writes it."""
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def packed(fields: Iterable[tuple[int, int]]) -> bytes:
+    """(value, number of bits) after each other, the least significant bit first, as GIF and lossless WebP do."""
+    out, held, bits = bytearray(), 0, 0
+    for value, width in fields:
+        held |= value << bits
+        bits += width
+        while bits >= 8:
+            out.append(held & 0xFF)
+            held, bits = held >> 8, bits - 8
+    return bytes(out) + (bytes([held]) if bits else b"")
+
+
+def zeros(count: int) -> bytes:
+    """A zlib stream of that many zero bytes. Its blocks are all one, so that the longest takes no time to write."""
+    whole, rest = divmod(count, MEGABYTE)
+    checksum = struct.pack(">HH", count % 65521, 1)  # Adler-32: of zeros only the length counts
+    return b"\x78\x9c" + _block(MEGABYTE) * whole + _block(rest) + b"\x03\x00" + checksum
+
+
+def _block(count: int) -> bytes:
+    compressor = zlib.compressobj(9, wbits=-15)
+    return compressor.compress(bytes(count)) + compressor.flush(zlib.Z_FULL_FLUSH)
