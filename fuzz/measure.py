@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 
 from handler.decoder import Decoder
-from handler.failures import Code, Failure
+from handler.failures import Failure
 
-INTERVAL = 0.01  # seconds between two looks at a process that decodes
+_INTERVAL = 0.01  # seconds between two looks at a process that decodes
 _SECONDS, _MAX_PIXELS, _MIN_SIDE = 5.0, 64_000_000, 510  # the service's defaults
 _FORGET_PEAK = "5"  # to clear_refs of Linux' /proc
 
@@ -23,7 +23,7 @@ class Cost:
     cpu: float
     """Seconds of processor time, of the process that decoded and of the one that took its place."""
     memory: int
-    """Bytes at its peak beyond what the process had before, as far as was seen of one that was ended."""
+    """Bytes at the peak of the process that decodes, as far as was seen of one that was ended."""
     outcome: str
     """`decoded`, a refusal's code, or what went wrong."""
     fine: bool
@@ -32,54 +32,49 @@ class Cost:
 
 def cost(decoder: Decoder, content: bytes) -> Cost:
     """Has one file decoded."""
-    before = _processor_time()
-    with _watching(decoder) as seen:
+    before = _processor_time(decoder)
+    with _watching(decoder) as peaks:
         outcome, fine = _outcome(decoder, content)
-    return Cost(_processor_time() - before, max(seen) - seen[0], outcome, fine)
+    return Cost(_processor_time(decoder) - before, max(peaks), outcome, fine)
 
 
 def _outcome(decoder: Decoder, content: bytes) -> tuple[str, bool]:
     try:
         decoder.decode(content, seconds=_SECONDS, max_pixels=_MAX_PIXELS, min_side=_MIN_SIDE)
     except Failure as failure:
-        return failure.code.value, 400 <= failure.code.status < 500 and failure.code is not Code.INTERNAL_ERROR
+        return failure.code.value, 400 <= failure.code.status < 500
     except Exception as error:  # what a search is for
         return f"{type(error).__name__}: {error}", False
     return "decoded", True
 
 
-def _processor_time() -> float:
-    """Seconds of all processes that this one has started, those that have ended among them."""
-    ours = psutil.Process()
-    times = ours.cpu_times()
-    total = float(times.children_user + times.children_system)
-    for child in ours.children(recursive=True):
-        with suppress(psutil.NoSuchProcess):  # it has ended in between
-            now = child.cpu_times()
-            total += now.user + now.system
-    return total
+def _processor_time(decoder: Decoder) -> float:
+    """Seconds of the process that decodes, and of all processes of this one that have ended."""
+    ended = psutil.Process().cpu_times()
+    now = psutil.Process(decoder.pid).cpu_times()
+    return float(ended.children_user + ended.children_system + now.user + now.system)
 
 
 @contextmanager
 def _watching(decoder: Decoder) -> Iterator[list[int]]:
-    """Collects the peaks of the memory of the process that decodes, the first as it is before."""
+    """Collects the peaks of the memory of the process that decodes."""
     with suppress(OSError):  # where a process may not be asked to, the peak is that of all files so far
         Path(f"/proc/{decoder.pid}/clear_refs").write_text(_FORGET_PEAK)
-    seen = [_peak(decoder)]
+    peaks = [_peak(decoder)]
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(INTERVAL):
-            seen.append(_peak(decoder))
+        while not done.wait(_INTERVAL):
+            peaks.append(_peak(decoder))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield seen
+        yield peaks
     finally:
         done.set()
         thread.join()
-        seen.append(_peak(decoder))
+        peaks.append(_peak(decoder))
 
 
 def _peak(decoder: Decoder) -> int:

@@ -47,12 +47,12 @@ def _tiled(planar: bool = False) -> bytes:
     if planar:
         base.append(tiff.numbers(tiff.PLANAR, tiff.SHORT, 2))
     blob = zlib.compress(random.Random(1).randbytes(16 * 16 * (1 if planar else 3)))
-    return tiff.in_tiles(base, 4 * (3 if planar else 1), (16, 16), blob)
+    return tiff.in_tiles(base, 4 * (3 if planar else 1), (16, 16), blob, shared=False)
 
 
 def _planar_strips() -> bytes:
     base = [*tiff.picture(32, 32, bits=(8, 8, 8), photometric=tiff.RGB), tiff.numbers(tiff.PLANAR, tiff.SHORT, 2)]
-    return tiff.in_strips(base, 32, 8, random.Random(2).randbytes(32 * 8), planes=3)
+    return tiff.in_strips(base, 32, 8, random.Random(2).randbytes(32 * 8), planes=3, shared=False)
 
 
 _EXIF = exif.block(exif.SIDEWAYS, tiff.rationals(tiff.X_RESOLUTION, 1), tiff.numbers(296, tiff.SHORT, 2))
@@ -112,7 +112,7 @@ _SMALL = (
     *("webp-lossless", "webp-large-canvas", "tiff-oversized-tiles", "tiff-tags", "tiff-jpeg-strips"),
     *("tiff-large-luma", "tiff-icc-stages", "avif-large", "avif-larger-than-it-says"),
 )
-BASES: Mapping[str, Builder] = VALID | {name: COSTLY[name] for name in _SMALL}
+BASES: Mapping[str, Builder] = {**VALID, **{name: COSTLY[name] for name in _SMALL}}
 """What a long search starts from."""
 
 
@@ -222,7 +222,7 @@ def _checked(chunk: bytes) -> bytes:
     return png.chunk(chunk[4:8], chunk[8:-4]) if len(chunk) >= 12 else chunk
 
 
-def _flip(rng: random.Random, content: bytes, _: bytes, __: int) -> bytes:
+def _flip(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
     """Bytes anywhere become others; more often near the start."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
@@ -230,7 +230,7 @@ def _flip(rng: random.Random, content: bytes, _: bytes, __: int) -> bytes:
     return bytes(data)
 
 
-def _number(rng: random.Random, content: bytes, _: bytes, __: int) -> bytes:
+def _number(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
     """A number somewhere in a piece becomes an extreme one."""
     parts = pieces(content)
     i = rng.randrange(len(parts))
@@ -245,7 +245,7 @@ def _overwritten(data: bytes, at: int, code: str, value: int) -> bytes:
     return data[:at] + field[: max(0, len(data) - at)] + data[at + size :]
 
 
-def _repeat(rng: random.Random, content: bytes, _: bytes, limit: int) -> bytes:
+def _repeat(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
     """A piece comes again and again."""
     parts = pieces(content)
     i = rng.randrange(len(parts))
@@ -254,21 +254,21 @@ def _repeat(rng: random.Random, content: bytes, _: bytes, limit: int) -> bytes:
     return sealed([*parts[:i], *[parts[i]] * times, *parts[i:]])
 
 
-def _drop(rng: random.Random, content: bytes, _: bytes, __: int) -> bytes:
+def _drop(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
     """A piece is missing, or all that follow it."""
     parts = pieces(content)
     i = rng.randrange(len(parts))
     return sealed(parts[:i] + (parts[i + 1 :] if rng.random() < 0.8 else []))
 
 
-def _splice(rng: random.Random, content: bytes, other: bytes, _: int) -> bytes:
+def _splice(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
     """Pieces of another file in between."""
     parts, others = pieces(content), pieces(other)
     i, start = rng.randrange(len(parts) + 1), rng.randrange(len(others))
     return sealed([*parts[:i], *others[start : start + rng.randint(1, 4)], *parts[i:]])
 
 
-def _swap(rng: random.Random, content: bytes, _: bytes, __: int) -> bytes:
+def _swap(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
     """Two pieces change places."""
     parts = pieces(content)
     i, j = rng.randrange(len(parts)), rng.randrange(len(parts))
@@ -276,7 +276,7 @@ def _swap(rng: random.Random, content: bytes, _: bytes, __: int) -> bytes:
     return sealed(parts)
 
 
-def _enlarge(rng: random.Random, content: bytes, _: bytes, __: int) -> bytes:
+def _enlarge(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
     """A picture that says of itself that it is larger, or smaller."""
     fields = sides(content)
     for at, code in rng.sample(fields, min(len(fields), rng.randint(1, 2))):
@@ -313,6 +313,10 @@ def _tag(content: bytes, at: int) -> int:
     return int.from_bytes(content[at : at + 2], "little")
 
 
+def _first_number(entry: bytes) -> int:
+    return _tag(entry, 0)
+
+
 def _behind(content: bytes, mark: bytes, places: Sequence[int], code: str) -> list[tuple[int, str]]:
     at = content.find(mark)
     return [(at + more, code) for more in places] if at >= 0 else []
@@ -326,7 +330,7 @@ def _directory(rng: random.Random, content: bytes, other: bytes, limit: int) -> 
     entries = [content[at : at + 12] for at in range(first + 2, first + 2 + 12 * count, 12)]
     for _ in range(rng.randint(1, 3)):
         entries = _changed_entries(rng, entries, len(content))
-    together = b"".join(sorted(entries, key=lambda entry: _tag(entry, 0)))
+    together = b"".join(sorted(entries, key=_first_number))
     moved = content[:4] + struct.pack("<I", len(content)) + content[8:]
     return moved + struct.pack("<H", len(entries)) + together + bytes(4)
 

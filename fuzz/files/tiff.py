@@ -4,9 +4,8 @@ import io
 import math
 import struct
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 from PIL import Image
 
@@ -27,7 +26,8 @@ GROUP3, GROUP4 = 3, 4
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """One tag: its type, how many values, and the values as bytes (or as one number)."""
 
     tag: int
@@ -60,12 +60,12 @@ def directory(entries: Sequence[Entry], start: int, *, following: int = 0, big: 
     head, entry, offset, inline = ("<Q", "<HHQ", "<Q", 8) if big else ("<H", "<HHI", "<I", 4)
     end = start + struct.calcsize(head) + (struct.calcsize(entry) + inline) * len(entries) + inline
     packed, beyond = [struct.pack(head, len(entries))], bytearray()
-    for tag, kind, count, value in sorted(entries, key=lambda one: one.tag):
-        field = value if isinstance(value, bytes) else struct.pack(offset, value)
+    for one in sorted(entries, key=lambda one: one.tag):
+        field = one.value if isinstance(one.value, bytes) else struct.pack(offset, one.value)
         if len(field) > inline:
             beyond += field
             field = struct.pack(offset, end + len(beyond) - len(field))
-        packed.append(struct.pack(entry, tag, kind, count) + field.ljust(inline, b"\0"))
+        packed.append(struct.pack(entry, one.tag, one.kind, one.count) + field.ljust(inline, b"\0"))
     return b"".join(packed) + struct.pack(offset, following) + beyond
 
 
@@ -99,25 +99,34 @@ def picture(
     ]
 
 
-def in_strips(base: Sequence[Entry], height: int, rows: int, blob: bytes, *, planes: int = 1) -> bytes:
-    """A picture in strips, all of which are the same bytes."""
+def in_strips(
+    base: Sequence[Entry], height: int, rows: int, blob: bytes, *, planes: int = 1, shared: bool = True
+) -> bytes:
+    """A picture in strips, all of which are the same bytes. shared: whether they also stand in the file but once."""
     count = math.ceil(height / rows) * planes
 
     def entries(at: int) -> Sequence[Entry]:
-        offsets = repeated(STRIP_OFFSETS, LONG, at, count), repeated(STRIP_SIZES, LONG, len(blob), count)
-        return [*base, numbers(ROWS, LONG, rows), *offsets]
+        return [*base, numbers(ROWS, LONG, rows), *_places(STRIP_OFFSETS, STRIP_SIZES, at, blob, count, shared)]
 
-    return tiff(entries, blob)
+    return tiff(entries, blob if shared else blob * count)
 
 
-def in_tiles(base: Sequence[Entry], count: int, tile: tuple[int, int], blob: bytes) -> bytes:
-    """A picture in tiles, all of which are the same bytes."""
+def in_tiles(base: Sequence[Entry], count: int, tile: tuple[int, int], blob: bytes, *, shared: bool = True) -> bytes:
+    """A picture in tiles, all of which are the same bytes. shared: whether they also stand in the file but once."""
+    sides = numbers(TILE_WIDTH, LONG, tile[0]), numbers(TILE_HEIGHT, LONG, tile[1])
 
     def entries(at: int) -> Sequence[Entry]:
-        offsets = repeated(TILE_OFFSETS, LONG, at, count), repeated(TILE_SIZES, LONG, len(blob), count)
-        return [*base, numbers(TILE_WIDTH, LONG, tile[0]), numbers(TILE_HEIGHT, LONG, tile[1]), *offsets]
+        return [*base, *sides, *_places(TILE_OFFSETS, TILE_SIZES, at, blob, count, shared)]
 
-    return tiff(entries, blob)
+    return tiff(entries, blob if shared else blob * count)
+
+
+def _places(offsets: int, sizes: int, at: int, blob: bytes, count: int, shared: bool) -> list[Entry]:
+    step = 0 if shared else len(blob)
+    where = (
+        repeated(offsets, LONG, at, count) if shared else numbers(offsets, LONG, *range(at, at + step * count, step))
+    )
+    return [where, repeated(sizes, LONG, len(blob), count)]
 
 
 def oversized_tiles(columns: int = 3000, tile: tuple[int, int] = (16, 1_000_000)) -> bytes:
@@ -188,9 +197,9 @@ def many_tags(count: int = 4000, *, compression: int = DEFLATE, size: int = 0) -
     return tiff(entries, bytes(size) + blob)
 
 
-def large_directory(count: int = 450_000) -> bytes:
-    """A BigTIFF whose one directory fills the file."""
-    spare = [Entry(40_000 + i % 20_000, BYTE, 1, 0) for i in range(count)]
+def large_directory(count: int = 100_000) -> bytes:
+    """A BigTIFF of a directory of a hundred thousand tags."""
+    spare = [Entry(40_000 + i % 8000, BYTE, 1, 0) for i in range(count)]
     return tiff(lambda at: [*picture(16, 16), numbers(STRIP_OFFSETS, LONG, at), *spare], bytes(256), big=True)
 
 
@@ -283,6 +292,3 @@ def tall_float(height: int = 64_000_000) -> bytes:
 def with_profile(profile: bytes, mode: str = "CMYK", size: tuple[int, int] = (1, 1)) -> bytes:
     """A picture of one colour with that profile."""
     return saved(Image.new(mode, size), "TIFF", icc_profile=profile)
-
-
-small_strips = partial(many_small_strips, DEFLATE, zeros(16))
