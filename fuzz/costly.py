@@ -132,6 +132,8 @@ _TIFF: dict[str, Callable[[], bytes]] = {
     "tiff-oversized-tiles": tiff.oversized_tiles,
     "tiff-oversized-tiles-more": partial(tiff.oversized_tiles, 14_000),
     "tiff-oversized-tile": tiff.one_oversized_tile,
+    "tiff-contradicting-tiles": tiff.contradicting_tiles,
+    "tiff-contradicting-bits": partial(tiff.contradicting_tag, tiff.BITS),
     "tiff-oversized-strip": tiff.oversized_strip,
     "tiff-byte-offsets": tiff.byte_offsets,
     "tiff-wide-rows": tiff.wide_rows,

@@ -330,9 +330,9 @@ def _directory(rng: random.Random, content: bytes, other: bytes, limit: int) -> 
     entries = [content[at : at + 12] for at in range(first + 2, first + 2 + 12 * count, 12)]
     for _ in range(rng.randint(1, 3)):
         entries = _changed_entries(rng, entries, len(content))
-    together = b"".join(sorted(entries, key=_first_number))
+    ordered: list[bytes] = sorted(entries, key=_first_number)
     moved = content[:4] + struct.pack("<I", len(content)) + content[8:]
-    return moved + struct.pack("<H", len(entries)) + together + bytes(4)
+    return moved + struct.pack("<H", len(entries)) + b"".join(ordered) + bytes(4)
 
 
 def _changed_entries(rng: random.Random, entries: list[bytes], length: int) -> list[bytes]:

@@ -140,6 +140,22 @@ def one_oversized_tile(side: int = 43_008) -> bytes:
     return in_tiles(picture(1, 1, compression=DEFLATE), 1, (side, side), zeros(side * side))
 
 
+def contradicting_tiles(side: int = 43_008) -> bytes:
+    """The same, and behind each tag of the tile another one that says 16: of those that come twice the first counts."""
+    said_again = [numbers(TILE_WIDTH, LONG, 16), numbers(TILE_HEIGHT, LONG, 16)]
+    entries = picture(1, 1, compression=DEFLATE)
+    blob = zeros(side * side)
+    sides = [numbers(TILE_WIDTH, LONG, side), numbers(TILE_HEIGHT, LONG, side), *said_again]
+    return tiff(lambda at: [*entries, *sides, *_places(TILE_OFFSETS, TILE_SIZES, at, blob, 1, True)], blob)
+
+
+def contradicting_tag(tag: int, count: int = 1_100_000) -> bytes:
+    """Fractions where a few numbers are due, and behind them the tag as it should be."""
+    right = numbers(tag, SHORT, 8)
+    base = [one for one in picture(16, 16) if one.tag != tag]
+    return tiff(lambda at: [*base, numbers(STRIP_OFFSETS, LONG, at), rationals(tag, count), right], bytes(256))
+
+
 def oversized_strip(rows: int = 1_800_000) -> bytes:
     """A picture of one row whose strip says that it has many."""
     return in_strips(picture(1000, 1, compression=DEFLATE), 1, rows, zeros(1000 * rows))
