@@ -14,12 +14,12 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-import console
 from client.answers import Answer
 from client.client import DEFAULT_URL, Result
 from client.errors import NotThere, Refused, ServiceError, Unauthorized
 from client.terminal import EXTENSIONS, TOKEN, CaOption, KeyFileOption, TokenOption, connect
-from console import Problem
+from export import console
+from export.console import Problem
 
 STDIN = "-"
 Row = tuple[str, Result]

@@ -7,8 +7,8 @@ import stamina
 import typer
 
 from client.client import Client
-from console import Problem
-from service import tokens
+from densenet.service import tokens
+from export.console import Problem
 
 TOKEN = "DENSENET_TOKEN"  # environment variable that keeps a token off the command line
 TokenOption = Annotated[

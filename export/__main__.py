@@ -5,10 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-import console
-from console import Problem
-from export import DEFAULT_FOLDER, NETWORK, Precision, bundle, weights
+from export import DEFAULT_FOLDER, NETWORK, Precision, bundle, console, weights
 from export.bundle import Quantization
+from export.console import Problem
 
 
 def main(

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.models import DenseNet121_Weights
 
-from console import Problem
 from export import Precision
+from export.console import Problem
 from handler.cropping import CROP, RESIZE
 
 # Largest difference of a logit, in standard deviations of the image's logits. The two halves have 8 and 11 bits; what

@@ -20,9 +20,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-import console
-from console import Problem
-from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, ROOT, Precision
+from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, ROOT, Precision, console
+from export.console import Problem
 from handler import PARTS
 from handler.reply import DESCRIPTION
 from handler.settings import Settings

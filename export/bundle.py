@@ -13,8 +13,8 @@ import torchvision
 from rich.progress import Progress
 from torch import nn
 
-from console import Problem, err
 from export import CARD, CLASSES, NETWORK, ROOT, Precision, agreement, calibration, fused, network, quantized
+from export.console import Problem, err
 from export.weights import Weights
 from handler import PARTS, cropping, hardware, scoring, transform
 from handler.labels import ClassIndex, load_class_index

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from console import Problem, err
+from export.console import Problem, err
 from handler import cropping, imaging, transform
 from handler.failures import Failure
 from handler.settings import Settings

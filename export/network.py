@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import densenet121
 
-from console import Problem
+from export.console import Problem
 from handler.cropping import CROP
 
 FEATURES = 1024  # inputs of DenseNet-121's classifier

@@ -17,7 +17,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 from torchvision.models import DenseNet121_Weights, densenet121
 
-from console import Problem, Unreachable
+from export.console import Problem, Unreachable
 
 IMAGENET = DenseNet121_Weights.IMAGENET1K_V1
 DOWNLOAD_TIMEOUT = 30  # seconds without a byte

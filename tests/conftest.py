@@ -10,8 +10,8 @@ from torch import nn
 from torchvision import transforms
 from torchvision.models import densenet121
 
+from densenet.service import temporary_instance
 from export import bundle, weights
-from service import apart
 from tests.photos import cutouts
 
 
@@ -19,9 +19,9 @@ def pytest_configure() -> None:
     """Two processes of tests never choose the same ports."""
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    lowest, end = apart.PORTS
+    lowest, end = temporary_instance.PORTS
     share = (end - lowest) // count
-    apart.PORTS = (lowest + number * share, lowest + (number + 1) * share)
+    temporary_instance.PORTS = (lowest + number * share, lowest + (number + 1) * share)
 
 
 @pytest.fixture(autouse=True)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, expect
 
+from densenet.service import temporary_instance
 from export import CARD
-from service import apart
 from tests.browser import chromium
+from tests.integration.conftest import Guarded, Server, build_archive, guarding
 from tests.photos import cutouts, encode
-from tests.service.conftest import Guarded, Server, build_archive, guarding
 
 expect.set_options(timeout=30_000)  # a machine may be busy
 
@@ -38,7 +38,7 @@ def browser(chromium_path: str) -> Iterator[Browser]:
 def server(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The service as it is by default."""
     folder = tmp_path_factory.mktemp("page")
-    with apart.serving(build_archive(exported, folder, workers=2), folder) as service:
+    with temporary_instance.serving(build_archive(exported, folder, workers=2), folder) as service:
         yield Server(service)
 
 

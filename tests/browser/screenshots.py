@@ -16,12 +16,12 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 from torch import nn
 
+from densenet.service import temporary_instance
 from export import ROOT, bundle, weights
 from export.agreement import PHOTOS
-from service import apart
 from tests.browser import chromium
 from tests.conftest import make_network, tutorial_transform
-from tests.service.conftest import build_archive
+from tests.integration.conftest import build_archive
 
 DOCS = ROOT / "docs"
 DESKTOP: dict[str, Any] = {"viewport": {"width": 1120, "height": 840}}
@@ -63,7 +63,7 @@ def serving(network: nn.Module) -> Iterator[str]:
         folder = Path(scratch)
         torch.save(network.state_dict(), folder / "stand-in.pth")
         bundle.make(weights.load(str(folder / "stand-in.pth")), None).write(folder / "export")
-        with apart.serving(build_archive(folder / "export", folder, workers=2), folder) as service:
+        with temporary_instance.serving(build_archive(folder / "export", folder, workers=2), folder) as service:
             yield service.url
 
 

@@ -19,8 +19,8 @@ from PIL import Image
 from playwright.sync_api import Error, Page, Request, Route, expect
 
 from tests.browser.conftest import Visit, Visitor, photo
+from tests.integration.conftest import Guarded, Server
 from tests.photos import cutouts, encode
-from tests.service.conftest import Guarded, Server
 
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 

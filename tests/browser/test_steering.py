@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from service import apart, management
-from service.torchserve import Service
+from densenet.service import management, temporary_instance
+from densenet.service.torchserve import Service
 from tests.browser import chromium
-from tests.service.conftest import Server, build_archive
+from tests.integration.conftest import Server, build_archive
 
 FETCH = "([url, method, mode]) => fetch(url, {method, mode}).then(answer => answer.status, () => 'refused')"
 # A stranger's name that leads to this machine, as after DNS rebinding.
@@ -76,7 +76,7 @@ def test_with_tokens_a_rebound_name_can_do_nothing(
     folder = tmp_path_factory.mktemp("steered")
     archive = build_archive(exported, folder, workers=1)
     open_to_all = {"disable_token_authorization": "false", "enable_model_api": "true"}
-    with apart.serving(archive, folder, **open_to_all) as service:
+    with temporary_instance.serving(archive, folder, **open_to_all) as service:
         base = service.management.replace("127.0.0.1", STRANGER)
         rebound.goto(base + "/api-description")
         assert set(steer(rebound, base).values()) <= {400, "refused"}

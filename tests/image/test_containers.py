@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 import requests
 
-from service import apart
+from densenet.service import temporary_instance
 from tests import certificates, dockerfile, manifests
+from tests.integration.conftest import same
 from tests.photos import cutouts, encode
-from tests.service.conftest import same
 
 PHOTOS = [encode(image) for image in cutouts(4)]
 # As docs/deployment.md has it, and as Compose and Kubernetes do; /tmp as it is by Docker's default and not by podman's.
@@ -133,7 +133,7 @@ def open_pod(engine: Engine, image: str, running: ExitStack, folder: Path) -> Po
     ca, key = secure(folder)
     mounts = ["--volumes-from", f"{service}:ro", "--volume", f"{folder}:/run/own:ro"]
     files = [f"--{name}=/run/own/{file}" for name, file in (("certificate", "certificate.pem"), ("key", "key.pem"))]
-    words = ["-P", "-m", "service.front", "--listen=0.0.0.0:8443", *files, "--keys=/run/own/callers"]
+    words = ["-P", "-m", "densenet.gateway.command", "--listen=0.0.0.0:8443", *files, "--keys=/run/own/callers"]
     words.append("--upstream=127.0.0.1:8080,/srv/densenet/.run/8080")
     start(front, *shared, *mounts, "--entrypoint", "python", image, *words)
     port = engine.run("port", pod, "8443").rpartition(":")[2]
@@ -169,7 +169,7 @@ def expected(pod: Pod, folder: Path) -> list[dict[str, Any]]:
     """What the image's own archive answers in a service of this machine."""
     archive = folder / "densenet.mar"
     pod.engine.run("cp", f"{pod.service}:/srv/densenet/model_store/densenet.mar", str(archive))
-    with apart.serving(archive, folder) as service:
+    with temporary_instance.serving(archive, folder) as service:
         return [requests.put(service.url, data=photo, timeout=60).json() for photo in PHOTOS]
 
 
@@ -185,7 +185,7 @@ def test_the_front_wants_a_key(pod: Pod) -> None:
 
 def test_probes_pass_and_the_image_has_its_health_check(pod: Pod, image: str) -> None:
     for question in ("ready", "live"):
-        pod.inside("python", "-P", "-m", "service.probe", question)
+        pod.inside("python", "-P", "-m", "densenet.service.probe", question)
     (described,) = json.loads(pod.engine.run("image", "inspect", image))
     check = described.get("Healthcheck") or described["Config"].get("Healthcheck")  # podman's place and docker's
     assert check["Test"] == ["CMD", *dockerfile.health_check()]
@@ -201,7 +201,7 @@ def test_it_holds_what_serving_needs_and_no_more(pod: Pod) -> None:
 
 def test_it_runs_as_nobody_special_and_writes_where_it_may(pod: Pod) -> None:
     assert pod.inside("id", "-u") == "10001"
-    places = ("/", "/srv/densenet", "/srv/densenet/service", "/opt/venv", "/srv/densenet/.run", "/srv/densenet/logs")
+    places = ("/", "/srv/densenet", "/srv/densenet/densenet", "/opt/venv", "/srv/densenet/.run", "/srv/densenet/logs")
     assert pod.inside("python", "-c", WRITABLE, *places).split() == ["/srv/densenet/.run", "/srv/densenet/logs"]
     assert pod.inside("stat", "-c", "%a %u", ".run/8080/key_file.json") == "600 10001"
 
@@ -234,11 +234,11 @@ def test_workers_are_scaled_and_killed_inside_and_callers_do_not_notice(pod: Pod
         asking = [clients.submit(ask) for _ in range(3)]
         try:
             some_more()
-            assert "3 of 3 ready" in pod.inside("python", "-P", "-m", "service.workers", "3")
+            assert "3 of 3 ready" in pod.inside("python", "-P", "-m", "densenet.service.workers", "3")
             some_more()
             pod.inside("python", "-c", KILL)
             some_more()
-            assert "2 of 2 ready" in pod.inside("python", "-P", "-m", "service.workers", "2")
+            assert "2 of 2 ready" in pod.inside("python", "-P", "-m", "densenet.service.workers", "2")
             some_more()
         finally:
             over.set()

@@ -1,0 +1,1 @@
+"""The tools around the model: serving, the gateway, evaluation, benchmarks and chaos tests."""

@@ -1,0 +1,109 @@
+"""Engines: a network in a file and a number of threads → a function from float32 (1, 3, 224, 224) to its logits."""
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from densenet.benchmark.plan import System
+
+Floats = NDArray[np.float32]
+Network = Callable[[Floats], Floats]
+# What OpenVINO computes in where the file leaves it open. Its default on newer processors is bf16, also for fp32 files.
+_OPENVINO_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
+
+
+def load(system: System, precision: str, model: Path, *, threads: int, callers: int = 1) -> Network:
+    """The network as that system runs it, with so many threads for an image.
+
+    callers: how many may call the function at once, of those systems that others than this project serve.
+    """
+    match system:
+        case System.EAGER:
+            return _eager(model, threads)
+        case System.OURS:
+            return _ours(model, threads)
+        case System.OPENVINO:
+            return _openvino(model, precision, threads, callers)
+        case System.ONNXRUNTIME:
+            return _onnxruntime(model, threads)
+    raise ValueError(f"{system} is no engine")
+
+
+def lay_out(system: System, batch: Floats) -> Floats:
+    """The batch as the system's own transform would leave it in memory: ours has the channels last."""
+    return np.ascontiguousarray(batch.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if system is System.OURS else batch
+
+
+def _eager(state: Path, threads: int) -> Network:
+    import torch
+
+    from export import network
+
+    torch.set_num_threads(threads)
+    eager = network.build(torch.load(state, weights_only=True))
+
+    def run(batch: Floats) -> Floats:
+        with torch.inference_mode():
+            logits: Floats = eager(torch.from_numpy(batch)).numpy()
+        return logits
+
+    return run
+
+
+def _ours(exported: Path, threads: int) -> Network:
+    import torch
+
+    from export import CARD, NETWORK
+    from handler import scoring
+
+    digest = json.loads((exported / CARD).read_text())["network"]["sha256"]
+    network = scoring.load(exported / NETWORK, sha256=digest, threads=threads, device=scoring.CPU)
+
+    def run(batch: Floats) -> Floats:
+        logits: Floats = scoring.score(network, torch.from_numpy(batch), chunk=1).logits.numpy()
+        return logits
+
+    return run
+
+
+def _openvino(model: Path, precision: str, threads: int, callers: int) -> Network:
+    import openvino
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY" if callers == 1 else "THROUGHPUT",
+        "NUM_STREAMS": callers,
+        "INFERENCE_NUM_THREADS": threads * callers,
+        "INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[precision],
+        "ENABLE_CPU_PINNING": False,  # the load generator needs the cores, too
+    }
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    own = threading.local()
+
+    def run(batch: Floats) -> Floats:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        own.request.infer({0: batch}, share_inputs=True)
+        logits: Floats = own.request.get_output_tensor().data
+        return logits
+
+    return run
+
+
+def _onnxruntime(model: Path, threads: int) -> Network:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(batch: Floats) -> Floats:
+        logits: Floats = session.run(None, {name: batch})[0]
+        return logits
+
+    return run

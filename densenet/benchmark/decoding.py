@@ -1,0 +1,78 @@
+"""Decoding and transforming alone: from an encoded photo to what the network takes, the tutorial's way and ours."""
+
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from densenet.benchmark import images, plan, processes
+from densenet.benchmark.plan import LARGE, MEDIUM, SMALL, Part
+from densenet.benchmark.record import tell
+from densenet.benchmark.run import Run
+
+SIZES = (SMALL, MEDIUM, LARGE)
+TUTORIAL, OURS, EXACT = "tutorial", "ours", "ours, exact_decoding"
+_PASSES = 5  # of a round, of which the median counts
+_PHOTOS = 3  # different ones of a size
+
+
+def measure(run: Run) -> None:
+    """Adds a row a size, way and round: milliseconds for one photo on one thread."""
+    with run.record.guarded(Part.DECODING, "decoding"):
+        photos = {str(size): images.write(run.folder / "decoding", size, _PHOTOS) for size in SIZES}
+        for row in processes.apart(times, photos, run.effort.rounds):
+            run.record.add(Part.DECODING, **row)
+        tell(f"decoding alone: {len(SIZES)} sizes, {run.effort.rounds} rounds")
+
+
+def times(photos: dict[str, list[Path]], rounds: int) -> list[dict[str, Any]]:
+    """The rows; photos: files by size."""
+    import torch
+
+    torch.set_num_threads(1)
+    contents = {size: [path.read_bytes() for path in paths] for size, paths in photos.items()}
+    ways = _ways()
+    every = [(size, way) for size in contents for way in ways]
+    return [
+        {"round": turn, "size": size, "way": way, "milliseconds": _milliseconds(ways[way], contents[size])}
+        for turn in range(rounds)
+        for size, way in plan.in_order(every, turn)
+    ]
+
+
+def _ways() -> dict[str, Callable[[bytes], object]]:
+    from PIL import Image
+    from torchvision import transforms
+
+    from handler import cropping, imaging, transform
+    from handler.settings import Settings
+
+    def tutorial(content: bytes) -> object:
+        compose = transforms.Compose(
+            [
+                transforms.Resize(255),
+                transforms.CenterCrop(224),
+                transforms.ToTensor(),
+                transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+            ]
+        )
+        return compose(Image.open(io.BytesIO(content))).unsqueeze(0)
+
+    def ours(content: bytes, enough: int | None = cropping.ENOUGH) -> object:
+        decoded = imaging.decode(content, max_pixels=Settings().max_image_pixels, enough=enough)
+        return transform.normalize([cropping.crop(decoded).tobytes()])
+
+    return {TUTORIAL: tutorial, OURS: ours, EXACT: lambda content: ours(content, None)}
+
+
+def _milliseconds(way: Callable[[bytes], object], contents: list[bytes]) -> float:
+    """The median of some passes over all photos."""
+    found = []
+    for _ in range(_PASSES):
+        for content in contents:
+            begun = time.perf_counter()
+            way(content)
+            found.append(1000 * (time.perf_counter() - begun))
+    return median(found)

@@ -1,0 +1,78 @@
+"""A GPU, where there is one: images a second by the batch, eager, compiled, and as exported in fp16."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from densenet.benchmark import plan, processes
+from densenet.benchmark.plan import Part, System
+from densenet.benchmark.record import tell
+from densenet.benchmark.run import Run
+
+BATCHES = (1, 8, 32, 128)
+EAGER, COMPILED, OURS = "eager fp32", "torch.compile fp16, channels last", "ours fp16"
+_SECONDS = 1  # of a batch size, way and round
+
+
+def measure(run: Run) -> None:
+    """Adds a row a batch size, way and round; without a GPU none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        tell("no GPU here")
+        return
+    with run.record.guarded(Part.GPU, "GPU"):
+        exported, state = run.models.exported("fp16"), run.models.file(System.EAGER, "fp32")
+        for row in processes.apart(throughputs, exported, state, run.effort.rounds):
+            run.record.add(Part.GPU, **row)
+        tell(f"GPU: {len(BATCHES)} batch sizes, {run.effort.rounds} rounds")
+
+
+def throughputs(exported: Path, state: Path, rounds: int) -> list[dict[str, Any]]:
+    """The rows; exported: folder of the fp16 export; state: the same weights' state dict."""
+    import torch
+
+    with torch.inference_mode():
+        ways = _ways(exported, state)
+        pictures = {count: torch.randn(count, 3, 224, 224, device="cuda") for count in BATCHES}
+        every = [(way, count) for count in BATCHES for way in ways]
+        for way, count in every:  # compiles, and chooses kernels for the shape
+            for _ in range(3):
+                ways[way](pictures[count])
+        return [
+            {"round": turn, "way": way, "batch": count, "throughput": _throughput(ways[way], pictures[count])}
+            for turn in range(rounds)
+            for way, count in plan.in_order(every, turn)
+        ]
+
+
+def _ways(exported: Path, state: Path) -> dict[str, Callable[[Any], object]]:
+    import torch
+
+    from export import NETWORK, network
+    from handler import scoring
+
+    weights = torch.load(state, weights_only=True)
+    eager = network.build(weights).cuda()
+    half = network.build(weights).half().cuda().to(memory_format=torch.channels_last)
+    compiled: Callable[[Any], Any] = torch.compile(half, dynamic=False)
+    ours = scoring.read((exported / NETWORK).read_bytes(), torch.device("cuda"))
+    return {
+        EAGER: lambda images: eager(images).cpu(),
+        COMPILED: lambda images: compiled(images.half().to(memory_format=torch.channels_last)).cpu(),
+        OURS: ours,
+    }
+
+
+def _throughput(network: Callable[[Any], object], images: Any) -> float:
+    """Images a second, from pictures on the GPU to logits on the CPU."""
+    import torch
+
+    torch.cuda.synchronize()
+    passes, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < _SECONDS:
+        network(images)
+        torch.cuda.synchronize()
+        passes += 1
+    return passes * len(images) / (time.perf_counter() - begun)

@@ -1,0 +1,82 @@
+"""The plot: throughput, latency and the network alone, side by side, as an SVG file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.typing import RcKeyType
+
+from densenet.benchmark.plan import SMALL, Load, Part
+from densenet.benchmark.report import in_order_of_appearance
+from densenet.benchmark.statistics import Spread, spread
+from densenet.benchmark.targets import Document
+
+_BLUE, _GREY = "#3b6ea5", "#b0b0b0"
+_STYLE: dict[RcKeyType, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "benchmark",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A bar for each of `who` in the rows of a part that are of one kind: the spread of `value`."""
+
+    title: str
+    part: Part
+    who: str
+    key: str
+    wanted: object
+    value: str
+
+
+_PANELS = (
+    Panel("images/s, 500×335, 8 clients", Part.HTTP, "contender", "load", str(Load(SMALL, 8)), "throughput"),
+    Panel("median ms, 500×335, 1 client", Part.HTTP, "contender", "load", str(Load(SMALL, 1)), "p50"),
+    Panel("ms, network alone, 1 thread", Part.NETWORK, "engine", "threads", 1, "milliseconds"),
+)
+
+
+def write(document: Document, path: Path) -> bool:
+    """The document's plot; what was not measured has no panel. Whether there is any, and so a file."""
+    panels = [(panel.title, bars) for panel in _PANELS if (bars := _bars(document, panel))]
+    if not panels:
+        path.unlink(missing_ok=True)
+        return False
+    with rc_context(_STYLE):
+        height = 1.2 + 0.24 * max(len(bars) for _, bars in panels)
+        figure = Figure(figsize=(4.2 * len(panels), height), layout="constrained")
+        for axes, (title, bars) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _draw(axes, title, bars)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+    return True
+
+
+def _bars(document: Document, panel: Panel) -> dict[str, Spread]:
+    rows = [row for row in document[panel.part] if row[panel.key] == panel.wanted]
+    names = in_order_of_appearance(rows, panel.who)
+    found = {name: spread([row[panel.value] for row in rows if row[panel.who] == name]) for name in names}
+    return {name: one for name, one in found.items() if one}
+
+
+def _draw(axes: Axes, title: str, bars: Mapping[str, Spread]) -> None:
+    names = list(bars)
+    medians = [bars[name].median for name in names]
+    whiskers: Sequence[Sequence[float]] = (
+        [one.median - one.low for one in bars.values()],
+        [one.high - one.median for one in bars.values()],
+    )
+    colours = [_BLUE if name.startswith("ours") else _GREY for name in names]
+    axes.barh(names, medians, color=colours, xerr=whiskers, error_kw={"lw": 1, "ecolor": "#333333"})
+    for i, name in enumerate(names):
+        axes.text(bars[name].high, i, f" {medians[i]:.3g}", va="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.set_title(title, fontsize=9)
+    axes.margins(x=0.12)

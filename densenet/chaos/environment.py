@@ -1,0 +1,118 @@
+"""Surroundings: what a service is started in, and what becomes of the machine again afterwards."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from densenet.chaos.plan import Skipped
+from densenet.service import temporary_instance
+from export import ROOT
+
+_PACKAGES = ("client", "densenet", "export", "handler")
+_PATIENCE = 120  # seconds for a command that is to fail
+
+
+@contextmanager
+def environment(**values: str) -> Iterator[None]:
+    """Variables that every process started in the block inherits."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def temporary_folders_in(folder: Path) -> Iterator[None]:
+    """Where a service started in the block has its sockets and its extracted archive."""
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
+    """A file system of that size and its own, in memory. Raises Skipped where it cannot be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        raise Skipped("a small file system can only be mounted by root")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Skipped(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+class Checkout:
+    """A copy of this repository's code with an archive in its model store, and our commands run in it."""
+
+    def __init__(self, root: Path, archive: Path) -> None:
+        self.root = root
+        root.mkdir()
+        for package in _PACKAGES:
+            shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in ROOT.iterdir():
+            if path.is_file() and path.name != ".venv.lock":
+                shutil.copyfile(path, root / path.name)
+        self.archive = root / "model_store" / "densenet.mar"
+        self.archive.parent.mkdir()
+        shutil.copyfile(archive, self.archive)
+        self.port = temporary_instance.on_free_ports(archive).port
+
+    def start(self, *options: str) -> "subprocess.Popen[str]":
+        """scripts/serve, without its making of .venv; it runs on."""
+        return subprocess.Popen(
+            self._command("densenet.service.serve", "--port", str(self.port), *options),
+            env={**os.environ, "PYTHONPATH": str(self.root)},
+            cwd=self.root,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @contextmanager
+    def serve(self, *options: str) -> Iterator["subprocess.Popen[str]"]:
+        """The same; killed at the end of the block if it still runs."""
+        process = self.start(*options)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def fails(self, *options: str) -> tuple[int, list[str]]:
+        """scripts/serve to its end: the exit status, and the lines that it said."""
+        with self.serve(*options) as process:
+            output, errors = process.communicate(timeout=_PATIENCE)
+            return process.returncode, [line for line in (output + errors).splitlines() if line.strip()]
+
+    def stop(self) -> None:
+        """scripts/stop."""
+        subprocess.run(
+            self._command("densenet.service.stop"),
+            env={**os.environ, "PYTHONPATH": str(self.root)},
+            cwd=self.root,
+            capture_output=True,
+            check=True,
+            timeout=_PATIENCE,
+        )
+
+    @staticmethod
+    def _command(module: str, *options: str) -> list[str]:
+        return [sys.executable, "-P", "-m", module, *options]

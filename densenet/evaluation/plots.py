@@ -1,0 +1,137 @@
+"""Plots: from metrics to SVG images, drawn without a display and without pyplot's global state."""
+
+import base64
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import RcKeyType
+
+from densenet.evaluation import metrics
+from densenet.evaluation.metrics import Calibration, ClassScore, Scores
+
+MOST_CLASSES = 16  # in the heat map; more cannot be read
+_BLUE, _RED, _GREY = "#3b6ea5", "#c8553d", "#8a8a8a"
+_ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
+# Text stays text: the reader's own fonts have the scripts that class names are written in.
+_STYLE: dict[RcKeyType, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "evaluation",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def reliability(calibration: Calibration, accuracy: float) -> Figure:
+    """Accuracy against confidence by bin, over a histogram of the confidence. accuracy: of the answered, 0..1."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        filled = calibration.images > 0
+        left, width = calibration.edges[:-1][filled], np.diff(calibration.edges)[filled]
+        shares, means = calibration.accuracy[filled], calibration.confidence[filled]
+        top.bar(left, shares, width, align="edge", color=_BLUE, edgecolor="white", label="accuracy")
+        top.vlines(means, np.minimum(shares, means), np.maximum(shares, means), color=_RED, lw=2, label="gap")
+        top.plot(means, means, "_", color=_RED, markersize=9)
+        top.plot([0, 1], [0, 1], "--", color=_GREY, lw=1, label="confidence is accuracy")
+        top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+        figure.suptitle(f"expected calibration error {calibration.error:.2%}", fontsize=10)
+        # Legends stand outside: any place inside may hold bars.
+        top.legend(**_ABOVE, ncols=3)
+        total = max(1, calibration.images.sum())
+        bottom.bar(left, calibration.images[filled] / total, width, align="edge", color=_GREY, edgecolor="white")
+        for value, colour, name in ((calibration.mean_confidence, _RED, "mean confidence"), (accuracy, _BLUE, "top-1")):
+            bottom.axvline(value, color=colour, lw=1.5, clip_on=False, label=f"{name} {value:.2f}")
+        bottom.set(xlabel="confidence of the best class", ylabel="share of images")
+        bottom.legend(**_ABOVE, ncols=2)
+    return figure
+
+
+def most_confused(scores: Scores) -> list[int]:
+    """Positions of the classes of the most frequent confusions, neighbours beside each other; at most MOST_CLASSES."""
+    found: dict[int, None] = {}
+    for truth, predicted, _ in metrics.confusions(scores):
+        grown = found | {truth: None, predicted: None}
+        if len(grown) <= MOST_CLASSES:
+            found = grown
+    return list(found)
+
+
+def confusion(scores: Scores, names: Mapping[str, str]) -> Figure | None:
+    """How often which class was taken for which, for the most confused ones; None where nothing was."""
+    classes = most_confused(scores)
+    if not classes:
+        return None
+    matrix = metrics.confusion_matrix(scores, classes)
+    wrong = np.where(np.eye(len(classes), dtype=bool), 0, matrix)
+    side = 2.4 + 0.34 * len(classes)
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+        axes = figure.subplots()
+        # The right answers on the diagonal would drown the colours of the wrong ones.
+        axes.pcolormesh(
+            np.ma.masked_equal(wrong, 0), cmap="OrRd", norm=LogNorm(1, max(2, wrong.max())), edgecolors="none"
+        )
+        _number_cells(axes, matrix, wrong)
+        labels = [_name(scores.ids[position], names) for position in classes]
+        ticks = np.arange(len(classes)) + 0.5
+        axes.set_xticks(ticks, labels, rotation=50, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_yticks(ticks, labels, parse_math=False)
+        axes.set_xticks(range(len(classes)), minor=True)
+        axes.set_yticks(range(len(classes)), minor=True)
+        axes.grid(which="minor", color="#e4e4e4", lw=0.5)
+        axes.tick_params(which="both", length=0)
+        axes.set(xlabel="predicted", ylabel="true", aspect="equal")
+        axes.invert_yaxis()
+    return figure
+
+
+def by_class(found: Sequence[ClassScore]) -> Figure:
+    """How many classes have which top-1 accuracy."""
+    shares = np.array([one.right / one.images for one in found])
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+        axes = figure.subplots()
+        axes.hist(shares, bins=20, range=(0, 1), color=_BLUE, edgecolor="white")
+        axes.axvline(
+            float(shares.mean()), color=_RED, lw=1.5, clip_on=False, label=f"mean over classes {shares.mean():.2f}"
+        )
+        axes.set(xlim=(0, 1), xlabel="top-1 accuracy of a class", ylabel="classes")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(**_ABOVE)
+    return figure
+
+
+def data_uri(figure: Figure) -> str:
+    """The figure as SVG for an <img>: there, whatever a class may be called, no script in it ever runs."""
+    buffer = io.BytesIO()
+    with rc_context(_STYLE), warnings.catch_warnings():
+        # It measures text with a font of its own, which need not have every script; the reader's will.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _number_cells(axes: Axes, matrix: metrics.Ints, wrong: metrics.Ints) -> None:
+    dark = wrong.max() ** 0.7  # from this count on, cells are too dark for black
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            colour = _GREY if row == column else "white" if wrong[row, column] > dark > 1 else "black"
+            axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", fontsize=7, color=colour)
+
+
+def _name(class_id: str, names: Mapping[str, str]) -> str:
+    name = names[class_id]
+    # Two classes are called crane.
+    twice = sum(other == name for other in names.values()) > 1
+    # Control characters are no XML.
+    full = "".join(filter(str.isprintable, f"{name} {class_id}" if twice else name))
+    return full if len(full) <= 26 else full[:25] + "…"

@@ -1,0 +1,1 @@
+"""nginx before TorchServe: TLS, API keys, limits, retries."""

@@ -1,0 +1,46 @@
+"""scripts/stop: ends what scripts/serve started in this checkout, and nothing else."""
+
+from typing import Annotated
+
+import typer
+
+from densenet.service import drain, torchserve
+from densenet.service.torchserve import Service
+from export import console
+from export.console import Problem
+
+DrainSeconds = Annotated[
+    float, typer.Option(min=0, help="Seconds for running requests to be answered; 0 cuts them off.")
+]
+
+
+def main(
+    port: Annotated[
+        int | None, typer.Option(help="Only the service on this port. [default: all of this checkout]")
+    ] = None,
+    drain_seconds: DrainSeconds = drain.SECONDS,
+) -> None:
+    """Ends the services that scripts/serve started from this checkout, once they have answered what came so far."""
+    with torchserve.lock():
+        services = [service for service in torchserve.running() if port in (None, service.port)]
+        for service in services:
+            with console.err.status(f"stopping the service on port {service.port}"):
+                end(service, drain_seconds)
+            console.out.print(f"stopped the service on port {service.port}")
+    if not services:
+        console.out.print("nothing to stop: no service of this checkout is up" + (f" on port {port}" if port else ""))
+
+
+def end(service: Service, seconds: float) -> None:
+    """Drains a service and ends it; what it could not finish in time is cut off, and said."""
+    try:
+        if seconds and service.alive:
+            drain.drain(service, seconds)
+    except Problem as problem:
+        console.err.print(f"not all requests were answered: {problem}", markup=False)
+    finally:
+        torchserve.stop(service)
+
+
+if __name__ == "__main__":
+    console.run(main, "stop")

@@ -1,0 +1,37 @@
+"""The network in bf16, exported and served, where the processor has the instructions."""
+
+import json
+from pathlib import Path
+
+import pytest
+import requests
+import torch
+from torch import nn
+
+from densenet.service import temporary_instance
+from export import Precision, bundle, weights
+from handler import hardware
+from handler.labels import load_class_index
+from tests.conftest import tutorial_transform
+from tests.integration.conftest import build_archive
+from tests.photos import cutouts, encode
+
+
+def test_it_is_served_and_says_so(network: nn.Module, checkpoint: Path, exported: Path, tmp_path: Path) -> None:
+    try:
+        hardware.check("bf16")
+    except ValueError as error:
+        pytest.skip(str(error))
+    bundle.make(weights.load(str(checkpoint)), None, Precision.BF16).write(tmp_path / "export")
+    card = json.loads((tmp_path / "export" / "model_card.json").read_text())
+    exact = json.loads((exported / "model_card.json").read_text())["agreement"]["largest_logit_difference"]
+    assert exact < card["agreement"]["largest_logit_difference"] < card["agreement"]["tolerance"]
+    with temporary_instance.serving(build_archive(tmp_path / "export", tmp_path, workers=1), tmp_path) as service:
+        images = {f"photo {i}": encode(image) for i, image in enumerate(cutouts(3))}
+        results = requests.post(service.url, files=images, timeout=60).json()["results"]
+    assert [result["model"]["precision"] for result in results] == ["bf16"] * 3
+    with torch.inference_mode():
+        expected = network(torch.stack([tutorial_transform()(image) for image in cutouts(3)])).softmax(1)
+    indices = load_class_index(tmp_path / "export" / "index_to_name.json").ids
+    for result, probabilities in zip(results, expected, strict=True):
+        assert abs(probabilities[indices.index(result["class_id"])] - result["predictions"][0]["probability"]) < 0.2

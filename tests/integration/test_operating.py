@@ -1,0 +1,371 @@
+"""scripts/workers, rollout, probe and stop as an operator runs them, under a load that must not notice."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import torch
+from PIL import Image
+
+from densenet.service import quiesce, tokens, torchserve
+from densenet.service.workers import scale
+from export import archive as archiving
+from export import bundle, weights
+from export.archive import read_version
+from export.console import Problem
+from handler import control
+from tests.conftest import make_network
+from tests.integration.conftest import Starter
+from tests.integration.load import PHOTOS, Load, best_classes
+from tests.integration.test_scripts import Checkout, one_line
+from tests.photos import encode
+
+# Six times 64 megapixels, in 200 kB: seconds of work.
+SLOW = {str(i): encode(Image.new("RGB", (8000, 8000), "navy"), "PNG") for i in range(6)}
+
+
+class Live(Checkout):
+    """A checkout whose service takes new versions, and asks for tokens for that."""
+
+    @property
+    def folder(self) -> Path:
+        return self.root / ".run" / str(self.port)
+
+    @property
+    def authorized(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {tokens.current(self.folder, 'inference')}"}
+
+    def versions(self) -> set[str]:
+        headers = {"Authorization": f"Bearer {tokens.current(self.folder, 'management')}"}
+        address = f"http://127.0.0.1:{self.port + 1}/models/densenet/all"
+        return {model["modelVersion"] for model in requests.get(address, headers=headers, timeout=60).json()}
+
+    def workers(self) -> list[int]:
+        (service,) = torchserve.running(self.root / ".run")
+        return [process.pid for process in torchserve.worker_processes(service)]
+
+    def begin_slowly(self, clients: ThreadPoolExecutor, **headers: str) -> Future[requests.Response]:
+        """A request that the only worker is working on."""
+        slow = clients.submit(requests.post, self.url, files=SLOW, headers=headers, timeout=60)
+        (pid,) = self.workers()
+        folder = Path(json.loads((self.folder / "service.json").read_text())["temp"], "control")
+        wait_until_working(folder, [pid], [slow])
+        return slow
+
+    def load(self) -> Load:
+        known = [{best} for best in best_classes(self.url, **self.authorized)]
+        return Load(self.url, known, keys=self.folder)
+
+
+def ask_by_name(live: Live, version: str) -> Counter[int]:
+    """What a client sees who names a version, until there is none of this name."""
+    seen = Counter[int]()
+    deadline = time.monotonic() + 120
+    while not seen[404] and time.monotonic() < deadline:
+        answer = requests.put(f"{live.url}/{version}", data=PHOTOS[0], headers=live.authorized, timeout=60)
+        seen[answer.status_code] += 1
+        if answer.status_code == 503:
+            assert (answer.json()["error"]["code"], answer.headers["Retry-After"]) == ("draining", "1")
+            time.sleep(1)
+    return seen
+
+
+def wait_until_working(folder: Path, pids: Iterable[int], asked: Iterable[Future[requests.Response]]) -> None:
+    """Until each worker works on one of the requests, none of which may have ended before."""
+    while not all(control.read_record(folder, pid)[1] for pid in pids):
+        assert not any(answer.done() for answer in asked)
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def standing_still(pids: Iterable[int]) -> Iterator[None]:
+    processes = [psutil.Process(pid) for pid in pids]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+@pytest.fixture(scope="module")
+def archives(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same network as versions 1.0 and 2.0, another one as 3.0, and one that cannot be loaded as 4.0."""
+    folder = tmp_path_factory.mktemp("archives")
+    paths = {version: folder / version / "densenet.mar" for version in ("1.0", "2.0", "3.0", "4.0")}
+    for version in ("1.0", "2.0"):
+        archiving.build(exported, paths[version], version=version, workers=2)
+    other = make_network()
+    with torch.no_grad():
+        other.classifier.weight.mul_(-1)
+    torch.save(other.state_dict(), folder / "other.pth")
+    bundle.make(weights.load(str(folder / "other.pth")), None).write(folder / "other")
+    archiving.build(folder / "other", paths["3.0"], version="3.0", workers=1)
+    paths["4.0"].parent.mkdir()
+    archiving.build(exported, folder / "whole.mar", version="4.0", workers=1)
+    with zipfile.ZipFile(folder / "whole.mar") as whole, zipfile.ZipFile(paths["4.0"], "w") as broken:
+        for name in whole.namelist():
+            extra = b"\nraise RuntimeError('version 4.0 is broken')\n" if name == "handler/labels.py" else b""
+            broken.writestr(name, whole.read(name) + extra)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def live(archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    checkout = Live(tmp_path_factory.mktemp("live") / "repository")
+    (checkout.root / "model_store" / "densenet.mar").write_bytes(archives["1.0"].read_bytes())
+    done = checkout.serve("--model-api")
+    assert done.returncode == 0, done.stderr
+    yield checkout
+    checkout.run("stop")
+
+
+def test_nobody_notices_when_workers_come_and_go(live: Live) -> None:
+    with live.load() as load:
+        for arguments, count in (((3,), 3), ((1,), 1), (("--min", 2), 2), (("--max", 1), 1), ((2,), 2)):
+            done = live.run("workers", *arguments)
+            assert done.returncode == 0, done.stderr
+            assert f"{count} of {count} ready, version 1.0" in done.stdout
+            assert len(live.workers()) == count
+            load.wait_for(10)
+    assert set(load.outcomes) == {"1.0"}
+
+
+def test_workers_are_shown_as_the_system_sees_them(live: Live) -> None:
+    before = live.run("workers").stdout.splitlines()
+    for photo in PHOTOS:
+        assert requests.put(live.url, data=photo, headers=live.authorized, timeout=60).ok
+    after = live.run("workers").stdout.splitlines()
+    assert before[0].split() == ["worker", "pid", "state", "memory", "age", "requests", "working"]
+    rows = [line.split() for line in after[1:-1]]
+    assert sorted(int(row[1]) for row in rows) == sorted(live.workers())
+    assert {(row[2], row[4], row[-1]) for row in rows} == {("ready", "MB", "no")}
+    counts = [sum(int(line.split()[-2]) for line in table[1:-1]) for table in (before, after)]
+    assert counts[1] - counts[0] == len(PHOTOS)
+    assert after[-1] == "2 of 2 ready, version 1.0; queue: 0 waiting, room for 100 more"
+
+
+def test_numbers_that_cannot_be_are_refused(live: Live) -> None:
+    assert "--min 3 is more than --max 2" in one_line(live.run("workers", "--min", 3, "--max", 2), "workers")
+    assert "give a number, or --min and --max" in one_line(live.run("workers", 2, "--max", 2), "workers")
+    assert live.run("workers", 0).returncode == 2
+    assert "no service of this checkout is up on port 1" in one_line(live.run("workers", "--port", 1), "workers")
+    assert len(live.workers()) == 2
+
+
+def test_a_rollout_and_a_rollback_are_not_noticed(live: Live, archives: dict[str, Path]) -> None:
+    home = live.root / "model_store"
+    with live.load() as load, ThreadPoolExecutor(1) as clients:
+        naming = clients.submit(ask_by_name, live, "1.0")
+        done = live.run("rollout", archives["2.0"])
+        assert done.returncode == 0, done.stderr
+        assert "4 of 4 photos have the same best class" in done.stderr
+        assert live.versions() == {"2.0"}
+        load.wait_for(10)
+        seen = naming.result()
+        assert (seen[404], seen[500] <= 1, seen.keys() <= {200, 503, 404, 500}) == (1, True, True)
+    assert set(load.outcomes) == {"1.0", "2.0"}
+    assert (home / "densenet.mar").read_bytes() == archives["2.0"].read_bytes()
+    assert read_version(home / "densenet-1.0.mar") == "1.0"
+    with live.load() as load:
+        done = live.run("rollout", "--rollback")
+        assert done.returncode == 0, done.stderr
+        assert live.versions() == {"1.0"}
+        load.wait_for(10)
+    assert set(load.outcomes) == {"1.0", "2.0"}
+    assert (home / "densenet.mar").read_bytes() == archives["1.0"].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("3.0", "of 4 photos agree, fewer than --min-agreement 0.9 wants; version 1.0 goes on"),
+        ("4.0", "version 4.0 is broken"),
+        ("1.0", "version 1.0 is in service already"),
+    ],
+)
+def test_a_version_that_is_not_fit_leaves_the_old_one_serving(
+    live: Live, archives: dict[str, Path], version: str, reason: str
+) -> None:
+    with live.load() as load:
+        assert reason in one_line(live.run("rollout", archives[version]), "rollout")
+        load.wait_for(10)
+    assert set(load.outcomes) == {"1.0"}
+    assert live.versions() == {"1.0"}
+    assert len(live.workers()) == 2
+    assert (live.root / "model_store" / "densenet.mar").read_bytes() == archives["1.0"].read_bytes()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "http://127.0.0.1:1/evil.mar",
+            "https://models.example/evil.mar",
+            "file:///etc/passwd",
+            "ftp://127.0.0.1/x.mar",
+        ),
+        *("s3://bucket/evil.mar", "../../evil.mar", "..%2F..%2Fevil.mar", "/etc/passwd", "https:evil.mar", ""),
+    ],
+)
+def test_a_model_from_elsewhere_is_not_registered(live: Live, url: str) -> None:
+    headers = {"Authorization": f"Bearer {tokens.current(live.folder, 'management')}"}
+    address = f"http://127.0.0.1:{live.port + 1}/models"
+    answer = requests.post(address, params={"url": url}, headers=headers, timeout=60)
+    assert answer.status_code in (400, 404)
+    assert live.versions() == {"1.0"}
+
+
+def test_a_probe_tells_ready_and_live_apart(live: Live) -> None:
+    for question, words in (("ready", "ready"), ("live", "live: 2 worker(s) ready")):
+        done = live.run("probe", question)
+        assert (done.returncode, done.stdout.strip()) == (0, words)
+    for pid in live.workers():
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10  # TorchServe takes a moment to notice
+    while (asked := live.run("probe", "ready", "--timeout", 1)).returncode == 0 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert asked.stderr.startswith("not ready: ")
+    assert live.run("probe", "live").returncode == 0
+    gone = live.run("probe", "live", "--patience", 0)
+    assert (gone.returncode, "not live: no worker is ready" in gone.stderr) in ((1, True), (0, False))
+    deadline = time.monotonic() + 120
+    while live.run("probe", "ready").returncode and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert live.run("probe", "ready").returncode == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_lets_the_workers_go(live: Live, number: signal.Signals) -> None:
+    (service,) = torchserve.running(live.root / ".run")
+    with standing_still(live.workers()):
+        command = subprocess.Popen(
+            [live.root / "scripts" / "workers", "1"],
+            env=live.environment,
+            # Whoever runs the tests may have had it ignored, as nohup has.
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        )
+        deadline = time.monotonic() + 60
+        while not list(service.control.glob("hold-*")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert list(service.control.glob("hold-*"))
+        command.send_signal(number)
+        assert command.wait(60) == 128 + number
+        assert list(service.control.glob("hold-*")) == []
+    assert requests.put(live.url, data=PHOTOS[0], headers=live.authorized, timeout=60).ok
+    assert len(live.workers()) == 2
+
+
+def register_beside(live: Live, archive: Path, workers: int) -> None:
+    """A second version, as for a canary."""
+    shutil.copyfile(archive, live.root / "model_store" / "beside.mar")
+    headers = {"Authorization": f"Bearer {tokens.current(live.folder, 'management')}"}
+    wanted = {"url": "beside.mar", "model_name": "densenet", "initial_workers": workers, "synchronous": "true"}
+    address = f"http://127.0.0.1:{live.port + 1}/models"
+    assert requests.post(address, params=wanted, headers=headers, timeout=360).ok
+
+
+def test_stop_answers_what_has_begun_and_refuses_the_rest(live: Live, archives: dict[str, Path]) -> None:
+    assert live.run("workers", 1).returncode == 0
+    register_beside(live, archives["3.0"], workers=1)
+    (service,) = torchserve.running(live.root / ".run")
+    with ThreadPoolExecutor(2) as clients:
+        # The version that is not the default one has longer to work.
+        pictures = {live.url: dict(list(SLOW.items())[:3]), f"{live.url}/3.0": SLOW}
+        asked = [
+            clients.submit(requests.post, url, files=files, headers=live.authorized, timeout=60)
+            for url, files in pictures.items()
+        ]
+        wait_until_working(service.control, live.workers(), asked)
+        stopping = subprocess.Popen([live.root / "scripts" / "stop"], env=live.environment, stdout=subprocess.PIPE)
+        later = []
+        while stopping.poll() is None:
+            try:
+                later.append(requests.put(live.url, data=PHOTOS[0], headers=live.authorized, timeout=60))
+            except requests.ConnectionError:
+                time.sleep(0.05)
+        stopping.communicate()
+        for slow, files in zip(asked, pictures.values(), strict=True):
+            assert [result["success"] for result in slow.result().json()["results"]] == [True] * len(files)
+    assert stopping.returncode == 0
+    refused = [answer for answer in later if not answer.ok]
+    assert {(answer.status_code, answer.headers.get("Retry-After")) for answer in refused} <= {(503, "1")}
+    assert {answer.json()["error"]["code"] for answer in refused} <= {"draining"}
+    assert "no service of this checkout is up" in live.run("probe", "ready").stderr
+    assert live.run("probe", "live").returncode == 1
+
+
+def test_a_foreground_service_drains_when_it_is_told_to_end(live: Live) -> None:
+    live.run("stop")
+    command = [live.root / "scripts" / "serve", "--foreground", "--port", str(live.port), "--workers", "1"]
+    process = subprocess.Popen(command, env=live.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 300
+        while live.run("probe", "ready").returncode and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert live.run("workers").returncode == 0  # which waits until serve has asked about its own photo
+        with ThreadPoolExecutor(1) as clients:
+            slow = live.begin_slowly(clients)
+            with standing_still(live.workers()):
+                assert "for" in live.run("workers").stdout.splitlines()[1]
+            process.send_signal(signal.SIGTERM)
+            assert [result["success"] for result in slow.result().json()["results"]] == [True] * 6
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert live.processes() == []
+
+
+def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[str, Path]) -> None:
+    live.run("stop")
+    assert live.serve().returncode == 0
+    try:
+        line = one_line(live.run("rollout", archives["2.0"]), "rollout")
+        assert line == "rollout: the service takes no new versions; start it with scripts/serve --model-api"
+        assert "already up" in one_line(live.serve("--model-api"), "serve")
+        assert "there was no rollout to go back from" not in live.run("workers").stdout
+    finally:
+        live.run("stop")
+
+
+def test_workers_that_take_batches_end_between_them(start: Starter) -> None:
+    server = start(workers=2, batchSize=8, maxBatchDelay=20)
+    with Load(server.url, [{best} for best in best_classes(server.url)], clients=20) as load:
+        for _ in range(5):
+            with quiesce.held(server.service, 60):
+                pass
+            load.wait_for(12)
+        scale(server.service, 1, 1, 60)
+        load.wait_for(20)
+    assert set(load.outcomes) == {"1.0"}
+    assert len(server.workers()) == 1
+
+
+def test_a_request_that_takes_too_long_keeps_its_worker(start: Starter) -> None:
+    server = start(workers=2)
+    with ThreadPoolExecutor(2) as clients:
+        slow = [clients.submit(server.post, files=SLOW) for _ in range(2)]
+        pids = server.workers()
+        wait_until_working(server.service.control, pids, slow)
+        with (
+            standing_still(pids),
+            pytest.raises(Problem, match=r"has not finished what it is working on within 0\.2 seconds"),
+        ):
+            scale(server.service, 1, 1, 0.2)
+        assert len(server.workers()) == 2
+        for answer in slow:
+            assert [result["success"] for result in answer.result().json()["results"]] == [True] * 6

@@ -1,0 +1,305 @@
+"""scripts/serve, stop and predict as a person runs them, in a copy of the repository."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+import torch
+
+from densenet.service import java
+from export import ROOT
+from tests.conftest import make_network
+from tests.integration.conftest import free_port
+from tests.photos import cutouts, encode
+
+LEFT_OUT = (".git", ".venv", ".run", "build", "logs", "*.mar", "__pycache__", ".*_cache", ".hypothesis")
+UNREACHABLE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+
+
+class Checkout:
+    """A copy of the repository that shares this one's virtual environment."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.port = free_port()
+        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        (root / ".venv").symlink_to(ROOT / ".venv")
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        self.environment = environment | UNREACHABLE | {"TORCH_HOME": str(root / "torch-home")}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/predictions/densenet"
+
+    def run(
+        self, script: str, *arguments: object, prefix: str = "", **options: object
+    ) -> "subprocess.CompletedProcess[str]":
+        words = " ".join([prefix, str(self.root / "scripts" / script), *map(str, arguments)])
+        # From another folder: every command works from any.
+        return subprocess.run(
+            ["bash", "-c", words],
+            cwd="/",
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
+
+    def serve(self, *arguments: object, prefix: str = "") -> "subprocess.CompletedProcess[str]":
+        return self.run("serve", "--port", self.port, *arguments, prefix=prefix)
+
+    def processes(self) -> list[psutil.Process]:
+        """What runs with this checkout's paths."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                found += [process] if str(self.root / ".run") in " ".join(process.cmdline()) else []
+            except psutil.Error:
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    checkout = Checkout(tmp_path_factory.mktemp("checkout") / "repository")
+    yield checkout
+    checkout.run("stop")
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint of three classes, with the dotted key names of old, and its class index."""
+    folder = tmp_path_factory.mktemp("fine tuned".replace(" ", "-"))
+    state = make_network(classes=3).state_dict()
+    pattern = re.compile(r"(denselayer\d+\.(?:norm|conv))([12])\.")
+    torch.save(
+        {"state_dict": {pattern.sub(r"\1.\2.", name): value for name, value in state.items()}}, folder / "mine.pth"
+    )
+    (folder / "classes.json").write_text(json.dumps({"0": "cat", "1": "dog", "2": ["bird-1", "bird"]}))
+    return folder / "mine.pth", folder / "classes.json"
+
+
+def one_line(done: "subprocess.CompletedProcess[str]", name: str) -> str:
+    """The last line of what went wrong, after checking that it is told as it should be."""
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"{name}: ")
+    return line
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photos and a file that is none."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "one.jpg").write_bytes(encode(cutouts(1)[0]))
+    (folder / "two.png").write_bytes(encode(cutouts(2)[1], "PNG"))
+    (folder / "bad.jpg").write_bytes(b"no photo")
+    return folder
+
+
+class TestServePredictAndStop:
+    """One service's life, in the order of the tests."""
+
+    def test_serve_exports_archives_starts_and_says_where(
+        self, checkout: Checkout, fine_tuned: tuple[Path, Path], folder: Path
+    ) -> None:
+        weights, classes = fine_tuned
+        done = checkout.serve("--weights", weights, "--class-index", classes, "--workers", 1)
+        assert done.returncode == 0, done.stderr
+        assert "DenseNet-121 is up: 1 worker(s), weights mine.pth" in done.stdout
+        assert f"curl -T export/photos/cat.jpg {checkout.url}" in done.stdout
+        with (folder / "two.png").open("rb") as photo:
+            rows = requests.put(checkout.url, data=photo, timeout=60).json()["predictions"]
+        labels = {row["class_id"]: row["label"] for row in rows}
+        assert labels == {"cat": "cat", "dog": "dog", "bird-1": "bird"}
+
+    def test_a_second_serve_finds_it_up_and_passes_nothing_over(
+        self, checkout: Checkout, fine_tuned: tuple[Path, Path]
+    ) -> None:
+        again = checkout.serve()
+        assert (again.returncode, "already up: 1 worker(s)" in again.stdout) == (0, True)
+        assert "already up" in one_line(checkout.serve("--weights", "untrained"), "serve")
+        assert "already up" in one_line(checkout.serve("--rebuild"), "serve")
+        assert "already up" in one_line(checkout.serve("--log-format", "json"), "serve")
+        more = checkout.serve("--workers", 2, "--weights", fine_tuned[0], "--class-index", fine_tuned[1])
+        assert "already up: 2 worker(s)" in more.stdout
+
+    def test_predict_takes_files_folders_and_standard_input(self, checkout: Checkout, folder: Path) -> None:
+        names = (folder / "deep", folder / "two.png", "-")
+        done = checkout.run("predict", "--url", checkout.url, *names, prefix=f"< {folder}/two.png")
+        assert done.returncode == 0, done.stderr
+        files = [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
+        assert files == ["file", str(folder / "deep" / "one.jpg"), str(folder / "two.png"), "-"]
+
+    def test_predict_shows_a_bad_file_as_a_row_and_in_its_exit_status(self, checkout: Checkout, folder: Path) -> None:
+        done = checkout.run("predict", "--url", checkout.url, folder)
+        assert "1 of 3 images" in one_line(done, "predict")
+        assert "not_an_image" in done.stdout
+
+    def test_predict_prints_json_and_csv(self, checkout: Checkout, folder: Path) -> None:
+        lines = checkout.run("predict", "--json", "--url", checkout.url, folder).stdout.splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [Path(row["file"]).name for row in rows] == ["bad.jpg", "one.jpg", "two.png"]
+        assert rows[0]["error"]["code"] == "not_an_image"
+        answer = requests.put(checkout.url, data=encode(cutouts(1)[0]), timeout=60).json()
+        assert rows[1]["predictions"] == answer["predictions"]
+        table = io.StringIO(checkout.run("predict", "--csv", "--url", checkout.url, folder).stdout)
+        assert [row["rank"] for row in csv.DictReader(table)] == ["", "1", "2", "3", "1", "2", "3"]
+
+    def test_stop_ends_it_and_leaves_nothing(self, checkout: Checkout, folder: Path) -> None:
+        record = checkout.root / ".run" / str(checkout.port) / "service.json"
+        temp = json.loads(record.read_text())["temp"]
+        stopped = checkout.run("stop")
+        assert (stopped.returncode, stopped.stdout.strip()) == (0, f"stopped the service on port {checkout.port}")
+        assert checkout.processes() == []
+        assert not Path(temp).exists()
+        assert "nothing to stop" in checkout.run("stop").stdout
+        done = checkout.run("predict", "--url", checkout.url, folder)
+        assert "start the service with scripts/serve" in one_line(done, "predict")
+
+    def test_a_rebuild_does_not_swap_the_model_for_another(self, checkout: Checkout) -> None:
+        line = one_line(checkout.serve("--rebuild"), "serve")
+        assert line.endswith("densenet.mar was made of the file mine.pth; name it again: --weights FILE")
+
+
+def test_without_a_network_serve_says_loudly_that_it_serves_untrained_weights(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path / "repository")
+    process = subprocess.Popen(
+        [checkout.root / "scripts" / "serve", "--foreground", "--port", str(checkout.port)],
+        env=checkout.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 600
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                answer = requests.put(checkout.url, data=encode(cutouts(1)[0]), timeout=60)
+            except requests.ConnectionError:
+                time.sleep(0.5)
+                continue
+            if answer.ok:
+                break
+            time.sleep(0.5)
+        assert answer.json()["model"]["weights"] == "untrained"
+        assert checkout.processes() != []
+        assert checkout.run("workers").returncode == 0  # which waits until serve has said that it is up
+    finally:
+        process.send_signal(signal.SIGTERM)
+        output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "UNTRAINED" in errors
+    assert "DenseNet-121 is up" in output
+    assert checkout.processes() == []
+    # What prepares production never falls back.
+    assert "cannot download" in one_line(
+        checkout.run("serve", "--weights", "imagenet", "--port", checkout.port), "export"
+    )
+
+
+def test_a_port_that_is_taken_is_told_in_one_line(checkout: Checkout) -> None:
+    assert checkout.run("export", "--weights", "untrained").returncode == 0
+    assert checkout.run("archive", "--workers", 1).returncode == 0
+    for offset in range(5):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", checkout.port + offset))
+            taken.listen()
+            assert f"port {checkout.port + offset} is taken" in one_line(checkout.serve(), "serve")
+    assert checkout.processes() == []
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("handler/labels.py", "raise RuntimeError('the labels are broken')\n", "RuntimeError: the labels are broken"),
+        ("handler/scoring.py", "import nonsense_that_is_missing\n", "No module named 'nonsense_that_is_missing'"),
+    ],
+)
+def test_a_broken_model_is_told_in_one_line_and_nothing_is_left_running(
+    checkout: Checkout, file: str, content: str, reason: str
+) -> None:
+    path = checkout.root / file
+    original = path.read_text()
+    path.write_text(original + content)
+    try:
+        assert reason in one_line(checkout.serve(), "serve")
+    finally:
+        path.write_text(original)
+    assert checkout.processes() == []
+
+
+def test_a_damaged_archive_is_told_in_one_line(checkout: Checkout) -> None:
+    archive = checkout.root / "model_store" / "densenet.mar"
+    whole = archive.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], whole[:1000] + b"\0" * 5000 + whole[6000:]):
+        archive.write_bytes(damaged)
+        assert "--rebuild" in one_line(checkout.serve(), "serve")
+    archive.write_bytes(whole)
+    assert checkout.processes() == []
+
+
+def test_a_full_disk_is_told_in_one_line(checkout: Checkout) -> None:
+    # Files of at most 10 MB stand in for a disk that fills up while the network is written.
+    done = checkout.serve("--rebuild", "--weights", "untrained", prefix="ulimit -f 10000;")
+    assert "File too large" in one_line(done, "export")
+    assert checkout.processes() == []
+
+
+def test_plain_torchserve_works_from_the_repository_root(checkout: Checkout, tmp_path: Path) -> None:
+    assert checkout.run("archive", "--workers", 1).returncode == 0
+    config = checkout.root / "config.properties"
+    original = config.read_text()
+    ports = {"8080": 0, "8081": 1, "8082": 2, "7070": 3, "7071": 4}
+    config.write_text(re.sub("|".join(ports), lambda match: str(checkout.port + ports[match[0]]), original))
+    (tmp_path / "t").mkdir()
+    path = f"{Path(sys.executable).parent}:{java.find().parent}:{os.environ['PATH']}"
+    environment = checkout.environment | {"TEMP": str(tmp_path / "t"), "TMPDIR": str(tmp_path), "PATH": path}
+    options = {"cwd": checkout.root, "env": environment, "timeout": 90, "check": True}
+    try:
+        command = ["torchserve", "--start", "--ncs", "--ts-config", "config.properties"]
+        subprocess.run(command, stdout=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
+        deadline = time.monotonic() + 300
+        status = 0
+        while status != 200 and time.monotonic() < deadline:
+            time.sleep(0.5)
+            try:
+                status = requests.put(checkout.url, data=encode(cutouts(1)[0]), timeout=20).status_code
+            except requests.RequestException:
+                continue
+        assert status == 200
+        metrics = requests.get(f"http://127.0.0.1:{checkout.port + 2}/metrics", timeout=20).text
+        assert 'densenet_images_total{model_name="densenet"' in metrics
+        assert {log.name for log in (checkout.root / "logs").glob("*.log")} == {
+            "access_log.log",
+            "model_log.log",
+            "ts_log.log",
+        }
+    finally:
+        subprocess.run(["torchserve", "--stop", "--foreground"], **options)  # type: ignore[call-overload]
+        config.write_text(original)
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["serve", "stop", "workers", "rollout", "probe", "gateway", "chaos", "predict", "evaluate", "export", "archive"],
+)
+def test_every_command_has_help(checkout: Checkout, script: str) -> None:
+    done = checkout.run(script, "--help")
+    assert (done.returncode, "usage:" in done.stdout.lower()) == (0, True)

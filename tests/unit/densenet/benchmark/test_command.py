@@ -1,0 +1,155 @@
+"""The command without its measuring: options, what is told, processes and pictures."""
+
+import os
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from densenet.benchmark import command, images, processes
+from densenet.benchmark.plan import LARGE, SMALL, Part, Size
+from densenet.benchmark.run import Run
+from export import weights
+from export.console import Problem
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Part, Run]]:
+    """Nothing is drawn, converted or measured; the parts that would have been, with their run."""
+    found: list[tuple[Part, Run]] = []
+
+    def stand_in(part: Part) -> object:
+        def measure(run: Run) -> None:
+            found.append((part, run))
+            run.record.add(Part.WORKERS, round=0, precision="int8", seconds=2.0, private_mb=300.0)
+
+        return measure
+
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)  # or they would stay
+    monkeypatch.setattr(command, "_MEASURES", {part: stand_in(part) for part in Part})
+    monkeypatch.setattr(command, "draw_photos", lambda folder: {})
+    monkeypatch.setattr(command, "draw_calibration", lambda folder: folder)
+    monkeypatch.setattr(command.Models, "make_state", lambda models: None)
+    monkeypatch.setattr(command.Models, "prepare", lambda models, wanted, record: set(wanted))
+    return found
+
+
+def test_all_parts_are_measured_and_the_report_written(
+    measured: list[tuple[Part, Run]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main(output=tmp_path / "out")
+    assert [part for part, _ in measured] == list(Part)
+    effort = measured[0][1].effort
+    assert (effort.rounds, effort.seconds, len(effort.loads)) == (3, 4, 6)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["performance.json", "performance.md"]
+    output, errors = capsys.readouterr()
+    assert "met           one more worker, int8: private memory: 300 MB" in output
+    assert "3 round(s), about" in errors
+
+
+def test_quick_can_have_more_rounds(measured: list[tuple[Part, Run]], tmp_path: Path) -> None:
+    command.main(quick=True, rounds=2, only=[Part.WORKERS], output=tmp_path)
+    ((part, run),) = measured
+    assert (part, run.effort.rounds, run.effort.seconds, len(run.effort.loads)) == (Part.WORKERS, 2, 2, 3)
+    assert (run.engines, run.contenders) == ([], [])
+    assert {"fp32", "int8"} <= set(run.precisions)
+
+
+def test_one_contender_alone(measured: list[tuple[Part, Run]], tmp_path: Path) -> None:
+    command.main(only=[Part.HTTP], chosen=["flask-fp32-1"], output=tmp_path)
+    assert [contender.name for contender in measured[0][1].contenders] == ["flask-fp32-1"]
+
+
+def test_an_unknown_contender_is_named_beside_the_known(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"no contender keras on this machine; there are .*ours-int8-2"):
+        command.main(chosen=["keras"], output=tmp_path)
+
+
+def test_a_contender_without_its_part_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="add --only http"):
+        command.main(chosen=["flask-fp32-1"], only=[Part.NETWORK], output=tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(measured: list[tuple[Part, Run]], tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"there is no folder .*photos; --calibration-images"):
+        command.main(calibration_images=tmp_path / "photos", output=tmp_path)
+    assert list(tmp_path.iterdir()) == [], "no report of nothing"
+
+
+def test_an_interrupted_run_keeps_its_report(
+    measured: list[tuple[Part, Run]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(run: Run) -> None:
+        run.record.add(Part.WORKERS, round=0, precision="fp32", seconds=2.0, private_mb=300.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(command._MEASURES, Part.DECODING, interrupted)
+    with pytest.raises(command.Interrupted) as raised:
+        command.main(output=tmp_path)
+    assert raised.value.status == 130
+    assert (
+        "| one more worker, fp32: private memory | at most 430 MB | 300 MB | met |"
+        in (tmp_path / "performance.md").read_text()
+    )
+
+
+def test_a_bad_option_is_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "densenet.benchmark.command", "--contender", "keras", "--output", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert done.stderr.startswith("benchmark: there is no contender keras")
+
+
+def test_pictures_are_of_their_size_different_and_the_same_again(tmp_path: Path) -> None:
+    paths = images.write(tmp_path, SMALL, 12)
+    contents = [path.read_bytes() for path in paths]
+    assert len(set(contents)) == 12
+    assert contents == [path.read_bytes() for path in images.write(tmp_path / "again", SMALL, 12)]
+    for content in contents:
+        with Image.open(BytesIO(content)) as image:
+            assert (image.size, image.format, image.mode) == ((SMALL.width, SMALL.height), "JPEG", "RGB")
+        assert 15_000 < len(content) < 150_000
+
+
+def test_a_large_picture_is_as_heavy_as_a_cameras(tmp_path: Path) -> None:
+    (path,) = images.write(tmp_path, Size(LARGE.width // 4, LARGE.height // 4), 1)
+    assert 3e6 < 16 * path.stat().st_size < 8e6
+
+
+def test_a_program_and_its_children_end_with_the_block(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "family.py").write_text("import subprocess\nsubprocess.run(['sleep', '60'])")
+    with processes.program("family", log=log, PYTHONPATH=str(tmp_path)) as process:
+        processes.wait_until(lambda: bool(process.children()), process, seconds=20, log=log)
+        everything = [process, *process.children()]
+    assert len(everything) == 2
+    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in everything)
+
+
+def test_a_program_that_fails_says_why_in_its_last_line(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match=r"no_such_module failed: .*No module named"):
+        processes.run("no_such_module", log=tmp_path / "log")
+    with (
+        processes.program("no_such_module", log=tmp_path / "log") as process,
+        pytest.raises(Problem, match=r"ended at once: .*No module named"),
+    ):
+        processes.wait_until(lambda: False, process, seconds=20, log=tmp_path / "log")
+
+
+def test_a_function_apart_answers_or_says_why() -> None:
+    assert processes.apart(os.path.basename, "/a/b") == "b"
+    with pytest.raises(Problem, match=r"FileNotFoundError: .*nowhere"):
+        processes.apart(os.listdir, "/nowhere")
+    with pytest.raises(Problem, match=r"^there is no weights file /nowhere"):
+        processes.apart(weights.load, "/nowhere")
+    with pytest.raises(Problem, match="ended before it answered"):
+        processes.apart(os._exit, 3)

@@ -1,0 +1,63 @@
+"""The plan: who is measured on which processor, and in which order."""
+
+import pytest
+
+from densenet.benchmark import plan
+from densenet.benchmark.plan import LARGE, LOADS, QUICK_LOADS, SMALL, Contender, Effort, Load, Part, System
+from export import Precision
+
+VNNI = ("avx2", "avx512f", "avx512_vnni")
+
+
+def names() -> list[str]:
+    return [contender.name for contender in plan.contenders()]
+
+
+def test_what_is_served_is_measured_with_one_and_two_workers() -> None:
+    for precision in plan.SERVED:
+        assert {f"ours-{precision}-1", f"ours-{precision}-2"} <= set(names())
+    assert {"fp32", "int8"} <= set(plan.precisions(VNNI))
+    assert set(plan.precisions((*VNNI, "amx_bf16"))) == set(Precision) - {Precision.FP16}
+
+
+def test_bf16_is_measured_only_where_the_processor_has_it() -> None:
+    assert not [engine.name for engine in plan.engines(VNNI) if "bf16" in engine.name]
+    assert "openvino bf16" in [engine.name for engine in plan.engines((*VNNI, "amx_bf16"))]
+
+
+def test_all_the_peers_are_there_each_once() -> None:
+    found = names()
+    assert len(set(found)) == len(found)
+    peers = {"flask-fp32-1", "gunicorn-fp32-2", "torchserve-fp32-2", "openvino-fp32-2", "openvino-int8-2"}
+    assert peers | {"onnxruntime-fp32-2", "onnxruntime-int8-2"} <= set(found)
+
+
+def test_one_worker_is_put_under_the_loads_that_scaling_is_told_by() -> None:
+    one, two = (Contender(System.OURS, "fp32", 1, (Load(SMALL, 8),)), Contender(System.OURS, "fp32", 2))
+    assert plan.loads(one, Effort(1, 1)) == [Load(SMALL, 8)]
+    assert plan.loads(two, Effort(1, 1)) == list(LOADS)
+    assert plan.loads(two, Effort(1, 1, QUICK_LOADS)) == list(QUICK_LOADS)
+    assert Load(LARGE, 1) in QUICK_LOADS
+
+
+def test_rounds_begin_elsewhere_and_go_both_ways() -> None:
+    orders = [plan.in_order("abcd", turn) for turn in range(4)]
+    assert orders[0] == ["a", "b", "c", "d"]
+    assert orders[1] == ["a", "d", "c", "b"]
+    assert orders[2] == ["c", "d", "a", "b"]
+    assert all(sorted(order) == ["a", "b", "c", "d"] for order in orders)
+    assert plan.in_order([], 3) == []
+
+
+def test_a_full_run_and_a_quick_one_are_bounded() -> None:
+    contenders = plan.contenders()
+    full = plan.minutes(list(Part), contenders, Effort(3, 4))
+    quick = plan.minutes(list(Part), contenders, Effort(1, 2, QUICK_LOADS))
+    assert quick < full / 2
+    assert full < 45
+    assert plan.minutes([Part.NETWORK], [], Effort(1, 2)) < quick
+
+
+@pytest.mark.parametrize(("load", "text"), [(Load(SMALL, 8), "500×335, 8"), (Load(LARGE, 1), "4000×3000, 1")])
+def test_loads_in_words(load: Load, text: str) -> None:
+    assert str(load) == text

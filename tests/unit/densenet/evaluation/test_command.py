@@ -1,0 +1,213 @@
+"""The command against a stand-in for the client: what it says, where it writes, and how it goes on after an end."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import Answer, Model, NotThere, Prediction, Refused, ServiceError, Unauthorized, terminal
+from densenet.evaluation import command
+from densenet.evaluation.predict import Interrupted
+from export.console import Problem
+
+NAMES = {"cat": "cat", "dog": "dog", "bird": "bird"}
+URL = "http://127.0.0.1:8080/predictions/densenet"
+
+
+class Service:
+    """Takes every image for a cat, and counts what it was asked about; at image `fails_at`, `failure` comes instead."""
+
+    def __init__(self, weights: str = "mine.pth") -> None:
+        self.model = Model("densenet", "1.0", weights, "fp32")
+        self.asked: list[str] = []
+        self.fails_at = -1
+        self.failure: BaseException | Answer = Refused("broken_image", "cut short", 422)
+        self.names = NAMES
+
+    def __call__(self, url: str, **_: object) -> "Service":
+        return self
+
+    def __enter__(self) -> "Service":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def answer(self) -> Answer:
+        values = (0.7, 0.2, 0.1)
+        rows = [Prediction(*row, value) for row, value in zip(self.names.items(), values, strict=True)]
+        return Answer(tuple(rows), True, self.model)
+
+    def classify(self, image: object, *, top_k: int) -> Answer:
+        return self.answer()
+
+    def classify_many(self, images: Iterable[Path], *, top_k: int) -> Iterator[object]:
+        for image in images:
+            failing = len(self.asked) == self.fails_at
+            self.asked.append(image.name)
+            if failing and isinstance(self.failure, NotThere | Unauthorized | KeyboardInterrupt):
+                raise self.failure
+            yield self.failure if failing else self.answer()
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Service:
+    service = Service()
+    monkeypatch.setattr(terminal, "Client", service)
+    return service
+
+
+@pytest.fixture
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three cats and two dogs; the command runs from beside it."""
+    root = tmp_path / "animals"
+    for name in ("cat/1.jpg", "cat/2.jpg", "cat/3.jpg", "dog/4.jpg", "dog/5.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"image")
+    monkeypatch.chdir(tmp_path)
+    return root
+
+
+def result(folder: Path) -> Any:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_an_evaluation_from_start_to_end(service: Service, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command.main(images)
+    assert service.asked == ["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]
+    found = result(images.parent / "evaluation-animals")
+    assert (found["top1"]["share"], found["top5"]["share"], found["url"]) == (0.6, 1.0, URL)
+    assert found["confusions"][0]["images"] == 2
+    output, errors = capsys.readouterr()
+    assert "60.00%" in output
+    assert "evaluation-animals/report.html" in output
+    assert errors == ""
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), NotThere("nothing answers"), Unauthorized("expired")])
+def test_a_run_that_ended_early_goes_on(
+    service: Service, images: Path, failure: BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.fails_at, service.failure = 2, failure
+    with pytest.raises(Problem, match="; 2 of 5 are done, the same command goes on from there") as problem:
+        command.main(images)
+    assert problem.value.status == (130 if isinstance(failure, KeyboardInterrupt) else 1)
+    service.fails_at, service.asked = -1, []
+    command.main(images)
+    assert service.asked == ["3.jpg", "4.jpg", "5.jpg"]
+    assert "resuming: 2 of 5 are done" in capsys.readouterr().err
+    assert result(Path("evaluation-animals"))["top1"]["right"] == 3
+
+
+def test_a_restart_that_ended_early_goes_on_without_the_option(service: Service, images: Path) -> None:
+    service.fails_at, service.failure = 2, KeyboardInterrupt()
+    with pytest.raises(Interrupted, match="2 of 5 are done, the same command without --restart goes on"):
+        command.main(images, restart=True)
+
+
+def test_ctrl_c_before_the_first_question_is_one_line_too(
+    service: Service, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("densenet.evaluation.dataset.read", interrupted)
+    with pytest.raises(Interrupted):
+        command.main(images)
+
+
+def test_refused_images_are_wrong_and_named_and_lost_ones_are_asked_again(
+    service: Service, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.fails_at = 0
+    command.main(images)
+    assert result(Path("evaluation-animals"))["top1"]["right"] == 2
+    assert "not answered: cat/1.jpg: broken_image: cut short" in capsys.readouterr().err
+    service.asked = []
+    command.main(images)
+    assert service.asked == []
+    service.failure = ServiceError("the connection was lost")
+    command.main(images, restart=True)
+    assert result(Path("evaluation-animals"))["failed"][0]["code"] == "no_answer"
+    service.asked, service.fails_at = [], -1
+    command.main(images)
+    assert service.asked == ["1.jpg"]
+    assert result(Path("evaluation-animals"))["failed"] == []
+
+
+def test_answers_of_another_model_or_set_are_not_mixed(service: Service, images: Path) -> None:
+    command.main(images)
+    service.model = Model("densenet", "1.1", "better.pth", "fp32")
+    with pytest.raises(Problem, match=r"another model \(name densenet, version 1\.0, weights mine\.pth.*--restart"):
+        command.main(images)
+    command.main(images, restart=True)
+    (images / "cat" / "6.jpg").write_bytes(b"image")
+    with pytest.raises(Problem, match=r"other images or labels.*--restart"):
+        command.main(images)
+    command.main(images, output=Path("other"))
+    assert result(Path("other"))["set"]["images"] == 6
+
+
+def test_a_model_that_changes_on_the_way_is_noticed(service: Service, images: Path) -> None:
+    service.fails_at, service.failure = 3, Service("other.pth").answer()
+    with pytest.raises(Problem, match="the service changed while it was asked"):
+        command.main(images)
+
+
+def test_untrained_weights_are_said_loudly(service: Service, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    service.model = Model("densenet", "1.0", "untrained", "fp32")
+    command.main(images)
+    assert "UNTRAINED weights: every number above is meaningless" in capsys.readouterr().err
+
+
+def test_a_second_service_is_compared_and_its_answers_are_kept(
+    service: Service, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main(images, against="http://127.0.0.1:9000/predictions/densenet")
+    found = result(Path("evaluation-animals"))["agreement"]
+    assert (found["compared"], found["same_top1"], found["largest_difference"]) == (5, 1, 0)
+    assert "same top-5 in order" in capsys.readouterr().out
+    command.main(images, against="http://127.0.0.1:9000/predictions/densenet")
+    assert len(service.asked) == 10
+
+
+def test_what_is_asked_for_must_make_sense(service: Service, images: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index.json"
+    index.write_text('["cat", "dog"]')
+    options: list[tuple[dict[str, Any], str]] = [
+        ({"against": "eager"}, "--against eager and --weights"),
+        ({"weights": "imagenet"}, "--against eager and --weights"),
+        ({"output": images / "cat" / "report"}, "lies in the set itself"),
+        ({"class_index": index}, "lacks classes that the service has, 'bird'"),
+        ({"class_index": images / "cat" / "1.jpg"}, "is not JSON"),
+    ]
+    for values, message in options:
+        with pytest.raises(Problem, match=message):
+            command.main(images, **values)
+    with pytest.raises(Problem, match="there is no"):
+        command.main(images / "nowhere")
+    assert service.asked == []
+
+
+def test_an_address_that_is_none_is_told(images: Path) -> None:
+    with pytest.raises(Problem, match="url must be an address such as"):
+        command.main(images, url="127.0.0.1:8080")
+
+
+@pytest.mark.parametrize("inside", ["", "cat"])
+def test_run_from_within_the_set_the_report_lands_beside_it(
+    service: Service, images: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    monkeypatch.chdir(images / inside)
+    command.main(images)
+    assert (images.parent / "evaluation-animals" / "report.html").is_file()
+    assert sorted(path.name for path in images.iterdir()) == ["cat", "dog"]
+
+
+def test_classes_that_the_service_did_not_list_have_their_id_for_a_name(service: Service, images: Path) -> None:
+    service.fails_at = 0
+    service.failure = Answer((Prediction("yeti", "yeti", 1.0),), True, service.model)
+    command.main(images)
+    assert [one["predicted_label"] for one in result(Path("evaluation-animals"))["confusions"]] == ["cat", "yeti"]

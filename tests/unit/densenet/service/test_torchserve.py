@@ -1,0 +1,67 @@
+"""What is remembered of a service between two commands."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+import pytest
+
+from densenet.service import torchserve
+from densenet.service.properties import Properties
+from densenet.service.torchserve import Service
+from export import ROOT
+from export.console import Problem
+
+
+def remember(run: Path, temp: Path, **changes: object) -> Service:
+    """A service on record, whose process is this one unless told otherwise."""
+    values = {"pid": os.getpid(), "started": 5.0, "port": 9000, "temp": str(temp), "card": {}}
+    texts = dict.fromkeys(("inference", "management", "model", "logs"), "")
+    service = Service(**texts | values | changes)  # type: ignore[arg-type]
+    (run / str(service.port)).mkdir()
+    (run / str(service.port) / torchserve.STATE).write_text(json.dumps(asdict(service)))
+    return service
+
+
+def test_a_live_service_is_found_whatever_the_clock_says_of_its_start(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import time; time.sleep(600)", f"-Djava.io.tmpdir={tmp_path / 'temp'}"]
+    process = subprocess.Popen(command)
+    try:
+        service = remember(tmp_path, tmp_path / "temp", pid=process.pid)
+        assert torchserve.running(tmp_path) == [service]
+        assert torchserve.remembers(service, tmp_path)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("changes", [{"started": psutil.Process().create_time()}, {"pid": 2**22 + 1}])
+def test_what_a_dead_service_left_behind_is_removed_and_no_stranger_ended(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    (tmp_path / "temp").mkdir()
+    service = remember(tmp_path, tmp_path / "temp", **changes)
+    assert torchserve.running(tmp_path) == []
+    assert not (tmp_path / "temp").exists()
+    assert not torchserve.remembers(service, tmp_path)
+    assert psutil.pid_exists(os.getpid())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
+def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "9000").mkdir()
+    (tmp_path / "9000" / torchserve.STATE).write_text(text)
+    assert torchserve.running(tmp_path) == []
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        properties = Properties.read(ROOT / "config.properties").on_port(port)
+        with pytest.raises(Problem, match=f"port {port} is taken"):
+            torchserve.check_ports(properties)
