@@ -3,7 +3,13 @@
 from enum import StrEnum
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+import handler
+
+_HERE = Path(__file__).parents[1]
+# Beside an installed wheel there is no checkout; then it is the folder in which the command runs.
+ROOT = _HERE if (_HERE / "config.properties").exists() else Path.cwd()
+IMAGENET_CLASSES = Path(handler.__file__).with_name("imagenet_class_index.json")
+PHOTOS = Path(__file__).parent / "photos"
 DEFAULT_FOLDER = ROOT / "build"
 DEFAULT_ARCHIVE = ROOT / "model_store" / "densenet.mar"
 

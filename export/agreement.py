@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.models import DenseNet121_Weights
 
-from export import Precision
+from export import PHOTOS, Precision
 from export.console import Problem
 from handler.cropping import CROP, RESIZE
 
@@ -18,7 +17,6 @@ from handler.cropping import CROP, RESIZE
 TOLERANCES = {Precision.FP32: 1e-4, Precision.BF16: 0.5, Precision.FP16: 0.1}
 TOP = 5  # classes whose order must be the same in fp32
 Logits = Callable[[Tensor], Tensor]  # pictures (N, 3, 224, 224) → (N, classes)
-PHOTOS = Path(__file__).parent / "photos"
 
 
 def check(eager: Logits, exported: Logits, precision: Precision = Precision.FP32) -> float:

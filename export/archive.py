@@ -20,13 +20,14 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, ROOT, Precision, console
+import handler
+from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, Precision, console
 from export.console import Problem
 from handler import PARTS
 from handler.reply import DESCRIPTION
 from handler.settings import Settings
 
-HANDLER = ROOT / "handler"
+HANDLER = Path(handler.__file__).parent
 DEFAULT_VERSION = "1.0"
 MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG = "model-config.yaml"

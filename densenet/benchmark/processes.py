@@ -15,7 +15,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import psutil
 
-from export import ROOT
 from export.console import Problem
 
 P = ParamSpec("P")
@@ -26,11 +25,11 @@ _STILL = 0.5  # seconds without work after which a process counts as idle
 
 @contextmanager
 def program(module: str, *arguments: str, log: Path, **environment: str) -> Iterator[psutil.Process]:
-    """`python -m module arguments` with this repository on its path, and all its children, for as long as the block.
+    """`python -m module arguments`, and all its children, for as long as the block.
 
     log: takes its output.
     """
-    inherited = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    inherited = os.environ | environment
     command = [sys.executable, "-m", module, *arguments]
     with log.open("wb") as output:
         # In a session of its own: Ctrl-C is for this process, which then ends the others in order.

@@ -14,13 +14,13 @@ from densenet.benchmark import processes
 from densenet.benchmark.convert import Models
 from densenet.benchmark.load import Address
 from densenet.benchmark.plan import Contender, System
+from densenet.paths import IMAGENET_CLASSES
 from densenet.service import temporary_instance
 from densenet.service.torchserve import Service
-from export import CARD, CLASSES, NETWORK, ROOT, archive
+from export import CARD, CLASSES, NETWORK, archive
 from export.console import Problem
 
 _ARCHIVE = "densenet.mar"
-_CLASSES = ROOT / "handler" / "imagenet_class_index.json"
 _STARTUP = 120  # seconds for a peer to answer
 _TIMEOUT = 60  # seconds for an answer
 _http = requests.Session()
@@ -129,7 +129,7 @@ def _lean(contender: Contender, models: Models, scratch: Path) -> Iterator[str]:
 def _peer(command: tuple[str, ...], port: str, scratch: Path, environment: dict[str, str]) -> Iterator[str]:
     """The address of a program that answers at /predict."""
     url, log = f"http://127.0.0.1:{port}/predict", scratch / "peer.log"
-    everything = environment | {"BENCHMARK_CLASSES": str(_CLASSES)}
+    everything = environment | {"BENCHMARK_CLASSES": str(IMAGENET_CLASSES)}
     with processes.program(*command, log=log, **everything) as process:
         processes.wait_until(lambda: _listens(url), process, seconds=_STARTUP, log=log)
         # One worker answers; the others may still be loading.

@@ -19,7 +19,8 @@ from densenet.chaos import plot, report
 from densenet.chaos.faults import clock, disk, front_end, mixed, overload, starting, workers
 from densenet.chaos.plan import Check, Fault, Finding, Skipped
 from densenet.chaos.scenario import WORKERS, Scene
-from export import ROOT, Precision, console
+from densenet.paths import BUILD
+from export import Precision, console
 from export.archive import copy_with_workers, read_card
 from export.console import Problem
 
@@ -47,8 +48,7 @@ def main(
     archive: Annotated[
         Path | None, typer.Option(metavar="FILE", help="What is served. [default: one of untrained weights]")
     ] = None,
-    output: Annotated[Path, typer.Option(metavar="DIR", help=f"For {NAME}.md, {NAME}.svg and {NAME}.json.")] = ROOT
-    / "build"
+    output: Annotated[Path, typer.Option(metavar="DIR", help=f"For {NAME}.md, {NAME}.svg and {NAME}.json.")] = BUILD
     / "chaos",
 ) -> None:
     """Lets one thing after another fail under a service of its own, and reports what clients saw.
@@ -138,7 +138,3 @@ def _write(document: dict[str, Any], output: Path) -> None:
         picture.unlink(missing_ok=True)
     (output / f"{NAME}.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     (output / f"{NAME}.md").write_text(report.markdown(document, picture.name if samples else None), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    console.run(main, "chaos")

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from densenet.chaos.plan import Skipped
+from densenet.paths import ROOT
 from densenet.service import temporary_instance
-from export import ROOT
 
 _PACKAGES = ("client", "densenet", "export", "handler")
 _PATIENCE = 120  # seconds for a command that is to fail
@@ -77,7 +77,7 @@ class Checkout:
     def start(self, *options: str) -> "subprocess.Popen[str]":
         """scripts/serve, without its making of .venv; it runs on."""
         return subprocess.Popen(
-            self._command("densenet.service.serve", "--port", str(self.port), *options),
+            self._command("serve", "--port", str(self.port), *options),
             env={**os.environ, "PYTHONPATH": str(self.root)},
             cwd=self.root,
             stdin=subprocess.DEVNULL,
@@ -105,7 +105,7 @@ class Checkout:
     def stop(self) -> None:
         """scripts/stop."""
         subprocess.run(
-            self._command("densenet.service.stop"),
+            self._command("stop"),
             env={**os.environ, "PYTHONPATH": str(self.root)},
             cwd=self.root,
             capture_output=True,
@@ -114,5 +114,5 @@ class Checkout:
         )
 
     @staticmethod
-    def _command(module: str, *options: str) -> list[str]:
-        return [sys.executable, "-P", "-m", module, *options]
+    def _command(name: str, *options: str) -> list[str]:
+        return [sys.executable, "-P", "-m", "densenet", name, *options]

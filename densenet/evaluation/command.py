@@ -13,9 +13,10 @@ from client import DEFAULT_URL
 from client.terminal import CaOption, KeyFileOption, TokenOption
 from client.terminal import connect as connect_client
 from densenet.evaluation import agreement, dataset, metrics, predict, report
-from densenet.evaluation.dataset import IMAGENET_CLASSES, Classes, Layout
+from densenet.evaluation.dataset import Classes, Layout
 from densenet.evaluation.predict import TOP_K, Interrupted, Source
 from densenet.evaluation.report import Asked, Second
+from densenet.paths import IMAGENET_CLASSES
 from export import console
 from export.console import Problem
 
@@ -162,7 +163,3 @@ def _show(document: Mapping[str, Any], folder: Path) -> None:
         console.err.rule("WARNING")
         console.err.print("The service runs on UNTRAINED weights: every number above is meaningless.")
         console.err.rule()
-
-
-if __name__ == "__main__":
-    console.run(main, "evaluate")

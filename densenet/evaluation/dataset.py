@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from client.terminal import EXTENSIONS
-from export import ROOT
 from export.console import Problem
 
-IMAGENET_CLASSES = ROOT / "handler" / "imagenet_class_index.json"
 Layout = Literal["folders", "names"]
 # Column names that make a CSV's first line a header; of several labels the one that tells classes apart best.
 _PATHS = ("path", "file", "filename", "file_name", "image")

@@ -12,12 +12,12 @@ from client import Answer, Client, Refused, ServiceError, Unauthorized
 from densenet.evaluation import answers
 from densenet.evaluation.answers import About, Journal, Outcome
 from densenet.evaluation.dataset import LabelledSet
-from export import ROOT, console
+from densenet.paths import PHOTO
+from export import console
 from export.console import Problem
 
 TOP_K = 5  # classes asked for; the published numbers are top-1 and top-5
 _ALL = 1000  # the most classes that the service lists
-_PHOTO = ROOT / "export" / "photos" / "cat.jpg"
 
 
 class Interrupted(Problem):
@@ -38,7 +38,7 @@ class Source:
 def service(client: Client) -> Source:
     """The service, after it has told by one photo who it is. Raises Problem."""
     try:
-        answer = client.classify(_PHOTO, top_k=_ALL)
+        answer = client.classify(PHOTO, top_k=_ALL)
     except Unauthorized as error:
         hint = "--token, --key-file, or DENSENET_TOKEN; --against-token for the second service"
         raise Problem(f"{error} ({hint})") from error

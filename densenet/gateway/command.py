@@ -9,8 +9,8 @@ import typer
 
 from densenet.gateway import proxy, upstreams
 from densenet.gateway.proxy import Limits, Settings
+from densenet.paths import CONFIG
 from densenet.service.properties import Properties
-from export import ROOT, console
 from export.console import Problem
 
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where clients connect.")]
@@ -107,8 +107,4 @@ def _split(canary: str | None) -> str:
 
 def _body_bytes() -> int:
     """TorchServe's own limit: what it would refuse need not be sent to it."""
-    return int(Properties.read(ROOT / "config.properties").values["max_request_size"])
-
-
-if __name__ == "__main__":
-    console.run(main, "gateway")
+    return int(Properties.read(CONFIG).values["max_request_size"])

@@ -23,10 +23,9 @@ from types import FrameType
 from densenet.gateway import api_keys, upstream_health, upstreams
 from densenet.gateway.nginx import Nginx, fill
 from densenet.gateway.upstreams import Replica
-from export import ROOT
+from densenet.paths import NGINX_TEMPLATES
 from export.console import Problem, err, out
 
-_TEMPLATES = ROOT / "deploy" / "nginx"
 _MEMORY = Path("/dev/shm")
 _USERS = ("www-data", "nginx", "nobody")
 _CONNECTIONS = 8192  # of a worker process, open files allowing
@@ -101,9 +100,9 @@ class Front:
     def run(self, *, anew: bool = False) -> None:
         """Starts what does not run, and reloads what has changed, or all of it. Raises Problem."""
         common = self._common()
-        (self._folder / "errors.conf").write_text(fill(_TEMPLATES / "errors.conf.template", common))
-        self._replicas.run(fill(_TEMPLATES / "replicas.conf.template", common | self._behind()), anew=anew)
-        self._front.run(fill(_TEMPLATES / "nginx.conf.template", common | self._before()), anew=anew)
+        (self._folder / "errors.conf").write_text(fill(NGINX_TEMPLATES / "errors.conf.template", common))
+        self._replicas.run(fill(NGINX_TEMPLATES / "replicas.conf.template", common | self._behind()), anew=anew)
+        self._front.run(fill(NGINX_TEMPLATES / "nginx.conf.template", common | self._before()), anew=anew)
 
     @property
     def unsettled(self) -> bool:
@@ -135,7 +134,7 @@ class Front:
 
     def _behind(self) -> dict[str, str]:
         settings = self._settings
-        template = _TEMPLATES / "replica.conf.template"
+        template = NGINX_TEMPLATES / "replica.conf.template"
         return {"REPLICAS": upstreams.blocks(template, settings.upstreams, self._folder, settings.ca)}
 
     def _before(self) -> dict[str, str]:

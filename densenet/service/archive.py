@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from export import CARD, DEFAULT_FOLDER, ROOT, Precision
+from export import CARD, DEFAULT_FOLDER, Precision
 from export.archive import is_current, is_servable, read_card, refresh
 from export.console import Problem, Unreachable, err
 
@@ -132,8 +131,7 @@ def _pack(archive: Path) -> None:
 
 def _run(module: str, *arguments: str, allowed: tuple[int, ...] = ()) -> int:
     """Runs one of our own steps in a process of its own; its words go to the terminal, its failure ends us too."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-P", "-m", module, *arguments], env=environment, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", module, *arguments], check=False)
     if done.returncode and done.returncode not in allowed:
         sys.exit(done.returncode)
     return done.returncode

@@ -10,12 +10,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from densenet.paths import RUN
 from densenet.service import tokens
 
-RUN = Path(__file__).parents[2] / ".run"
 STATE = "service.json"
 _SEEN = "seen-ready"  # in the service's folder: its time is when a probe last saw a ready worker
 HEALTH = "application/health+json"
@@ -25,7 +26,7 @@ class NotSo(Exception):
     """The service is not ready, or not alive; the message says why."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Exits with 0 where what was asked is so, and 1 where it is not; a line says which."""
     parser = argparse.ArgumentParser(
         "probe",
@@ -41,7 +42,7 @@ def main() -> None:
         default=240,
         help="live: seconds that no worker need be ready, at the start and after one died (%(default)g)",
     )
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     try:
         service = _service(asked.port)
         print(ready(service, asked.timeout) if asked.question == "ready" else live(service, asked))

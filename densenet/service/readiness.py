@@ -10,14 +10,13 @@ from pathlib import Path
 
 import requests
 
+from densenet.paths import PHOTO
 from densenet.service import authenticated_session, management
 from densenet.service.log_reader import Tail
 from densenet.service.management import LOADING, Model
 from densenet.service.torchserve import Service
-from export import ROOT
 from export.console import Problem, err
 
-PHOTO = ROOT / "export" / "photos" / "cat.jpg"
 _POLL = 0.1
 _SETTLE = 0.5  # seconds for the rest of a traceback to reach the log
 _REASON = re.compile(r" - ((?:\w+\.)*\w*(?:[Ee]rror|Exception|Interrupt): .+)$", re.MULTILINE)  # a traceback's end

@@ -12,16 +12,16 @@ from typing import Annotated, Any
 import requests
 import typer
 
+from densenet.paths import PHOTO, PHOTOS
 from densenet.service import authenticated_session, drain, management, readiness, torchserve
 from densenet.service.management import LOADING
 from densenet.service.properties import Properties
 from densenet.service.torchserve import Service
 from densenet.service.workers import PortOption
-from export import ROOT, console
+from export import console
 from export.archive import copy_with_workers, is_servable, read_card, read_version
 from export.console import Problem
 
-PHOTOS = ROOT / "export" / "photos"
 _PATIENCE = 60  # seconds for a busy version to take a photo
 _AGAIN = 0.2
 _RECORD = "rollout.json"  # in the service's folder: where the version before is kept
@@ -154,7 +154,7 @@ def _switch(service: Service, old: str, new: str) -> None:
     management.set_default(service, new)
     try:
         with authenticated_session.session(service) as http:
-            answer = _ask(http, service.url, readiness.PHOTO)
+            answer = _ask(http, service.url, PHOTO)
         if not answer.get("success") or answer["model"]["version"] != new:
             raise Problem(f"version {new} does not answer as the default; version {old} goes on")
     except BaseException:
@@ -212,7 +212,3 @@ def _pictures(folder: Path) -> list[Path]:
 
 def _say(words: str, *, final: bool = False) -> None:
     (console.out if final else console.err).print(words, markup=False)
-
-
-if __name__ == "__main__":
-    console.run(main, "rollout")

@@ -1,5 +1,6 @@
 """scripts/serve: whatever is missing is made, then TorchServe is started and waited for."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from densenet.paths import CONFIG, LOGS, PHOTO, ROOT, RUN
 from densenet.service import archive, drain, readiness, torchserve
 from densenet.service.archive import Wanted
 from densenet.service.properties import Properties
@@ -14,7 +16,7 @@ from densenet.service.stop import DrainSeconds, end
 from densenet.service.tokens import KEY_FILE
 from densenet.service.torchserve import LogFormat, Service
 from densenet.service.workers import scale
-from export import ROOT, Precision, console
+from export import Precision, console
 from export.archive import copy_with_workers
 from export.console import Problem
 
@@ -59,7 +61,7 @@ def main(
     port: Port = None,
     foreground: Foreground = False,
     drain_seconds: DrainSeconds = drain.SECONDS,
-    config: Config = ROOT / "config.properties",
+    config: Config = CONFIG,
     tokens: Tokens = False,
     model_api: ModelApi = False,
     rebuild: Rebuild = False,
@@ -90,14 +92,14 @@ def main(
 def _with_workers(properties: Properties, workers: int | None) -> Properties:
     if workers is None:
         return properties
-    store = torchserve.RUN / str(properties.port) / "model_store"
+    store = RUN / str(properties.port) / "model_store"
     copy_with_workers(properties.archive, store / properties.archive.name, workers)
     return Properties({**properties.values, "model_store": str(store)})
 
 
 def _start(properties: Properties, archive: Path, log_format: LogFormat) -> tuple[Service, int]:
     torchserve.check_ports(properties)
-    watch = readiness.Watch(torchserve.LOGS / str(properties.port))
+    watch = readiness.Watch(LOGS / str(properties.port))
     service = torchserve.start(properties, archive=archive, log_format=log_format)
     try:
         return service, readiness.wait(service, watch)
@@ -133,7 +135,7 @@ def _scaled(service: Service, workers: int | None) -> int:
 def _report(service: Service, ready: int, state: str, stop: str) -> None:
     weights, precision = service.card["weights"]["name"], service.card["precision"]
     console.out.print(f"DenseNet-121 is {state}: {ready} worker(s), weights {weights}, {precision}", markup=False)
-    photo = readiness.PHOTO.relative_to(ROOT)
+    photo = os.path.relpath(PHOTO, ROOT)
     key = Path(service.folder, KEY_FILE)
     needs = [("token", f"the inference key in {key}")] if key.exists() else []
     header = "-H 'Authorization: Bearer TOKEN' " if needs else ""
@@ -168,7 +170,3 @@ def _stay(service: Service, ready: int, drain_seconds: float) -> None:
             signal.signal(number, signal.SIG_IGN)
         with torchserve.lock():
             end(service, drain_seconds)
-
-
-if __name__ == "__main__":
-    console.run(main, "serve")

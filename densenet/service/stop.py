@@ -40,7 +40,3 @@ def end(service: Service, seconds: float) -> None:
         console.err.print(f"not all requests were answered: {problem}", markup=False)
     finally:
         torchserve.stop(service)
-
-
-if __name__ == "__main__":
-    console.run(main, "stop")

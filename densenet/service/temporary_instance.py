@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from densenet.paths import CONFIG
 from densenet.service import readiness, torchserve
 from densenet.service.properties import Properties
 from densenet.service.torchserve import LogFormat, Service
-from export import ROOT
 from export.console import Problem
 
-CONFIG = ROOT / "config.properties"
 PORTS = (15000, 30000)  # below the range that outgoing connections use
 
 

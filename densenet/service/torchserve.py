@@ -24,16 +24,14 @@ from typing import Any
 
 import psutil
 
+from densenet.paths import LOGS, ROOT, RUN
 from densenet.service import java, tokens
 from densenet.service.properties import Properties
-from export import ROOT
 from export.archive import read_card
 from export.console import Problem, err
 from handler import DECODER_PROGRAM
 from handler.control import VARIABLE
 
-RUN = ROOT / ".run"
-LOGS = ROOT / "logs"
 STATE = "service.json"
 SERVING = "serving.mar"  # what is in service, whatever becomes of the file it was started from
 CA = "DENSENET_CA"  # environment variable: the CA that signed the service's certificate, unless that is its own

@@ -106,7 +106,3 @@ def _span(seconds: float) -> str:
         if seconds < longest:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86400:.0f} days"
-
-
-if __name__ == "__main__":
-    console.run(main, "workers")

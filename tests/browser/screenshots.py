@@ -17,8 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 from torch import nn
 
 from densenet.service import temporary_instance
-from export import ROOT, bundle, weights
-from export.agreement import PHOTOS
+from export import PHOTOS, ROOT, bundle, weights
 from tests.browser import chromium
 from tests.conftest import make_network, tutorial_transform
 from tests.integration.conftest import build_archive

@@ -133,7 +133,7 @@ def open_pod(engine: Engine, image: str, running: ExitStack, folder: Path) -> Po
     ca, key = secure(folder)
     mounts = ["--volumes-from", f"{service}:ro", "--volume", f"{folder}:/run/own:ro"]
     files = [f"--{name}=/run/own/{file}" for name, file in (("certificate", "certificate.pem"), ("key", "key.pem"))]
-    words = ["-P", "-m", "densenet.gateway.command", "--listen=0.0.0.0:8443", *files, "--keys=/run/own/callers"]
+    words = ["-P", "-m", "densenet", "gateway", "--listen=0.0.0.0:8443", *files, "--keys=/run/own/callers"]
     words.append("--upstream=127.0.0.1:8080,/srv/densenet/.run/8080")
     start(front, *shared, *mounts, "--entrypoint", "python", image, *words)
     port = engine.run("port", pod, "8443").rpartition(":")[2]
@@ -234,11 +234,11 @@ def test_workers_are_scaled_and_killed_inside_and_callers_do_not_notice(pod: Pod
         asking = [clients.submit(ask) for _ in range(3)]
         try:
             some_more()
-            assert "3 of 3 ready" in pod.inside("python", "-P", "-m", "densenet.service.workers", "3")
+            assert "3 of 3 ready" in pod.inside("python", "-P", "-m", "densenet", "workers", "3")
             some_more()
             pod.inside("python", "-c", KILL)
             some_more()
-            assert "2 of 2 ready" in pod.inside("python", "-P", "-m", "densenet.service.workers", "2")
+            assert "2 of 2 ready" in pod.inside("python", "-P", "-m", "densenet", "workers", "2")
             some_more()
         finally:
             over.set()

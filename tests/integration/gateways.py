@@ -206,7 +206,7 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
 
 def run_front(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """A front that is expected to end by itself."""
-    command = [sys.executable, "-P", "-m", "densenet.gateway.command", *arguments]
+    command = [sys.executable, "-P", "-m", "densenet", "gateway", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
@@ -224,7 +224,8 @@ def front(folder: Path, *options: str, upstreams: tuple[str, ...], tls: bool = T
         sys.executable,
         "-P",
         "-m",
-        "densenet.gateway.command",
+        "densenet",
+        "gateway",
         "--listen",
         f"127.0.0.1:{port}",
         *doors,

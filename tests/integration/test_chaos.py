@@ -24,7 +24,7 @@ def drill(archive: Path, output: Path, fault: str) -> tuple[dict[str, Any], "sub
     """The command's finding, and how it ended."""
     done = subprocess.run(
         [
-            *(sys.executable, "-P", "-m", "densenet.chaos.command", "--only", fault, "--minutes", str(SECONDS / 60)),
+            *(sys.executable, "-P", "-m", "densenet", "chaos", "--only", fault, "--minutes", str(SECONDS / 60)),
             *("--archive", archive, "--output", output),
         ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

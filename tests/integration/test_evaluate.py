@@ -22,7 +22,7 @@ from torch import nn
 
 from densenet.evaluation import command as command
 from densenet.evaluation import dataset
-from densenet.evaluation.dataset import IMAGENET_CLASSES
+from densenet.paths import IMAGENET_CLASSES
 from export import ROOT
 from tests.conftest import tutorial_transform
 from tests.integration.conftest import Server, free_port

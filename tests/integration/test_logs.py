@@ -163,7 +163,7 @@ def _with_setting(source: Path, target: Path) -> None:
 
 
 def test_scripts_serve_knows_two_formats() -> None:
-    command = [sys.executable, "-P", "-m", "densenet.service.serve", "--log-format", "xml"]
+    command = [sys.executable, "-P", "-m", "densenet", "serve", "--log-format", "xml"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode != 0
     assert "'text', 'json'" in done.stderr

@@ -21,6 +21,7 @@ import torch
 
 from densenet.service import java
 from export import ROOT
+from tests import environments
 from tests.conftest import make_network
 from tests.integration.conftest import free_port
 from tests.photos import cutouts, encode
@@ -30,13 +31,13 @@ UNREACHABLE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0
 
 
 class Checkout:
-    """A copy of the repository that shares this one's virtual environment."""
+    """A copy of the repository that shares this one's packages."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.port = free_port()
         shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*LEFT_OUT))
-        (root / ".venv").symlink_to(ROOT / ".venv")
+        environments.make(root)
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         self.environment = environment | UNREACHABLE | {"TORCH_HOME": str(root / "torch-home")}
 

@@ -106,7 +106,7 @@ def fleet(exported: Path, network: nn.Module, tmp_path_factory: pytest.TempPathF
 @contextlib.contextmanager
 def front(replicas: Sequence[Container], folder: Path, port: int, key: str) -> Iterator[None]:
     (folder / "keys").write_text(f"load {key}\n")
-    command = [sys.executable, "-P", "-m", "densenet.gateway.command", f"--listen=127.0.0.1:{port}", "--plain"]
+    command = [sys.executable, "-P", "-m", "densenet", "gateway", f"--listen=127.0.0.1:{port}", "--plain"]
     command += [f"--keys={folder / 'keys'}", "--rate=1000", f"--access-log={folder / 'access.log'}"]
     for replica in replicas:
         tokens = replica.place(".run") / "8080"

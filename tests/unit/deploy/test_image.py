@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from export import ROOT
-from tests.dockerfile import DOCKERFILE, Instruction, copies, entry_point, health_check, instructions, only, runtime
+from tests.dockerfile import (
+    DOCKERFILE,
+    Instruction,
+    copies,
+    entry_point,
+    health_check,
+    instructions,
+    only,
+    runtime,
+    unpack,
+)
 
 IGNORED = (ROOT / ".dockerignore").read_text().splitlines()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -58,7 +68,8 @@ def test_the_entry_point_and_the_health_check_are_modules_of_ours() -> None:
     entry, health = entry_point(), health_check()
     for command in (entry, health):
         assert command[:3] == ["python", "-P", "-m"]
-        assert Path(ROOT, *command[3].split(".")).with_suffix(".py").is_file()
+        path = Path(ROOT, *command[3].split("."))
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
     assert (ROOT / entry[entry.index("--config") + 1]).is_file()
 
 
@@ -83,7 +94,28 @@ def test_what_serving_needs_is_part_of_what_the_project_needs() -> None:
 def test_nothing_that_serves_imports_what_the_image_lacks() -> None:
     lacking = {"torchvision", "safetensors", "stamina", "model_archiver"}
     code = (
-        "import sys, densenet.service.serve, handler.entry\n"
+        "import sys, densenet.cli, densenet.service.serve, handler.entry\n"
         f"assert not {lacking!r} & {{name.partition('.')[0] for name in sys.modules}}\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+ALONE = """
+import sys
+from pathlib import Path
+tree, repository = sys.argv[1:]
+sys.path[:] = [tree, *(place for place in sys.path if Path(place) != Path(repository))]
+import densenet.cli, densenet.gateway.command, densenet.service.probe, densenet.service.serve, handler.entry
+for command in ("stop", "workers", "rollout"):
+    densenet.cli.import_module(densenet.cli.COMMANDS[command][0])
+ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in ("densenet", "export", "handler")]
+assert len(ours) > 20
+assert all(Path(module.__file__).is_relative_to(tree) for module in ours), ours
+"""
+
+
+def test_the_image_serves_from_its_own_files(tmp_path: Path) -> None:
+    """The test's own environment has this repository on its path, which the image has not."""
+    (tmp_path / "archive.mar").touch()
+    unpack(tmp_path / "archive.mar", tmp_path / "tree")
+    subprocess.run([sys.executable, "-P", "-c", ALONE, tmp_path / "tree", ROOT], cwd=tmp_path, check=True)

@@ -11,7 +11,7 @@ import pytest
 from kserve import models
 
 from export import ROOT
-from tests.manifests import KSERVE, check_pod, modules, named, options, pods, read, the
+from tests.manifests import KSERVE, check_pod, named, options, pods, program, read, the
 
 DOCUMENT = ROOT / "docs" / "deployment.md"
 FILES = ("image.yaml", "archive.yaml")
@@ -78,7 +78,7 @@ def test_the_front_listens_where_kserve_sends() -> None:
     (pod,) = pods(read(KSERVE / "image.yaml"))
     front = named(pod["containers"], "kserve-container")
     (port,) = [port["containerPort"] for port in front["ports"]]
-    assert modules(front) == "densenet.gateway.command"
+    assert program(front) == "densenet gateway"
     assert options(front)["--listen"] == f"127.0.0.1:{port}"
     assert front["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port}
 

@@ -15,7 +15,7 @@ import yaml
 
 from densenet.service import torchserve
 from export import ROOT
-from tests.manifests import BASE, Manifest, check_pod, in_base, memory, modules, named, options, pods, read, the
+from tests.manifests import BASE, Manifest, check_pod, in_base, memory, named, options, pods, program, read, the
 
 OVERLAY = BASE.parent / "overlays" / "example"
 OLDEST, NEWEST = "1.32", "1.37"  # the oldest that knows all we use, and the newest of the schemas
@@ -198,7 +198,7 @@ def test_config_maps_exist_with_the_keys_that_are_used(objects: list[Manifest]) 
 def test_the_front_listens_where_the_service_sends(objects: list[Manifest]) -> None:
     pod = service_pod(objects)
     front = named(pod["containers"], "front")
-    assert modules(front) == "densenet.gateway.command"
+    assert program(front) == "densenet gateway"
     assert options(front)["--listen"] == f"0.0.0.0:{ports(pod)['https']}"
     mounts = {mount["mountPath"] for mount in front["volumeMounts"]}
     for name in ("--certificate", "--key", "--keys"):

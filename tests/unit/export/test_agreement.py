@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.agreement import PHOTOS, check, compare
+from export import PHOTOS
+from export.agreement import check, compare
 from export.console import Problem
 from handler.scoring import read
 

@@ -99,7 +99,7 @@ def test_an_interrupted_run_keeps_its_report(
 
 def test_a_bad_option_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "densenet.benchmark.command", "--contender", "keras", "--output", tmp_path],
+        [sys.executable, "-m", "densenet", "benchmark", "--contender", "keras", "--output", tmp_path],
         capture_output=True,
         text=True,
         timeout=60,

@@ -251,7 +251,8 @@ def test_a_bad_archive_is_one_line(tmp_path: Path) -> None:
         [
             sys.executable,
             "-m",
-            "densenet.chaos.command",
+            "densenet",
+            "chaos",
             "--archive",
             tmp_path / "none.mar",
             "--output",

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from densenet.evaluation import dataset
-from densenet.evaluation.dataset import IMAGENET_CLASSES, Classes, LabelledSet
+from densenet.evaluation.dataset import Classes, LabelledSet
+from densenet.paths import IMAGENET_CLASSES
 from export.console import Problem
 
 TENCH, GOLDFISH, CRANES = "n01440764", "n01443537", ("n02012849", "n03126707")
