@@ -21,7 +21,7 @@ install() {
     local groups=() name
     for name in "$@"; do groups+=(--group "$name"); done
     # The build backend first: with it in place, our own distributions are built without a network.
-    uv_install --group build && uv_install --no-build-isolation --editable . "${groups[@]}" ||
+    uv_install --group build && uv_install --no-build-isolation --editable . --editable ./client "${groups[@]}" ||
         { echo "$0: the packages cannot be installed; the reason stands above" >&2; return 1; }
 }
 
@@ -32,7 +32,7 @@ uv_install() {
 }
 
 # What a stamp must say for its part to be up to date; the folder, since the commands in .venv/bin name it.
-wanted() { echo "$root" && cat "$root/pyproject.toml" "$root/constraints.txt"; }
+wanted() { echo "$root" && cat "$root/pyproject.toml" "$root/client/pyproject.toml" "$root/constraints.txt"; }
 
 # Two scripts at once take turns.
 setup() {

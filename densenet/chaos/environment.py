@@ -13,7 +13,7 @@ from densenet.chaos.plan import Skipped
 from densenet.paths import ROOT
 from densenet.service import temporary_instance
 
-_PACKAGES = ("client", "densenet", "export", "handler")
+_PACKAGES = ("densenet", "export", "handler")
 _PATIENCE = 120  # seconds for a command that is to fail
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from densenet_client import DEFAULT_URL
+from densenet_client.terminal import CaOption, KeyFileOption, TokenOption
+from densenet_client.terminal import connect as connect_client
 
-from client import DEFAULT_URL
-from client.terminal import CaOption, KeyFileOption, TokenOption
-from client.terminal import connect as connect_client
 from densenet.evaluation import agreement, dataset, metrics, predict, report
 from densenet.evaluation.dataset import Classes, Layout
 from densenet.evaluation.predict import TOP_K, Interrupted, Source
@@ -76,7 +76,12 @@ def main(
         with ExitStack() as clients:
 
             def connect(address: str, secret: str | None, keys: Path | None = None) -> Source:
-                client = connect_client(address, token=secret, key_file=keys, ca=ca, timeout=timeout, parallel=parallel)
+                try:
+                    client = connect_client(
+                        address, token=secret, key_file=keys, ca=ca, timeout=timeout, parallel=parallel
+                    )
+                except ValueError as error:
+                    raise Problem(str(error)) from error
                 return predict.service(clients.enter_context(client))
 
             service = connect(url, token, key_file)

@@ -11,7 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from client.terminal import EXTENSIONS
+from densenet_client.terminal import EXTENSIONS
+
 from export.console import Problem
 
 Layout = Literal["folders", "names"]

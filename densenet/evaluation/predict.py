@@ -5,10 +5,10 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from densenet_client import Answer, Client, Refused, ServiceError, Unauthorized
 from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from client import Answer, Client, Refused, ServiceError, Unauthorized
 from densenet.evaluation import answers
 from densenet.evaluation.answers import About, Journal, Outcome
 from densenet.evaluation.dataset import LabelledSet

@@ -1,18 +1,23 @@
 """The Python client against real services."""
 
+import asyncio
 import base64
+import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
+from densenet_client import Answer, AsyncClient, Client, Refused, ServiceError, Unauthorized, classify
+from densenet_client.images import Source
 from PIL import Image
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from client import Answer, Client, Refused, ServiceError, Unauthorized, classify
-from client.images import Source
+from export import ROOT
 from handler.failures import Code
+from tests import environments
 from tests.integration.conftest import Guarded, Server, Starter, build_archive, guarding
 from tests.photos import cutouts, encode
 
@@ -89,6 +94,61 @@ def test_a_photo_that_lies_on_its_side_is_turned_either_way(client: Client, tmp_
     cutouts(1)[0].save(tmp_path / "side.jpg", exif=exif)
     with Image.open(tmp_path / "side.jpg") as picture:
         assert client.classify(picture) == client.classify(tmp_path / "side.jpg")
+
+
+INSTALLED = """
+import sys
+url, photo = sys.argv[1:]
+
+from densenet_client import classify
+answer = classify(photo, url=url)
+print([row.class_id for row in answer])
+
+import asyncio
+from densenet_client import AsyncClient
+async def main():
+    async with AsyncClient(url) as client:
+        return [await client.classify(photo)] + [result async for result in client.classify_many([photo] * 3)]
+print(all(other == answer for other in asyncio.run(main())))
+print({"PIL", "typer", "rich", "torch", "requests"} & set(sys.modules))
+"""
+
+
+def test_its_wheel_in_an_empty_environment_asks_the_service(client: Client, server: Server, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(encode(cutouts(1)[0]))
+    expected = [row.class_id for row in client.classify(photo)]
+    programs = environments.with_wheel(tmp_path, ROOT / "client")
+
+    def run(*command: object) -> str:
+        words = list(map(str, command))
+        done = subprocess.run(words, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    assert run(programs / "python", "-c", INSTALLED, server.url, photo).splitlines() == [f"{expected}", "True", "set()"]
+    (line,) = run(programs / "densenet-predict", "--json", "--url", server.url, photo).splitlines()
+    assert [row["class_id"] for row in json.loads(line)["predictions"]] == expected
+    (typed,) = (programs.parent / "lib").glob("python*/site-packages/densenet_client/py.typed")
+    assert typed.exists()
+
+
+def test_the_asynchronous_client_gives_the_same_answers(client: Client, server: Server, tmp_path: Path) -> None:
+    photos: list[Source] = [encode(image) for image in cutouts(12)]
+    photos[3:3] = [b"this is text", tmp_path / "missing.jpg"]
+
+    async def ask() -> list[object]:
+        async with AsyncClient(server.url, parallel=8) as own:
+            explained = await own.explain(photos[0], target=7)
+            return [explained, *[result async for result in own.classify_many(photos)]]
+
+    explained, *results = asyncio.run(ask())
+    assert explained == client.explain(photos[0], target=7)
+    refused, missing = results.pop(3), results.pop(3)
+    assert isinstance(refused, Refused)
+    assert refused.code == Code.NOT_AN_IMAGE
+    assert isinstance(missing, FileNotFoundError)
+    assert results == [client.classify(photo) for photo in [*photos[:3], *photos[5:]]]
 
 
 MODES = ("1", "L", "LA", "P", "RGBA", "CMYK", "I;16", "I", "F", "YCbCr", "HSV", "RGBX")

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import requests
 import torch
+from densenet_client import Client
 from kserve import InferenceRESTClient, RESTConfig
 from PIL import Image
 from torch import nn
 
-from client import Client
 from export import bundle, weights
 from handler import cropping
 from tests import discs

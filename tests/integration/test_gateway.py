@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import requests
 import tritonclient.http as triton
+from densenet_client import Client, Unauthorized
 from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
-from client import Client, Unauthorized
 from handler.payload import OPTION_HEADERS
 from tests.integration.conftest import Server, same
 from tests.integration.gateways import (

@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 import requests
+from densenet_client import Client
 
-from client import Client
 from densenet.gateway import nginx
 from densenet.service import management, temporary_instance, torchserve
 from densenet.service.properties import Properties

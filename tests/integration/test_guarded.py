@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import requests
+from densenet_client import Client
 
-from client import Client
 from densenet.service import authenticated_session, management, temporary_instance, tokens
 from densenet.service.torchserve import CA, Service
 from densenet.service.workers import scale
@@ -134,11 +134,11 @@ def test_predict_takes_the_token_and_the_ca(service: Service, tmp_path: Path) ->
     (tmp_path / "photo.jpg").write_bytes(PHOTO)
     key_file = str(Path(service.folder, tokens.KEY_FILE))
     arguments = [str(tmp_path / "photo.jpg"), "--url", service.url, "--ca", str(service.ca)]
-    done = run("client.predict", *arguments, "--key-file", key_file)
+    done = run("densenet_client.predict", *arguments, "--key-file", key_file)
     assert done.returncode == 0, done.stderr
-    assert "--key-file" in run("client.predict", *arguments).stderr
-    assert "no inference key in" in run("client.predict", *arguments, "--key-file", str(service.ca)).stderr
-    untrusting = run("client.predict", *arguments[:3], "--key-file", key_file)
+    assert "--key-file" in run("densenet_client.predict", *arguments).stderr
+    assert "no inference key in" in run("densenet_client.predict", *arguments, "--key-file", str(service.ca)).stderr
+    untrusting = run("densenet_client.predict", *arguments[:3], "--key-file", key_file)
     assert (untrusting.returncode, "Traceback" in untrusting.stderr) == (1, False)
     assert "CERTIFICATE_VERIFY_FAILED" in untrusting.stdout
     with Client(service.url, token=token(service, "inference"), verify=str(service.ca)) as client:

@@ -17,16 +17,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import densenet_client as package
 import pytest
 import stamina
+from densenet_client import Answer, Client, Model, NotThere, Prediction, Refused, ServiceError, Unauthorized, classify
+from densenet_client.client import Result
+from densenet_client.errors import Unavailable
+from densenet_client.images import prepare
 from PIL import Image, ImageSequence
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-import client as package
-from client import Answer, Client, Model, NotThere, Prediction, Refused, ServiceError, Unauthorized, classify
-from client.client import Result
-from client.errors import Unavailable
-from client.images import prepare
 from export import ROOT
 from tests.photos import cutouts, encode
 
@@ -317,6 +317,14 @@ class TestRequest:
             with pytest.raises(ServiceError, match=r"connect to proxy"):
                 classify(b"photo", url="http://192.0.2.1/")
 
+    @pytest.mark.parametrize("proxy", ["nonsense://127.0.0.1:9", "http://[::1"])
+    def test_a_proxy_that_cannot_be_used_is_told(self, proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("http_proxy", proxy)
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        with pytest.raises(ServiceError, match=r"no answer from http://192\.0\.2\.1/"):
+            classify(b"photo", url="http://192.0.2.1/")
+
     @pytest.mark.parametrize("missing", ["", "nothing.jpg"])
     def test_a_folder_or_a_missing_file_is_an_os_error_and_nothing_is_sent(self, tmp_path: Path, missing: str) -> None:
         with client_of(scripted(FINE)) as (client, server):
@@ -351,9 +359,12 @@ class TestRequest:
             client.classify(b"photo")
 
     def test_verify_counts_more_than_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+        for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+            monkeypatch.setenv(name, "/nowhere.pem")
         monkeypatch.setenv("no_proxy", "*")
-        monkeypatch.setattr("client.client._LOOPBACK", ())  # as on any other host, where the environment counts
+        monkeypatch.setattr(
+            "densenet_client.exchange._LOOPBACK", ()
+        )  # as on any other host, where the environment counts
         with Client("https://127.0.0.1:9/", verify=False) as client, pytest.raises(NotThere):
             client.classify(b"photo")
 
@@ -493,7 +504,9 @@ class TestToken:
         netrc.write_text("default login someone password else\n")
         monkeypatch.setenv("NETRC", str(netrc))
         monkeypatch.setenv("no_proxy", "*")
-        monkeypatch.setattr("client.client._LOOPBACK", ())  # as on any other host, where the environment counts
+        monkeypatch.setattr(
+            "densenet_client.exchange._LOOPBACK", ()
+        )  # as on any other host, where the environment counts
         with serving(scripted(FINE)) as server:
             classify(b"photo", url=server.url, token="right")
             assert server.asked[0].headers["Authorization"] == "Bearer right"
@@ -789,7 +802,7 @@ class TestMany:
             closing_down.wait(20)
             return BUSY
 
-        monkeypatch.setattr("client.client.Event", Telling)
+        monkeypatch.setattr("densenet_client.client.Event", Telling)
         with client_of(stuck, parallel=2) as (client, server):
             results = client.classify_many(numbered(100))
             next(results)
@@ -815,9 +828,11 @@ class TestPackage:
     def test_everything_public_is_at_its_front_door(self) -> None:
         assert all(hasattr(package, name) for name in package.__all__)
 
-    def test_it_needs_nothing_but_requests_and_stamina(self) -> None:
+    def test_it_needs_nothing_but_httpx_and_stamina(self) -> None:
         """Neither Pillow nor what only the command uses."""
-        program = "import sys, client; print({'PIL', 'typer', 'rich', 'torch', 'psutil', 'yaml'} & set(sys.modules))"
+        # httpx brings a command of its own, and rich with it, where click is installed; the client does not install it.
+        program = "import sys; sys.modules['click'] = None; import densenet_client; "
+        program += "print({'PIL', 'typer', 'rich', 'torch', 'psutil', 'yaml'} & set(sys.modules))"
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
         )
@@ -829,10 +844,10 @@ class TestPredict:
 
     @staticmethod
     def run(*arguments: object, **environment: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-P", "-m", "client.predict", *map(str, arguments)]
+        command = [sys.executable, "-P", "-m", "densenet_client.predict", *map(str, arguments)]
         return subprocess.run(
             command,
-            env={"PYTHONPATH": str(ROOT)} | environment,
+            env=environment,
             input="photo",
             capture_output=True,
             text=True,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from densenet_client import Answer, Model, NotThere, Prediction, Refused, ServiceError, Unauthorized, terminal
 
-from client import Answer, Model, NotThere, Prediction, Refused, ServiceError, Unauthorized, terminal
 from densenet.evaluation import command
 from densenet.evaluation.predict import Interrupted
 from export.console import Problem

@@ -1,4 +1,4 @@
-"""scripts/predict: classifies files, folders or standard input through the running service."""
+"""densenet-predict: classifies files, folders or standard input through the running service."""
 
 import csv
 import json
@@ -7,21 +7,24 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from client.answers import Answer
-from client.client import DEFAULT_URL, Result
-from client.errors import NotThere, Refused, ServiceError, Unauthorized
-from client.terminal import EXTENSIONS, TOKEN, CaOption, KeyFileOption, TokenOption, connect
-from export import console
-from export.console import Problem
+from densenet_client.answers import Answer
+from densenet_client.client import Result
+from densenet_client.errors import NotThere, Refused, ServiceError, Unauthorized
+from densenet_client.exchange import DEFAULT_URL
+from densenet_client.terminal import EXTENSIONS, TOKEN, CaOption, KeyFileOption, TokenOption, connect
 
 STDIN = "-"
+# Piped, a table takes the width it needs.
+_out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
 Row = tuple[str, Result]
 
 
@@ -42,10 +45,10 @@ def main(
 ) -> None:
     """Classifies images through the running service. The exit status is 1 if any of them was refused."""
     if as_json and as_csv:
-        raise Problem("--json and --csv exclude each other")
+        _fail("--json and --csv exclude each other")
     names = list(_expand(files))
     if not names:
-        raise Problem("no images found; in folders, only files with an image's extension are taken")
+        _fail("no images found; in folders, only files with an image's extension are taken")
     show = _print_json if as_json else _print_csv if as_csv else _print_table
     images = (sys.stdin.buffer.read() if name == STDIN else name for name in names)
     try:
@@ -56,14 +59,16 @@ def main(
             failed = show(_tracked(zip(names, results, strict=True), len(names)))
     except (NotThere, Unauthorized) as error:
         hint = f" (--token, --key-file, or {TOKEN} in the environment)" if isinstance(error, Unauthorized) else ""
-        raise Problem(f"{error}{hint}") from error
+        _fail(f"{error}{hint}")
+    except ValueError as error:  # an option out of its range
+        _fail(str(error))
     if failed:
-        raise Problem(f"{failed} of {len(names)} images could not be classified")
+        _fail(f"{failed} of {len(names)} images could not be classified")
 
 
 def _tracked(rows: Iterable[Row], count: int) -> Iterable[Row]:
     """The same, with a progress bar where a person watches."""
-    return track(rows, "classifying", count, console=console.err, transient=True, disable=not sys.stderr.isatty())
+    return track(rows, "classifying", count, console=_err, transient=True, disable=not sys.stderr.isatty())
 
 
 def _expand(files: Iterable[str]) -> Iterator[str]:
@@ -90,9 +95,9 @@ def _print_table(rows: Iterable[Row]) -> int:
         else:
             failed += 1
             table.add_row(escape(name), f"[red]{escape(_reason(result))}[/red]")
-    console.out.print(table)
+    _out.print(table)
     if untrained:
-        console.err.print("WARNING: the service runs on untrained weights; these answers are meaningless")
+        _err.print("WARNING: the service runs on untrained weights; these answers are meaningless")
     return failed
 
 
@@ -134,5 +139,18 @@ def _reason(error: Refused | ServiceError | OSError) -> str:
     return str(error.strerror or error) if isinstance(error, OSError) else str(error)
 
 
+def _fail(reason: str) -> NoReturn:
+    """Ends the command with one line."""
+    _err.print(f"predict: {reason}", markup=False)
+    raise typer.Exit(1)
+
+
+def run() -> None:
+    """The program densenet-predict."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(main)
+    app()
+
+
 if __name__ == "__main__":
-    console.run(main, "predict")
+    run()

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-import requests
+import httpx
 
-from client.errors import Refused, ServiceError
+from densenet_client.errors import Refused, ServiceError
 
 _EXCERPT = 200  # characters of a foreign answer that are shown
 _INVALID_KEY = "InvalidKeyException"  # TorchServe's word for every kind of wrong token, with status 400
@@ -79,7 +79,7 @@ class Answer(Sequence[Prediction]):
         return self.predictions[index]
 
 
-def read(response: requests.Response) -> Answer:
+def read(response: httpx.Response) -> Answer:
     """The answer of the service. Raises Refused, or ServiceError where these are not the service's words."""
     try:
         document = response.json()
@@ -94,7 +94,7 @@ def read(response: requests.Response) -> Answer:
             tuple(document["crop"]) if "crop" in document else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        if response.status_code == requests.codes.request_entity_too_large:
+        if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
             raise _too_large(response) from error
         raise ServiceError(describe(response)) from error
 
@@ -112,21 +112,21 @@ def _explanation(row: Mapping[str, Any]) -> Explanation:
     )
 
 
-def describe(response: requests.Response) -> str:
+def describe(response: httpx.Response) -> str:
     """An answer that is not the service's, in one line."""
     text = " ".join(response.text[:_EXCERPT].split())
     return f"{response.url} answered {response.status_code}, not as this service does: {text}"
 
 
-def is_unauthorized(response: requests.Response) -> bool:
+def is_unauthorized(response: httpx.Response) -> bool:
     """Whether the token is missing, wrong or expired: TorchServe's answer, or a proxy's."""
-    if response.status_code in (requests.codes.unauthorized, requests.codes.forbidden):
+    if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return True
-    return response.status_code == requests.codes.bad_request and _INVALID_KEY in response.text[:_EXCERPT]
+    return response.status_code == httpx.codes.BAD_REQUEST and _INVALID_KEY in response.text[:_EXCERPT]
 
 
-def _too_large(response: requests.Response) -> Refused:
+def _too_large(response: httpx.Response) -> Refused:
     # TorchServe says so without a body, a proxy with a page of its own.
-    size = len(response.request.body or b"") / 2**20
+    size = int(response.request.headers["Content-Length"]) / 2**20
     message = f"{size:.1f} MiB are more than the service takes (max_request_size); send a smaller or compressed image"
     return Refused("request_too_large", message, response.status_code)

@@ -1,14 +1,13 @@
 """What the commands that ask the service share."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import stamina
 import typer
 
-from client.client import Client
-from densenet.service import tokens
-from export.console import Problem
+from densenet_client.client import Client
 
 TOKEN = "DENSENET_TOKEN"  # environment variable that keeps a token off the command line
 TokenOption = Annotated[
@@ -26,16 +25,21 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff",
 def connect(
     url: str, *, token: str | None, key_file: Path | None, ca: Path | None, timeout: float, parallel: int
 ) -> Client:
-    """A Client that keeps quiet about further tries. Raises Problem for an option out of its range."""
+    """A Client that keeps quiet about further tries. Raises ValueError for an option out of its range."""
     # Which request was tried again is no news to the person at the terminal.
     stamina.instrumentation.set_on_retry_hooks([])
     if key_file:
-        token = tokens.read(key_file).get("inference", {}).get("key")
-        if token is None:
-            raise Problem(f"there is no inference key in {key_file}; it is TorchServe's key_file.json that is wanted")
+        token = _inference_key(key_file)
     if ca and not ca.is_file():
-        raise Problem(f"there is no CA file {ca}")
+        raise ValueError(f"there is no CA file {ca}")
+    return Client(url, token=token, timeout=timeout, parallel=parallel, verify=str(ca) if ca else True)
+
+
+def _inference_key(key_file: Path) -> str:
     try:
-        return Client(url, token=token, timeout=timeout, parallel=parallel, verify=str(ca) if ca else True)
-    except ValueError as error:
-        raise Problem(str(error)) from error
+        key: str = json.loads(key_file.read_text())["inference"]["key"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"there is no inference key in {key_file}; it is TorchServe's key_file.json that is wanted"
+        ) from error
+    return key

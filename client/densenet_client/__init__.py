@@ -1,0 +1,22 @@
+"""The service from Python, and from the command line."""
+
+from densenet_client.answers import Answer, Explanation, Model, Prediction
+from densenet_client.async_client import AsyncClient
+from densenet_client.client import Client, classify
+from densenet_client.errors import NotThere, Refused, ServiceError, Unauthorized
+from densenet_client.exchange import DEFAULT_URL
+
+__all__ = [
+    "DEFAULT_URL",
+    "Answer",
+    "AsyncClient",
+    "Client",
+    "Explanation",
+    "Model",
+    "NotThere",
+    "Prediction",
+    "Refused",
+    "ServiceError",
+    "Unauthorized",
+    "classify",
+]

@@ -1,0 +1,152 @@
+"""The same client for programs that run on asyncio."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
+from typing import NoReturn
+
+import httpx
+import stamina
+
+from densenet_client import exchange
+from densenet_client.answers import Answer
+from densenet_client.client import Result
+from densenet_client.errors import NotThere, Refused, ServiceError, Unauthorized
+from densenet_client.exchange import DEFAULT_URL, Exchange
+from densenet_client.images import Source, prepare
+
+
+class AsyncClient:
+    """Like Client, awaited: the same settings, methods, answers and errors. Tasks of one event loop may share it.
+
+    Use it in an `async with` statement, or close() it.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        token: str | None = None,
+        timeout: float = 60,
+        retries: int = 3,
+        parallel: int = 4,
+        verify: bool | str = True,
+    ) -> None:
+        self._exchange = Exchange(url, token=token, timeout=timeout, retries=retries, parallel=parallel, verify=verify)
+        # Nothing is passed through stamina but functions: it logs arguments, and images and tokens are not for logs.
+        self._retrying = stamina.AsyncRetryingCaller(attempts=self._exchange.attempts, timeout=None)
+        self._opened: httpx.AsyncClient | None = None
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        if self._opened is not None:
+            await self._opened.aclose()
+
+    async def classify(
+        self, image: Source, *, top_k: int | None = None, min_probability: float | None = None
+    ) -> Answer:
+        """See Client.classify()."""
+        return await self._ask(prepare(image), exchange.options(top_k, min_probability))
+
+    async def explain(
+        self,
+        image: Source,
+        *,
+        target: str | int | Sequence[str | int] | None = None,
+        overlays: str | None = None,
+        top_k: int | None = None,
+        min_probability: float | None = None,
+    ) -> Answer:
+        """See Client.explain()."""
+        options = exchange.options(top_k, min_probability) | exchange.explaining_options(target, overlays)
+        return await self._ask(prepare(image), options, exchange.explaining(self._exchange.url))
+
+    def classify_many(
+        self,
+        images: Iterable[Source] | AsyncIterable[Source],
+        *,
+        top_k: int | None = None,
+        min_probability: float | None = None,
+    ) -> AsyncGenerator[Result, None]:
+        """See Client.classify_many(). The images may be an asynchronous iterable, too; closing the generator cancels
+        requests under way."""
+        exchange.check_several(images)
+        return self._classify_many(images, exchange.options(top_k, min_probability))
+
+    async def _classify_many(
+        self, images: Iterable[Source] | AsyncIterable[Source], options: dict[str, str]
+    ) -> AsyncGenerator[Result, None]:
+        pending: deque[asyncio.Task[Answer]] = deque()
+        turns = asyncio.Semaphore(self._exchange.parallel)
+        try:
+            async for image in _each(images):
+                # Made ready now: what its owner does to it later is not what is sent.
+                pending.append(asyncio.create_task(self._in_turn(turns, _prepared(image), options)))
+                await asyncio.sleep(0)  # lets other tasks run where the images themselves wait for nothing
+                while pending and (pending[0].done() or len(pending) == 2 * self._exchange.parallel):
+                    yield await _result(pending.popleft())
+            while pending:
+                yield await _result(pending.popleft())
+        finally:
+            for task in pending:
+                task.cancel()
+            await asyncio.gather(*pending, return_exceptions=True)
+
+    async def _in_turn(self, turns: asyncio.Semaphore, encode: Callable[[], bytes], options: dict[str, str]) -> Answer:
+        async with turns:
+            return await self._ask(encode, options)
+
+    async def _ask(self, encode: Callable[[], bytes], options: dict[str, str], url: str | None = None) -> Answer:
+        content = await asyncio.to_thread(encode)  # it reads a file, or compresses a picture
+        send = partial(self._send, exchange.body(content, options), url or self._exchange.url)
+        return await self._retrying(self._exchange.again, send)
+
+    async def _send(self, body: exchange.Body, url: str) -> Answer:
+        try:
+            response = await self._session().post(url, **body)
+        except exchange.NO_RESPONSE as error:
+            raise self._exchange.failure(error) from error
+        return self._exchange.read(response)
+
+    def _session(self) -> httpx.AsyncClient:
+        """Opened with the first request, of which a missing CA bundle is an error."""
+        if self._opened is None:
+            self._opened = self._exchange.open(httpx.AsyncClient)
+        return self._opened
+
+
+async def _each(images: Iterable[Source] | AsyncIterable[Source]) -> AsyncIterator[Source]:
+    if isinstance(images, AsyncIterable):
+        async for image in images:
+            yield image
+    else:
+        for image in images:
+            yield image
+
+
+def _prepared(image: Source) -> Callable[[], bytes]:
+    """Like prepare(), but an image that cannot be read fails when it is encoded, in its place among the results."""
+    try:
+        return prepare(image)
+    except OSError as error:
+        return partial(_raise, error)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+async def _result(task: asyncio.Task[Answer]) -> Result:
+    try:
+        return await task
+    except (NotThere, Unauthorized):
+        raise
+    except (Refused, ServiceError, OSError) as error:
+        return exchange.without_traceback(error)

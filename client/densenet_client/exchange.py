@@ -1,0 +1,212 @@
+"""What both clients share: how a request is made, and what its outcome means. Only the sending is each client's own."""
+
+import math
+import os
+import ssl
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from densenet_client import answers
+from densenet_client.answers import Answer
+from densenet_client.errors import NotThere, ServiceError, Unauthorized, Unavailable
+
+DEFAULT_URL = "http://127.0.0.1:8080/predictions/densenet"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_OCTETS = "application/octet-stream"
+_LOST = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
+# What the sending of a request raises.
+NO_RESPONSE = (httpx.HTTPError, httpx.InvalidURL)
+_Error = TypeVar("_Error", bound=Exception)
+_Session = TypeVar("_Session")
+
+
+class Body(TypedDict, total=False):
+    """Arguments of httpx's post(): the image and what goes with it."""
+
+    content: bytes
+    data: dict[str, str]
+    files: dict[str, tuple[str, bytes, str]]
+    headers: dict[str, str]
+
+
+class Exchange:
+    """The settings of a client, checked, and its requests and responses.
+
+    Raises ValueError for a setting out of its range.
+    """
+
+    def __init__(
+        self, url: str, *, token: str | None, timeout: float, retries: int, parallel: int, verify: bool | str
+    ) -> None:
+        _check(url, token, timeout=timeout, retries=retries, parallel=parallel)
+        self.url = url
+        self.parallel = parallel
+        self.attempts = retries + 1
+        self._token = token
+        self._timeout = timeout
+        self._verify = verify
+        # No proxy of the environment stands between this machine and itself.
+        self._trusts_environment = urlsplit(url).hostname not in _LOOPBACK
+
+    def open(self, kind: Callable[..., _Session]) -> _Session:
+        """One of httpx's clients with these settings.
+
+        Raises ServiceError for certificates that cannot be read, and a proxy of the environment that cannot be used.
+        """
+        try:
+            return kind(**self._settings())
+        except (ImportError, ValueError) as error:
+            raise ServiceError(f"no answer from {self.url}: {error}") from error
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "verify": self._certificates(),
+            "trust_env": self._trusts_environment,
+            # A request waits for its turn as long as it takes; connections are kept until the service ends them.
+            "timeout": httpx.Timeout(self._timeout, pool=None),
+            "limits": httpx.Limits(
+                max_connections=self.parallel, max_keepalive_connections=self.parallel, keepalive_expiry=None
+            ),
+            "headers": {} if self._token is None else {"Authorization": f"Bearer {self._token}"},
+            "follow_redirects": False,  # a redirect would turn POST into GET
+        }
+
+    def _certificates(self) -> ssl.SSLContext | bool:
+        encrypted = urlsplit(self.url).scheme == "https" or self._trusts_environment  # by a proxy's https, too
+        if not (self._verify and encrypted):
+            return False
+        bundle = self._verify if isinstance(self._verify, str) else None
+        if bundle is None and self._trusts_environment:
+            bundle = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+        try:
+            if bundle is None:
+                return httpx.create_ssl_context(trust_env=self._trusts_environment)
+            if Path(bundle).is_dir():
+                return ssl.create_default_context(capath=bundle)
+            return ssl.create_default_context(cafile=bundle)
+        except OSError as error:
+            where = bundle or "SSL_CERT_FILE or SSL_CERT_DIR"
+            raise ServiceError(f"the certificates of {where} cannot be read: {error.strerror or error}") from error
+
+    def again(self, error: Exception) -> bool | float:
+        """Whether to try again, or in how many seconds; without a number stamina backs off exponentially, jittered."""
+        if not isinstance(error, Unavailable):
+            return False
+        return True if error.retry_after is None else min(error.retry_after, self._timeout)
+
+    def read(self, response: httpx.Response) -> Answer:
+        """The answer in a response. Raises Refused and ServiceError."""
+        if response.status_code in (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS):
+            raise Unavailable(answers.describe(response), _retry_after(response))
+        if answers.is_unauthorized(response):
+            raise Unauthorized(self._token_wanted())
+        return answers.read(response)
+
+    def failure(self, error: Exception) -> ServiceError:
+        """What it means that there is no response."""
+        if isinstance(error, httpx.ConnectTimeout):
+            return ServiceError(f"no connection to {self.url} within {self._timeout:g} seconds")
+        if isinstance(error, httpx.TimeoutException):
+            return ServiceError(f"no answer from {self.url} within {self._timeout:g} seconds")
+        if isinstance(error, httpx.ConnectError) and not _is_of_tls(error):
+            if proxy := self._proxy():
+                return ServiceError(f"no answer from {self.url}: cannot connect to proxy {proxy}: {error}")
+            return NotThere(f"nothing answers at {self.url}; start the service with scripts/serve")
+        if isinstance(error, _LOST):
+            return Unavailable(f"the connection to {self.url} was lost")
+        return ServiceError(f"no answer from {self.url}: {error}")
+
+    def _proxy(self) -> str | None:
+        """The environment's proxy that stands before the service, without the password that its address may hold."""
+        parts = urlsplit(self.url)
+        if not self._trusts_environment or proxy_bypass(parts.netloc):
+            return None
+        proxies = getproxies()
+        proxy = proxies.get(parts.scheme) or proxies.get("all")
+        return proxy and proxy.rpartition("@")[2]
+
+    def _token_wanted(self) -> str:
+        if self._token is None:
+            return f"{self.url} asks for a token: give one, such as the inference key of TorchServe's key_file.json"
+        return f"{self.url} does not accept the token: it is wrong or has expired; give the current one"
+
+
+def options(top_k: int | None, min_probability: float | None) -> dict[str, str]:
+    """The options of classify() that were given, by their headers' names."""
+    chosen = {"X-Top-K": top_k, "X-Min-Probability": min_probability}
+    return {name: str(value) for name, value in chosen.items() if value is not None}
+
+
+def explaining_options(target: str | int | Sequence[str | int] | None, overlays: str | None) -> dict[str, str]:
+    """The options that explain() has beyond these."""
+    chosen = {"X-Target": _target(target), "X-Overlays": overlays}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _target(target: str | int | Sequence[str | int] | None) -> str | None:
+    if target is None:
+        return None
+    return ",".join(map(str, [target] if isinstance(target, str | int) else target))
+
+
+def body(content: bytes, options: dict[str, str]) -> Body:
+    """The image as the body and options as headers; a form, if no header can hold one of them, such as 고양이."""
+    fields = {name: value for name, value in options.items() if not (value.isascii() and value.isprintable())}
+    headers = {name: value for name, value in options.items() if name not in fields}
+    if not fields:
+        return {"content": content, "headers": headers | {"Content-Type": _OCTETS}}
+    named = {name.removeprefix("X-").replace("-", "_").lower(): value for name, value in fields.items()}
+    return {"data": named, "files": {"file": ("image", content, _OCTETS)}, "headers": headers}
+
+
+def explaining(url: str) -> str:
+    """The address of explanations. Raises ValueError where the one of predictions does not tell it."""
+    parts = urlsplit(url)
+    if "/predictions/" not in parts.path:
+        raise ValueError(f"explain() needs an address with /predictions/ in it, such as {DEFAULT_URL}, not {url!r}")
+    return urlunsplit(parts._replace(path=parts.path.replace("/predictions/", "/explanations/", 1)))
+
+
+def without_traceback(error: _Error) -> _Error:
+    """A list of results must not keep the images alive, which tracebacks and httpx's own errors hold."""
+    error.__cause__ = error.__context__ = error.__traceback__ = None
+    return error
+
+
+def check_several(images: object) -> None:
+    """Raises TypeError for one image in place of several."""
+    if isinstance(images, str | bytes | bytearray | memoryview):
+        raise TypeError("several images are wanted, such as a list of paths; classify() takes one")
+
+
+def _check(url: str, token: str | None, *, timeout: float, retries: int, parallel: int) -> None:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"url must be an address such as {DEFAULT_URL}, not {url!r}")
+    if token is not None and not (token and token.isascii() and token.isprintable()):
+        raise ValueError("token must be of printable ASCII characters; this one is empty, or has a line break or worse")
+    if not 0 < timeout < math.inf:
+        raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
+    for name, value, least in (("retries", retries, 0), ("parallel", parallel, 1)):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value!r}")
+
+
+def _is_of_tls(error: BaseException) -> bool:
+    """Whether a connection was made, and TLS failed on it: httpx has one error for both."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else None  # a date, the other form, would need clocks that agree
