@@ -119,7 +119,7 @@ def _try(fault: Fault, scene: Scene) -> Finding:
         tell(f"skipped: {reason}")
     except Exception as error:  # one fault must not keep the others from being tried
         found = Finding(fault, "")
-        found.checks.append(Check("the drill itself", "to its end", " ".join(f"{error}".split())[:300], False))
+        found.checks.append(Check("the chaos test itself", "to its end", " ".join(f"{error}".split())[:300], False))
     _tell(found.checks)
     return found
 

@@ -1,4 +1,4 @@
-"""The plan: which faults there are, in which order, and what a drill of each finds."""
+"""The plan: which faults there are, in which order, and what a test of each finds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

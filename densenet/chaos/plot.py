@@ -10,7 +10,7 @@ from matplotlib.typing import RcKeyType
 
 _STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "drill",
+    "svg.hashsalt": "chaos",
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -1,4 +1,4 @@
-"""The report: the document of a drill as a page of Markdown."""
+"""The report: the document of a run as a page of Markdown."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from densenet.chaos.oracle import Verdict
 
 Document = Mapping[str, Any]
 """What the command writes."""
-_SCRATCH = re.compile(r"/\S*/drill-\w+/")
+_SCRATCH = re.compile(r"/\S*/chaos-\w+/")
 _COMMAND = "scripts/chaos"
 _COLUMNS = (Verdict.RIGHT, Verdict.REFUSED, Verdict.LOST, Verdict.LATE, Verdict.LEFT, Verdict.UNCLEAR, Verdict.WRONG)
 
@@ -90,7 +90,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {machine['versions'][name]}" for name in ("torch", "torchserve", "pillow"))
     return (
         f"## Machine\n\n{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"{machine['system']}, load {machine['load_before']} before the drill; Python {machine['python']}, {versions}."
+        f"{machine['system']}, load {machine['load_before']} before the run; Python {machine['python']}, {versions}."
     )
 
 
@@ -102,7 +102,7 @@ def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 _HOW = """## How
 
 - Before anything goes wrong every question is asked once, of a service that does nothing else, and its answer kept.
-  Numbers of two answers are the same up to 1e-5. All photos have different answers, or the drill ends: a mix-up would
+  Numbers of two answers are the same up to 1e-5. All photos have different answers, or the run ends: a mix-up would
   show.
 - *Right* is the known answer, which for bad input is its refusal. *Clean error* is a status of 4xx or 5xx with JSON
   that has a code. *Unclear* is an error that no program could read. *Connection lost* is a refused or reset connection.

@@ -1,4 +1,4 @@
-"""The file of API keys that the front lets in: a line for each key, with the name of whom it was given to."""
+"""The file of API keys that the gateway lets in: a line for each key, with the name of whom it was given to."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The front's two nginxes: one that clients reach, one behind it that knows the replicas; both follow their files.
+"""The gateway's two nginxes: one that clients reach, one behind it that knows the replicas; both follow their files.
 
 Two, because a replica's token changes every hour: the second one takes the new one while the first goes on, and no
 client's connection is touched.
@@ -61,7 +61,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Where the front listens, whom it lets in, and what is behind it."""
+    """Where the gateway listens, whom it lets in, and what is behind it."""
 
     host: str
     port: int
@@ -86,14 +86,14 @@ class Settings:
         return [path for path in (self.certificate, self.key, self.keys, self.ca, *tokens) if path]
 
 
-class Front:
+class Gateway:
     """Both processes, and the configurations that follow from the settings and from what the files say now."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._settings = settings
         self._folder = folder
         self._replicas = Nginx("replicas", folder)
-        self._front = Nginx("front", folder)
+        self._gateway = Nginx("gateway", folder)
         self.sockets = upstreams.sockets(settings.upstreams, folder)
         self.away: frozenset[Path] = frozenset()
 
@@ -102,25 +102,25 @@ class Front:
         common = self._common()
         (self._folder / "errors.conf").write_text(fill(NGINX_TEMPLATES / "errors.conf.template", common))
         self._replicas.run(fill(NGINX_TEMPLATES / "replicas.conf.template", common | self._behind()), anew=anew)
-        self._front.run(fill(NGINX_TEMPLATES / "nginx.conf.template", common | self._before()), anew=anew)
+        self._gateway.run(fill(NGINX_TEMPLATES / "nginx.conf.template", common | self._before()), anew=anew)
 
     @property
     def unsettled(self) -> bool:
         """Whether one of them has to be told again what it is to run on."""
-        return self._front.unsettled or self._replicas.unsettled
+        return self._gateway.unsettled or self._replicas.unsettled
 
     def ended(self) -> bool:
         """Whether one of them has ended by itself."""
-        return self._front.ended() or self._replicas.ended()
+        return self._gateway.ended() or self._replicas.ended()
 
     def finish(self) -> None:
         """Ends both, the one behind after what is in flight before it."""
-        self._front.finish(self._settings.limits.drain_seconds + 5)
+        self._gateway.finish(self._settings.limits.drain_seconds + 5)
         self._replicas.finish(5)
 
     def kill(self) -> None:
         """Ends both at once."""
-        self._front.kill()
+        self._gateway.kill()
         self._replicas.kill()
 
     def _common(self) -> dict[str, str]:
@@ -151,71 +151,71 @@ class Front:
 
 
 def stay(settings: Settings) -> None:
-    """Runs the front until SIGTERM, SIGINT, or the end of one of its processes. Raises Problem."""
+    """Runs the gateway until SIGTERM, SIGINT, or the end of one of its processes. Raises Problem."""
     signals = _Signals()
     _check_port(settings)
     _raise_open_files()
     with _folder() as folder:
-        front = Front(settings, folder)
+        gateway = Gateway(settings, folder)
         try:
             seen = _signature(settings.files)
-            front.run()
-            _wait(settings, front)
+            gateway.run()
+            _wait(settings, gateway)
             scheme = "https" if settings.certificate else "http"
-            out.print(f"the front is up: {scheme}://{settings.listen}/predictions/densenet", markup=False)
-            _follow(settings, front, signals, seen)
-            front.finish()
+            out.print(f"the gateway is up: {scheme}://{settings.listen}/predictions/densenet", markup=False)
+            _follow(settings, gateway, signals, seen)
+            gateway.finish()
         finally:
-            front.kill()
+            gateway.kill()
 
 
-def _follow(settings: Settings, front: Front, signals: "_Signals", applied: object) -> None:
+def _follow(settings: Settings, gateway: Gateway, signals: "_Signals", applied: object) -> None:
     """Takes up changed files, and which replicas answer, until it is to end. A file that is bad, or half written,
     changes nothing."""
     before, untold = applied, list[str]()
-    watch = upstream_health.Watch(front.sockets)
+    watch = upstream_health.Watch(gateway.sockets)
     while not signals.end.wait(_LOOK):
-        if front.ended():
+        if gateway.ended():
             raise Problem("nginx has ended by itself; what it said stands above")
-        if (away := watch.away()) != front.away:
-            front.away = away
-            untold.append(_tell(front))
-            _take_up(front, untold, anew=False)
+        if (away := watch.away()) != gateway.away:
+            gateway.away = away
+            untold.append(_tell(gateway))
+            _take_up(gateway, untold, anew=False)
         asked = signals.reload.is_set()
         signals.reload.clear()
         now = _signature(settings.files)
         rests = now == before  # nobody is just writing
         if asked or (now != applied and rests):
             applied = now
-            untold.append("the front goes on with the files as they are now")
-            _take_up(front, untold, anew=asked)
-        elif front.unsettled:
-            _take_up(front, untold, anew=False)
+            untold.append("the gateway goes on with the files as they are now")
+            _take_up(gateway, untold, anew=asked)
+        elif gateway.unsettled:
+            _take_up(gateway, untold, anew=False)
         before = now
 
 
-def _tell(front: Front) -> str:
-    names = ", ".join(sorted(path.stem for path in front.away))
+def _tell(gateway: Gateway) -> str:
+    names = ", ".join(sorted(path.stem for path in gateway.away))
     if not names:
         return "all replicas are asked alike"
     return f"{names}: no worker answers there, so all others are asked first"
 
 
-def _take_up(front: Front, untold: list[str], *, anew: bool) -> None:
+def _take_up(gateway: Gateway, untold: list[str], *, anew: bool) -> None:
     """untold: what is to be said once nginx has gone over to it; emptied then, or when nothing comes of it."""
     try:
-        front.run(anew=anew)
+        gateway.run(anew=anew)
         for words in untold:
             out.print(words, markup=False)
     except (Problem, OSError) as problem:
-        err.print(f"front: {problem}; going on with what was there before", markup=False)
-    if not front.unsettled:
+        err.print(f"gateway: {problem}; going on with what was there before", markup=False)
+    if not gateway.unsettled:
         untold.clear()
 
 
-def _wait(settings: Settings, front: Front) -> None:
+def _wait(settings: Settings, gateway: Gateway) -> None:
     deadline = time.monotonic() + _START
-    while time.monotonic() < deadline and not front.ended():
+    while time.monotonic() < deadline and not gateway.ended():
         with contextlib.suppress(OSError), socket.create_connection((settings.host, settings.port), timeout=1):
             return
         time.sleep(_LOOK)
@@ -267,7 +267,7 @@ def _worker() -> pwd.struct_passwd | None:
 def _folder() -> Iterator[Path]:
     """A folder for configurations and sockets, in memory where the system has such a place: they hold keys."""
     place = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="front-", dir=place))
+    folder = Path(tempfile.mkdtemp(prefix="gateway-", dir=place))
     try:
         if user := _worker():
             os.chown(folder, -1, user.pw_gid)

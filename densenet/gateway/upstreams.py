@@ -1,4 +1,4 @@
-"""The TorchServes behind the front: where they are, how they are spoken to, and the token that each of them wants."""
+"""The TorchServes behind the gateway: where they are, how they are spoken to, and the token that each of them wants."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def of_this_checkout() -> tuple[Replica, ...]:
     if len(running) != 1:
         found = "no service of this checkout is up" if not running else "several services of this checkout are up"
         raise Problem(
-            f"{found}; start one with scripts/serve, or name what to put the front before: --upstream HOST:PORT"
+            f"{found}; start one with scripts/serve, or name what to put the gateway before: --upstream HOST:PORT"
         )
     return (parse(f"{running[0].inference},{running[0].folder}"),)
 
@@ -103,7 +103,7 @@ def servers(replicas: Sequence[Replica], run: Path, away: Collection[Path] = ())
 
 
 def sockets(replicas: Sequence[Replica], run: Path) -> list[Path]:
-    """Where the front finds each of them."""
+    """Where the gateway finds each of them."""
     return [_socket(number, replica, run) for number, replica in enumerate(replicas)]
 
 

@@ -67,11 +67,11 @@ class Engine:
 
 @dataclass(frozen=True)
 class Pod:
-    """A container of the service, one of the front that shares its network, and a caller's key."""
+    """A container of the service, one of the gateway that shares its network, and a caller's key."""
 
     engine: Engine
     service: str
-    front: str
+    gateway: str
     url: str
     ca: Path
     key: str
@@ -116,7 +116,7 @@ def pod(engine: Engine, image: str, running: ExitStack, tmp_path_factory: pytest
 
 def open_pod(engine: Engine, image: str, running: ExitStack, folder: Path) -> Pod:
     mark = secrets.token_hex(4)
-    pod, service, front = (f"densenet-{part}-{mark}" for part in ("pod", "service", "front"))
+    pod, service, gateway = (f"densenet-{part}-{mark}" for part in ("pod", "service", "gateway"))
 
     def start(name: str, *words: str) -> None:
         remove = [engine.program, "rm", "--force", "--volumes", name]
@@ -135,15 +135,15 @@ def open_pod(engine: Engine, image: str, running: ExitStack, folder: Path) -> Po
     files = [f"--{name}=/run/own/{file}" for name, file in (("certificate", "certificate.pem"), ("key", "key.pem"))]
     words = ["-P", "-m", "densenet", "gateway", "--listen=0.0.0.0:8443", *files, "--keys=/run/own/callers"]
     words.append("--upstream=127.0.0.1:8080,/srv/densenet/.run/8080")
-    start(front, *shared, *mounts, "--entrypoint", "python", image, *words)
+    start(gateway, *shared, *mounts, "--entrypoint", "python", image, *words)
     port = engine.run("port", pod, "8443").rpartition(":")[2]
-    opened = Pod(engine, service, front, f"https://127.0.0.1:{port}/predictions/densenet", ca, key)
+    opened = Pod(engine, service, gateway, f"https://127.0.0.1:{port}/predictions/densenet", ca, key)
     wait_ready(opened)
     return opened
 
 
 def secure(folder: Path) -> tuple[Path, str]:
-    """The certificate's CA, and the key of the only caller; what the front reads lies in the folder."""
+    """The certificate's CA, and the key of the only caller; what the gateway reads lies in the folder."""
     key = secrets.token_hex(24)
     ca, _, _ = certificates.make(folder)
     (folder / "callers").write_text(f"somebody {key}\n")
@@ -162,7 +162,7 @@ def wait_ready(pod: Pod, seconds: float = 120) -> None:
         except requests.ConnectionError:
             pass
         time.sleep(0.5)
-    raise AssertionError(pod.engine.logs(pod.service) + pod.engine.logs(pod.front))
+    raise AssertionError(pod.engine.logs(pod.service) + pod.engine.logs(pod.gateway))
 
 
 def expected(pod: Pod, folder: Path) -> list[dict[str, Any]]:
@@ -178,7 +178,7 @@ def test_it_answers_as_its_archive_does_elsewhere(pod: Pod, tmp_path: Path) -> N
         assert same(pod.predict(photo).json(), known)
 
 
-def test_the_front_wants_a_key(pod: Pod) -> None:
+def test_the_gateway_wants_a_key(pod: Pod) -> None:
     answer = pod.predict(PHOTOS[0], key=secrets.token_hex(24))
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized")
 
@@ -206,7 +206,7 @@ def test_it_runs_as_nobody_special_and_writes_where_it_may(pod: Pod) -> None:
     assert pod.inside("stat", "-c", "%a %u", ".run/8080/key_file.json") == "600 10001"
 
 
-def test_only_the_front_listens_to_others(pod: Pod) -> None:
+def test_only_the_gateway_listens_to_others(pod: Pod) -> None:
     own = [f"127.0.0.1:{port}" for port in (7070, 7071, 8080, 8081, 8082)]
     assert pod.inside("python", "-c", LISTENING).split() == ["0.0.0.0:8443", *own]
 

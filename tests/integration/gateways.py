@@ -31,12 +31,12 @@ wants_nginx = pytest.mark.skipif(
     not HAS_NGINX and os.environ.get("DENSENET_SYSTEM") != "required", reason="nginx is not installed"
 )
 
-TAKEN_UP = "the front goes on with the files as they are now"
+TAKEN_UP = "the gateway goes on with the files as they are now"
 
 
 @dataclass(frozen=True)
-class Front:
-    """A running front, its first key, and what tests ask it."""
+class Gateway:
+    """A running gateway, its first key, and what tests ask it."""
 
     process: "subprocess.Popen[bytes]"
     port: int
@@ -70,7 +70,7 @@ class Front:
         return ssl.create_default_context(cafile=str(self.ca)).wrap_socket(plain, server_hostname="localhost")
 
     def talk(self, sent: bytes) -> bytes:
-        """Everything that is answered to these bytes until the front closes the connection."""
+        """Everything that is answered to these bytes until the gateway closes the connection."""
         with self.connect() as connection:
             connection.sendall(sent)
             return read_all(connection)
@@ -93,7 +93,7 @@ class Front:
 
     @contextlib.contextmanager
     def taking_up(self) -> Iterator[None]:
-        """Ends when the front has said that it goes on with the files that the block has changed."""
+        """Ends when the gateway has said that it goes on with the files that the block has changed."""
         told = self.said().count(TAKEN_UP)
         yield
         self.wait(lambda: self.said().count(TAKEN_UP) > told)
@@ -110,7 +110,7 @@ class Front:
         return self.process.wait(timeout=60)
 
 
-Opener = Callable[..., Front]
+Opener = Callable[..., Gateway]
 
 
 class _Recording(http.server.BaseHTTPRequestHandler):
@@ -204,16 +204,16 @@ def make_certificate(folder: Path) -> tuple[Path, Path]:
     return certificate, key
 
 
-def run_front(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A front that is expected to end by itself."""
+def run_gateway(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A gateway that is expected to end by itself."""
     command = [sys.executable, "-P", "-m", "densenet", "gateway", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 @contextlib.contextmanager
-def front(folder: Path, *options: str, upstreams: tuple[str, ...], tls: bool = True) -> Iterator[Front]:
-    """A front until the end of the block, with one key of the caller `first`."""
+def gateway(folder: Path, *options: str, upstreams: tuple[str, ...], tls: bool = True) -> Iterator[Gateway]:
+    """A gateway until the end of the block, with one key of the caller `first`."""
     key, port = new_key(), free_port()
     keys = folder / "keys"
     keys.write_text(f"# callers\nfirst {key}\n")
@@ -237,9 +237,9 @@ def front(folder: Path, *options: str, upstreams: tuple[str, ...], tls: bool = T
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    opened = Front(process, port, certificate, keys, folder, key)
+    opened = Gateway(process, port, certificate, keys, folder, key)
     try:
-        opened.wait(lambda: "the front is up" in opened.said())
+        opened.wait(lambda: "the gateway is up" in opened.said())
         yield opened
     finally:
         if process.poll() is None:
@@ -252,12 +252,12 @@ def front(folder: Path, *options: str, upstreams: tuple[str, ...], tls: bool = T
 
 
 @pytest.fixture(scope="module")
-def open_front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
-    """Opens fronts; all of them end with the module."""
+def open_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
+    """Opens gateways; all of them end with the module."""
     with ExitStack() as opened:
 
-        def opener(*options: str, upstreams: tuple[str, ...], tls: bool = True) -> Front:
-            folder = tmp_path_factory.mktemp("front")
-            return opened.enter_context(front(folder, *options, upstreams=upstreams, tls=tls))
+        def opener(*options: str, upstreams: tuple[str, ...], tls: bool = True) -> Gateway:
+            folder = tmp_path_factory.mktemp("gateway")
+            return opened.enter_context(gateway(folder, *options, upstreams=upstreams, tls=tls))
 
         yield opener

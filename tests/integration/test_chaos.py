@@ -1,4 +1,4 @@
-"""The drill as a person runs it: some of its faults for real, in short."""
+"""scripts/chaos as a person runs it: some of its faults for real, in short."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def archive(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_archive(exported, tmp_path_factory.mktemp("archive"), workers=1)
 
 
-def drill(archive: Path, output: Path, fault: str) -> tuple[dict[str, Any], "subprocess.CompletedProcess[str]"]:
+def inject(archive: Path, output: Path, fault: str) -> tuple[dict[str, Any], "subprocess.CompletedProcess[str]"]:
     """The command's finding, and how it ended."""
     done = subprocess.run(
         [
@@ -42,7 +42,7 @@ def labels(finding: dict[str, Any]) -> set[str]:
 
 
 def test_a_killed_worker_leads_to_right_answers_and_one_clean_error(archive: Path, tmp_path: Path) -> None:
-    finding, done = drill(archive, tmp_path, "worker-killed")
+    finding, done = inject(archive, tmp_path, "worker-killed")
     unmet = [check["what"] for check in finding["checks"] if not check["met"]]
     assert unmet in ([], ["until normal"]), done.stdout  # how fast is not what is tested
     assert finding["clients"]["photo"]["right: 200"] >= 30
@@ -52,14 +52,14 @@ def test_a_killed_worker_leads_to_right_answers_and_one_clean_error(archive: Pat
 
 
 def test_damaged_archives_are_refused_in_one_line_each(archive: Path, tmp_path: Path) -> None:
-    finding, done = drill(archive, tmp_path, "corrupt-archive")
+    finding, done = inject(archive, tmp_path, "corrupt-archive")
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(finding["checks"]) == len(finding["operator"]) == 6
     assert all("exit status 1, 1 line(s)" in check["found"] for check in finding["checks"])
 
 
 def test_mixed_load_is_answered_rightly_and_counted(archive: Path, tmp_path: Path) -> None:
-    finding, done = drill(archive, tmp_path, "mixed-load")
+    finding, done = inject(archive, tmp_path, "mixed-load")
     assert len(finding["clients"]) == 14
     assert {label.partition(":")[0] for label in labels(finding)} == {"right", "left on purpose"}, done.stdout
     unmet = [check for check in finding["checks"] if not check["met"]]

@@ -113,16 +113,16 @@ def test_metrics_are_handed_out_and_nothing_else_is(running: Container) -> None:
 
 
 @pytest.mark.filterwarnings(f"ignore::{InsecureRequestWarning.__module__}.{InsecureRequestWarning.__name__}")
-def test_the_front_of_the_pod_is_what_clients_reach(running: Container, tmp_path: Path) -> None:
+def test_the_gateway_of_the_pod_is_what_clients_reach(running: Container, tmp_path: Path) -> None:
     (pod,) = manifests.pods(manifests.in_base())
-    front, key = manifests.named(pod["containers"], "front"), secrets.token_hex(24)
+    gateway, key = manifests.named(pod["containers"], "gateway"), secrets.token_hex(24)
     certify(tmp_path)
     (tmp_path / "keys").write_text(f"somebody {key}\n")
     places = {"/run/tls": str(tmp_path), "/run/callers": str(tmp_path), "/srv/densenet": "."}
-    command = [replaced(word, places) for word in [*front["command"], *front["args"]]]
+    command = [replaced(word, places) for word in [*gateway["command"], *gateway["args"]]]
     with running.beside(command):
-        base = wait_for(f"https://{running.address}:8443", front["livenessProbe"]["httpGet"]["path"])
-        ready = base + front["readinessProbe"]["httpGet"]["path"]
+        base = wait_for(f"https://{running.address}:8443", gateway["livenessProbe"]["httpGet"]["path"])
+        ready = base + gateway["readinessProbe"]["httpGet"]["path"]
         assert requests.get(ready, verify=False, timeout=30).json() == {"status": "pass"}
         url = f"{base}/predictions/densenet"
         assert requests.put(url, data=PHOTO, verify=False, timeout=30).status_code == 401

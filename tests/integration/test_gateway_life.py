@@ -1,4 +1,4 @@
-"""The front over time: keys change, workers and replicas die, it is reloaded and stopped; clients see nothing of it."""
+"""The gateway over time: keys change, workers and replicas die, it is reloaded, stopped; clients see nothing of it."""
 
 import contextlib
 import json
@@ -25,20 +25,20 @@ from densenet.service.properties import Properties
 from export.console import Problem
 from tests.integration.conftest import Server, Starter, build_archive, free_properties, same
 from tests.integration.gateways import (
-    Front,
+    Gateway,
     Opener,
     StandIn,
     error,
-    front,
+    gateway,
     make_certificate,
     new_key,
-    open_front,
+    open_gateway,
     standing_in,
     wants_nginx,
 )
 from tests.photos import cutouts, encode
 
-__all__ = ["open_front"]
+__all__ = ["open_gateway"]
 pytestmark = wants_nginx
 
 PHOTO = encode(cutouts(1)[0])
@@ -50,7 +50,7 @@ CLIENTS = 4
 class Load:
     """What steady clients were answered: each asks again as soon as it has an answer, on a connection of its own."""
 
-    front: Front
+    gateway: Gateway
     expected: dict[str, Any]
     key: str = ""
     right: int = 0
@@ -67,7 +67,7 @@ class Load:
 
     def _problem(self) -> str | None:
         try:
-            answer = self.front.predict(PHOTO, key=self.key)
+            answer = self.gateway.predict(PHOTO, key=self.key)
         except requests.RequestException as failure:
             return repr(failure)
         if answer.status_code != 200:
@@ -77,7 +77,7 @@ class Load:
     def some(self, count: int = 30) -> None:
         """Returns when that many more were answered rightly."""
         wanted = self.right + count
-        self.front.wait(lambda: self.right >= wanted or self.wrong, seconds=90)
+        self.gateway.wait(lambda: self.right >= wanted or self.wrong, seconds=90)
         assert self.wrong == []
 
     def end(self) -> None:
@@ -85,7 +85,7 @@ class Load:
 
 
 @contextlib.contextmanager
-def load(opened: Front) -> Iterator[Load]:
+def load(opened: Gateway) -> Iterator[Load]:
     running = Load(opened, opened.predict(PHOTO).json())
     with ThreadPoolExecutor(CLIENTS) as pool:
         asking = [pool.submit(running.ask) for _ in range(CLIENTS)]
@@ -105,7 +105,7 @@ def at_once(count: int, ask: Callable[[], requests.Response]) -> list[requests.R
         return [future.result() for future in [pool.submit(ask) for _ in range(count)]]
 
 
-def half_sent(opened: Front) -> socket.socket:
+def half_sent(opened: Gateway) -> socket.socket:
     connection = opened.connect()
     lines = ["POST /predict HTTP/1.1", "Host: x", f"X-API-Key: {opened.key}", f"Content-Length: {len(PHOTO)}"]
     connection.sendall("\r\n".join((*lines, "", "")).encode() + PHOTO[:1000])
@@ -123,8 +123,8 @@ def mortal(start: Starter) -> Server:
     return start(workers=2)
 
 
-def test_too_many_in_a_second_are_told_when_to_come_back(open_front: Opener, server: Server) -> None:
-    opened = open_front("--rate", "1", "--burst", "2", upstreams=(server.service.inference,))
+def test_too_many_in_a_second_are_told_when_to_come_back(open_gateway: Opener, server: Server) -> None:
+    opened = open_gateway("--rate", "1", "--burst", "2", upstreams=(server.service.inference,))
     answers = at_once(8, lambda: opened.predict(PHOTO))
     refused = [answer for answer in answers if answer.status_code != 200]
     assert 0 < len(refused) < 8
@@ -139,17 +139,17 @@ def test_too_many_in_a_second_are_told_when_to_come_back(open_front: Opener, ser
     assert {opened.ask("GET", "/healthz", key=None).status_code for _ in range(9)} == {200}
 
 
-def test_too_many_at_a_time_are_told_when_to_come_back(open_front: Opener, server: Server) -> None:
-    opened = open_front(*MANY, "--concurrent", "1", upstreams=(server.service.inference,))
+def test_too_many_at_a_time_are_told_when_to_come_back(open_gateway: Opener, server: Server) -> None:
+    opened = open_gateway(*MANY, "--concurrent", "1", upstreams=(server.service.inference,))
     answers = at_once(16, lambda: opened.predict(PHOTO))
     refused = [answer for answer in answers if answer.status_code != 200]
     assert 0 < len(refused) < 16
     assert {(error(answer), answer.headers["retry-after"]) for answer in refused} == {((503, "overloaded"), "2")}
 
 
-def test_a_full_queue_is_told_in_our_shape(open_front: Opener, start: Starter) -> None:
+def test_a_full_queue_is_told_in_our_shape(open_gateway: Opener, start: Starter) -> None:
     full = start(workers=1, jobQueueSize=1)
-    opened = open_front(*MANY, upstreams=(full.service.inference,))
+    opened = open_gateway(*MANY, upstreams=(full.service.inference,))
     answers = at_once(16, lambda: opened.predict(PHOTO))
     refused = [answer for answer in answers if answer.status_code != 200]
     assert 0 < len(refused) < 16
@@ -157,8 +157,8 @@ def test_a_full_queue_is_told_in_our_shape(open_front: Opener, start: Starter) -
     assert all("503" in line["upstream_status"] for line in opened.log() if line["status"] == 503)
 
 
-def test_keys_change_under_load_without_a_failed_request(open_front: Opener, server: Server) -> None:
-    opened = open_front(*MANY, upstreams=(server.service.inference,))
+def test_keys_change_under_load_without_a_failed_request(open_gateway: Opener, server: Server) -> None:
+    opened = open_gateway(*MANY, upstreams=(server.service.inference,))
     old, new = opened.key, new_key()
     with load(opened) as running:
         with opened.taking_up():
@@ -171,8 +171,8 @@ def test_keys_change_under_load_without_a_failed_request(open_front: Opener, ser
     assert opened.predict(PHOTO, key=new).ok
 
 
-def test_a_bad_file_of_keys_changes_nothing_and_is_told(open_front: Opener, server: Server) -> None:
-    opened = open_front(*MANY, upstreams=(server.service.inference,))
+def test_a_bad_file_of_keys_changes_nothing_and_is_told(open_gateway: Opener, server: Server) -> None:
+    opened = open_gateway(*MANY, upstreams=(server.service.inference,))
     for text in ("first short\n", "", 'first "; } # \n'):
         before = opened.said().count("going on with what was there before")
         opened.keys.write_text(text)
@@ -188,8 +188,8 @@ def test_a_bad_file_of_keys_changes_nothing_and_is_told(open_front: Opener, serv
     assert opened.predict(PHOTO).status_code == 401
 
 
-def test_a_new_certificate_is_taken_up(open_front: Opener, server: Server) -> None:
-    opened = open_front(*MANY, upstreams=(server.service.inference,))
+def test_a_new_certificate_is_taken_up(open_gateway: Opener, server: Server) -> None:
+    opened = open_gateway(*MANY, upstreams=(server.service.inference,))
     with opened.taking_up():
         make_certificate(opened.folder)
     assert [opened.predict(PHOTO).status_code for _ in range(8)] == [200] * 8  # the old one is not trusted here
@@ -239,9 +239,9 @@ def wait_for(holds: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_what_the_front_has_told_to_be_taken_up_holds_for_every_connection(open_front: Opener) -> None:
+def test_what_the_gateway_has_told_to_be_taken_up_holds_for_every_connection(open_gateway: Opener) -> None:
     with standing_in(lambda _: (200, {}, b"{}")) as stand_in:
-        opened = open_front(*MANY, upstreams=(stand_in.address,))
+        opened = open_gateway(*MANY, upstreams=(stand_in.address,))
         for _ in range(8):
             new = new_key()
             with opened.taking_up():
@@ -249,8 +249,8 @@ def test_what_the_front_has_told_to_be_taken_up_holds_for_every_connection(open_
             assert {opened.predict(b"x", key=new).status_code for _ in range(12)} == {200}
 
 
-def test_what_is_being_sent_outlives_a_reload(open_front: Opener, server: Server) -> None:
-    opened = open_front(*MANY, upstreams=(server.service.inference,))
+def test_what_is_being_sent_outlives_a_reload(open_gateway: Opener, server: Server) -> None:
+    opened = open_gateway(*MANY, upstreams=(server.service.inference,))
     uploads = [half_sent(opened) for _ in range(8)]
     before = {process.pid for process in opened.processes()}
     opened.process.send_signal(signal.SIGHUP)
@@ -262,7 +262,7 @@ def test_what_is_being_sent_outlives_a_reload(open_front: Opener, server: Server
 
 
 def test_what_is_being_sent_outlives_the_end(server: Server, tmp_path: Path) -> None:
-    with front(tmp_path, *MANY, upstreams=(server.service.inference,)) as opened:
+    with gateway(tmp_path, *MANY, upstreams=(server.service.inference,)) as opened:
         uploads = [half_sent(opened) for _ in range(8)]
         assert opened.predict(PHOTO).ok
         folder = opened.run_folder()
@@ -284,7 +284,7 @@ def refuses(port: int) -> bool:
 
 
 def test_it_ends_where_nginx_ends(server: Server, tmp_path: Path) -> None:
-    with front(tmp_path, upstreams=(server.service.inference,)) as opened:
+    with gateway(tmp_path, upstreams=(server.service.inference,)) as opened:
         masters = psutil.Process(opened.process.pid).children()
         everything = opened.processes()
         assert len(masters) == 2
@@ -297,8 +297,8 @@ def test_it_ends_where_nginx_ends(server: Server, tmp_path: Path) -> None:
         assert psutil.wait_procs(masters, timeout=30)[1] == []
 
 
-def test_workers_that_are_killed_under_load_cost_no_request(open_front: Opener, mortal: Server) -> None:
-    opened = open_front(*MANY, upstreams=(mortal.service.inference,))
+def test_workers_that_are_killed_under_load_cost_no_request(open_gateway: Opener, mortal: Server) -> None:
+    opened = open_gateway(*MANY, upstreams=(mortal.service.inference,))
     with load(opened) as running:
         for _ in range(3):
             victim = min(mortal.workers())
@@ -314,8 +314,8 @@ def all_ready(server: Server) -> bool:
     return state is not None and state.ready == state.wanted == 2
 
 
-def test_scaling_down_under_load_costs_no_request(open_front: Opener, mortal: Server) -> None:
-    opened = open_front(*MANY, upstreams=(mortal.service.inference,))
+def test_scaling_down_under_load_costs_no_request(open_gateway: Opener, mortal: Server) -> None:
+    opened = open_gateway(*MANY, upstreams=(mortal.service.inference,))
     with load(opened) as running:
         for _ in range(2):
             management.scale(mortal.service, 1, 1)
@@ -326,22 +326,22 @@ def test_scaling_down_under_load_costs_no_request(open_front: Opener, mortal: Se
 
 
 def test_a_replica_that_is_killed_under_load_costs_no_request(
-    open_front: Opener, server: Server, exported: Path, tmp_path: Path
+    open_gateway: Opener, server: Server, exported: Path, tmp_path: Path
 ) -> None:
     with temporary_instance.serving(build_archive(exported, tmp_path, 1), tmp_path) as victim:
-        opened = open_front(*MANY, upstreams=(server.service.inference, victim.inference))
+        opened = open_gateway(*MANY, upstreams=(server.service.inference, victim.inference))
         with load(opened) as running:
             assert {line["upstream"].split("/")[-1][:2] for line in opened.log()} == {"0-", "1-"}
             os.kill(victim.pid, signal.SIGKILL)
             running.some(60)
 
 
-def test_nothing_behind_is_told_in_our_shape(open_front: Opener) -> None:
-    opened = open_front(upstreams=("127.0.0.1:1",))
+def test_nothing_behind_is_told_in_our_shape(open_gateway: Opener) -> None:
+    opened = open_gateway(upstreams=("127.0.0.1:1",))
     for path in ("/predict", "/readyz"):
         answer = opened.ask("GET", path)
         assert (error(answer), answer.headers["retry-after"]) == ((503, "unavailable"), "2")
-        assert answer.headers["connection"] == "close"  # a new one may reach another front
+        assert answer.headers["connection"] == "close"  # a new one may reach another gateway
     health, unknown = opened.ask("GET", "/healthz"), opened.ask("GET", "/nowhere")
     assert health.ok
     assert error(unknown) == (404, "not_found")
@@ -353,39 +353,39 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.mark.parametrize("status", [500, 502, 504, 507])
-def test_what_fails_once_is_asked_once_more_with_its_whole_body(open_front: Opener, status: int) -> None:
+def test_what_fails_once_is_asked_once_more_with_its_whole_body(open_gateway: Opener, status: int) -> None:
     with standing_in(lambda count: (status, JSON, INTERNAL) if count % 2 else (200, JSON, b"{}")) as behind:
-        opened = open_front(*MANY, upstreams=(behind.address,))
+        opened = open_gateway(*MANY, upstreams=(behind.address,))
         for _ in range(5):
             assert opened.predict(PHOTO).json() == {}
         assert [body for *_, body in behind.seen] == [PHOTO] * 10
 
 
-def test_the_handlers_own_failure_arrives_unchanged(open_front: Opener) -> None:
+def test_the_handlers_own_failure_arrives_unchanged(open_gateway: Opener) -> None:
     with standing_in(lambda _: (500, JSON, INTERNAL)) as behind:
-        opened = open_front(*MANY, upstreams=(behind.address,))
+        opened = open_gateway(*MANY, upstreams=(behind.address,))
         answer = opened.predict(PHOTO)
         assert (answer.status_code, answer.content) == (500, INTERNAL)
         assert len(behind.seen) == 2
 
 
-def test_a_draining_replica_is_passed_over_and_told_where_it_is_the_only_one(open_front: Opener) -> None:
+def test_a_draining_replica_is_passed_over_and_told_where_it_is_the_only_one(open_gateway: Opener) -> None:
     draining = (503, {**JSON, "Retry-After": "9"}, b'{"success": false, "error": {"code": "draining", "message": "x"}}')
     with standing_in(lambda _: draining) as behind, standing_in(lambda _: (200, JSON, b"{}")) as other:
-        opened = open_front(*MANY, upstreams=(behind.address, other.address))
+        opened = open_gateway(*MANY, upstreams=(behind.address, other.address))
         assert {opened.predict(PHOTO).status_code for _ in range(10)} == {200}
         assert behind.seen
-        alone = open_front(*MANY, upstreams=(behind.address,))
+        alone = open_gateway(*MANY, upstreams=(behind.address,))
         answer = alone.predict(PHOTO)
         assert (error(answer), answer.headers["retry-after"]) == ((503, "draining"), "9")
         assert answer.headers["connection"] == "close"
         assert alone.ask("GET", "/readyz", key=None).status_code == 503
 
 
-def test_where_no_worker_answers_is_asked_after_all_others_until_one_does(open_front: Opener) -> None:
+def test_where_no_worker_answers_is_asked_after_all_others_until_one_does(open_gateway: Opener) -> None:
     answers = {"late": (503, JSON, b"{}")}
     with standing_in(lambda _: answers["late"]) as late, standing_in(lambda _: (200, JSON, b"{}")) as other:
-        opened = open_front(*MANY, upstreams=(late.address, other.address))
+        opened = open_gateway(*MANY, upstreams=(late.address, other.address))
 
         def reached(late: StandIn = late) -> bool:
             before = len(late.seen)
@@ -399,7 +399,7 @@ def test_where_no_worker_answers_is_asked_after_all_others_until_one_does(open_f
         assert reached()
 
 
-def test_one_that_is_back_before_the_front_knows_it_answers_for_the_last_of_the_others(open_front: Opener) -> None:
+def test_one_that_is_back_before_the_gateway_knows_it_answers_for_the_last_of_the_others(open_gateway: Opener) -> None:
     """As in a rolling update without a pause."""
     draining = {"other": False}
 
@@ -412,23 +412,23 @@ def test_one_that_is_back_before_the_front_knows_it_answers_for_the_last_of_the_
         return (503 if draining["other"] and not health else 200), JSON, b"{}"
 
     with standing_in(back) as back_again, standing_in(other) as other_one:
-        opened = open_front(*MANY, upstreams=(back_again.address, other_one.address))
+        opened = open_gateway(*MANY, upstreams=(back_again.address, other_one.address))
         opened.wait(lambda: "no worker answers there" in opened.said())
         draining["other"] = True
         assert [opened.predict(PHOTO).status_code for _ in range(20)] == [200] * 20
 
 
-def test_no_answer_in_time_is_told(open_front: Opener) -> None:
+def test_no_answer_in_time_is_told(open_gateway: Opener) -> None:
     over = threading.Event()
     with standing_in(lambda _: ((over.wait(60) and 200) or 200, JSON, b"{}")) as behind:
-        opened = open_front(*MANY, "--answer-seconds", "1", upstreams=(behind.address,))
+        opened = open_gateway(*MANY, "--answer-seconds", "1", upstreams=(behind.address,))
         assert error(opened.predict(PHOTO)) == (504, "timeout")
         over.set()
 
 
-def test_readiness_asks_a_worker(open_front: Opener) -> None:
+def test_readiness_asks_a_worker(open_gateway: Opener) -> None:
     with standing_in(lambda _: (200, {"Content-Type": "application/health+json"}, b'{"status": "pass"}')) as behind:
-        opened = open_front(*MANY, upstreams=(behind.address,))
+        opened = open_gateway(*MANY, upstreams=(behind.address,))
         answer = opened.ask("GET", "/readyz", key=None, headers={"Accept": "text/html", "X-Top-K": "7"})
         assert (answer.status_code, answer.json()) == (200, {"status": "pass"})
         ((method, path, headers, body),) = behind.seen
@@ -441,15 +441,15 @@ def test_readiness_asks_a_worker(open_front: Opener) -> None:
         assert "x-top-k" not in headers
 
 
-def test_readiness_is_the_handlers(open_front: Opener, server: Server) -> None:
-    opened = open_front(*MANY, upstreams=(server.service.inference,))
+def test_readiness_is_the_handlers(open_gateway: Opener, server: Server) -> None:
+    opened = open_gateway(*MANY, upstreams=(server.service.inference,))
     answer = opened.ask("GET", "/readyz", key=None)
     assert (answer.status_code, answer.json()["status"]) == (200, "pass")
 
 
-def test_keys_and_cookies_are_not_passed_on(open_front: Opener) -> None:
+def test_keys_and_cookies_are_not_passed_on(open_gateway: Opener) -> None:
     with standing_in(lambda _: (200, JSON, b"{}")) as behind:
-        opened = open_front(*MANY, upstreams=(behind.address,))
+        opened = open_gateway(*MANY, upstreams=(behind.address,))
         secret = {
             "Authorization": f"Bearer {opened.key}",
             "Cookie": "a=b",
@@ -462,9 +462,9 @@ def test_keys_and_cookies_are_not_passed_on(open_front: Opener) -> None:
         assert headers["x-request-id"] == "a"
 
 
-def test_a_canary_takes_its_share(open_front: Opener) -> None:
+def test_a_canary_takes_its_share(open_gateway: Opener) -> None:
     with standing_in(lambda _: (200, JSON, b"{}")) as behind:
-        opened = open_front("--rate", "10000", "--burst", "5000", "--canary", "2.0=30", upstreams=(behind.address,))
+        opened = open_gateway("--rate", "10000", "--burst", "5000", "--canary", "2.0=30", upstreams=(behind.address,))
         with requests.Session() as session:
             session.headers["X-API-Key"] = opened.key
             for _ in range(500):
@@ -497,15 +497,15 @@ def guarded(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         torchserve.stop(service, run=folder)
 
 
-def test_tokens_and_tls_of_torchserve_itself(open_front: Opener, guarded: tuple[torchserve.Service, Path]) -> None:
+def test_tokens_and_tls_of_torchserve_itself(open_gateway: Opener, guarded: tuple[torchserve.Service, Path]) -> None:
     service, folder = guarded
     ca = folder.parent / "certificate.pem"
-    opened = open_front(*MANY, "--upstream-ca", str(ca), upstreams=(f"https://localhost:{service.port},{folder}",))
+    opened = open_gateway(*MANY, "--upstream-ca", str(ca), upstreams=(f"https://localhost:{service.port},{folder}",))
     opened.wait(lambda: opened.predict(PHOTO).ok, seconds=120)
     url = service.url.replace("127.0.0.1", "localhost")
     bearer = {"Authorization": f"Bearer {opened.key}"}
     answer = requests.put(url, data=PHOTO, verify=str(ca), headers=bearer, timeout=60)
-    assert answer.status_code == 400  # the front's keys are not TorchServe's
+    assert answer.status_code == 400  # the gateway's keys are not TorchServe's
     keys = json.loads((folder / "key_file.json").read_text())
     wanted = requests.get(
         f"{service.management}/token",
@@ -519,13 +519,13 @@ def test_tokens_and_tls_of_torchserve_itself(open_front: Opener, guarded: tuple[
 
 
 def test_a_certificate_of_somebody_else_is_not_trusted(
-    open_front: Opener, guarded: tuple[torchserve.Service, Path]
+    open_gateway: Opener, guarded: tuple[torchserve.Service, Path]
 ) -> None:
     service, folder = guarded
     stranger = folder.parent / "stranger"
     stranger.mkdir()
     certificate, _ = make_certificate(stranger)
-    opened = open_front(
+    opened = open_gateway(
         *MANY, "--upstream-ca", str(certificate), upstreams=(f"https://localhost:{service.port},{folder}",)
     )
     assert error(opened.predict(PHOTO)) == (503, "unavailable")

@@ -1,4 +1,4 @@
-"""Several machines: TorchServes in network namespaces of their own behind one front, and what clients see when one is
+"""Several machines: TorchServes in network namespaces of their own behind one gateway, and what clients see when one is
 killed, when one after the other is replaced, and when one stands still or is slow. Every answer is compared with the
 known one.
 """
@@ -43,7 +43,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Fleet:
-    """Two replicas, the front before them, and the truth about the photos that they are asked for."""
+    """Two replicas, the gateway before them, and the truth about the photos that they are asked for."""
 
     replicas: Sequence[Container]
     url: str
@@ -52,7 +52,7 @@ class Fleet:
     log: Path
 
     def logged(self) -> list[dict[str, Any]]:
-        """What the front has written of its requests: which replicas it asked for each, and what they said."""
+        """What the gateway has written of its requests: which replicas it asked for each, and what they said."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
     def ask(self, session: requests.Session, number: int) -> Seen:
@@ -96,15 +96,15 @@ def fleet(exported: Path, network: nn.Module, tmp_path_factory: pytest.TempPathF
             replica.start()
         for replica in replicas:
             replica.wait_ready()
-        folder, port, key = tmp_path_factory.mktemp("front"), free_port(), secrets.token_hex(24)
-        stack.enter_context(front(replicas, folder, port, key))
+        folder, port, key = tmp_path_factory.mktemp("gateway"), free_port(), secrets.token_hex(24)
+        stack.enter_context(gateway(replicas, folder, port, key))
         yield Fleet(
             replicas, f"http://127.0.0.1:{port}/predictions/densenet", key, truths(network), folder / "access.log"
         )
 
 
 @contextlib.contextmanager
-def front(replicas: Sequence[Container], folder: Path, port: int, key: str) -> Iterator[None]:
+def gateway(replicas: Sequence[Container], folder: Path, port: int, key: str) -> Iterator[None]:
     (folder / "keys").write_text(f"load {key}\n")
     command = [sys.executable, "-P", "-m", "densenet", "gateway", f"--listen=127.0.0.1:{port}", "--plain"]
     command += [f"--keys={folder / 'keys'}", "--rate=1000", f"--access-log={folder / 'access.log'}"]
@@ -117,7 +117,7 @@ def front(replicas: Sequence[Container], folder: Path, port: int, key: str) -> I
         )
     try:
         deadline = time.monotonic() + 60
-        while b"the front is up" not in (folder / "output").read_bytes():
+        while b"the gateway is up" not in (folder / "output").read_bytes():
             assert process.poll() is None, (folder / "output").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -153,7 +153,7 @@ def under_load(fleet: Fleet, happens: Callable[[], object]) -> list[Seen]:
 
 
 def outcomes(title: str, fleet: Fleet, happens: Callable[[], object]) -> tuple[list[Seen], int]:
-    """What was seen, and how many requests the front asked again elsewhere; both replicas took part.
+    """What was seen, and how many requests the gateway asked again elsewhere; both replicas took part.
 
     Prints the counts, which stand in docs/deployment.md (scripts/test -n 0 -s shows them).
     """

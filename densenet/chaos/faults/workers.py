@@ -33,7 +33,7 @@ def hung(scene: Scene) -> Finding:
     quick = scene.scratch("quick") / "densenet.mar"
     copy_with_settings(scene.archive, quick, {"responseTimeout": RESPONSE_TIMEOUT})
     done = (
-        f"One of two workers gets SIGSTOP. `responseTimeout` is {RESPONSE_TIMEOUT} seconds here, so that the drill is "
+        f"One of two workers gets SIGSTOP. `responseTimeout` is {RESPONSE_TIMEOUT} seconds here, so that the test is "
         "short; by default it is 120."
     )
     with scene.service("hung", quick) as service:
@@ -140,7 +140,7 @@ def out_of_memory(scene: Scene) -> Finding:
 @contextmanager
 def _memory_group(processes: list[psutil.Process]) -> Iterator[None]:
     """A control group of cgroup v1 around processes, a little larger than they are. Raises Skipped without one."""
-    group = _CGROUP / f"drill-{os.getpid()}"
+    group = _CGROUP / f"chaos-{os.getpid()}"
     try:
         group.mkdir()
     except OSError as error:

@@ -37,7 +37,7 @@ def filled(value: Any) -> Any:
 def test_it_is_by_the_specification() -> None:
     document = yaml.safe_load(FILE.read_text())
     project = parsed(document)
-    assert set(project.service_names()) == {"pod", "service", "front", "prometheus", "grafana"}
+    assert set(project.service_names()) == {"pod", "service", "gateway", "prometheus", "grafana"}
 
 
 @pytest.mark.parametrize("wrong", [{"imagee": "x"}, {"read_only": "perhaps"}, {"cap_drop": "ALL"}])
@@ -60,14 +60,14 @@ def test_every_container_is_hardened_and_bounded(services: dict[str, Any]) -> No
         assert "disable" not in service.get("healthcheck", {})  # docker compose up --wait fails on such a container
 
 
-def test_one_namespace_publishes_and_only_the_front_is_for_everybody(services: dict[str, Any]) -> None:
+def test_one_namespace_publishes_and_only_the_gateway_is_for_everybody(services: dict[str, Any]) -> None:
     inside = {name for name, service in services.items() if service.get("network_mode") == "service:pod"}
     assert inside == {*services} - {"pod"}
     assert not [name for name in inside if "ports" in services[name]]
     public, private = services["pod"]["ports"]
     assert public.endswith(":8443")
     assert private.startswith("127.0.0.1:")
-    assert "--listen=0.0.0.0:8443" in services["front"]["command"]
+    assert "--listen=0.0.0.0:8443" in services["gateway"]["command"]
 
 
 def test_secrets_come_from_files_that_are_not_here(services: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def test_volumes_are_declared_and_files_exist(services: dict[str, Any]) -> None:
 
 
 def test_a_container_ends_in_its_time(services: dict[str, Any]) -> None:
-    for name, own in (("service", torchserve.STOP_SECONDS), ("front", 0)):
+    for name, own in (("service", torchserve.STOP_SECONDS), ("gateway", 0)):
         words = " ".join(services[name]["command"])
         drain = re.search(r"--drain-seconds[ =](\d+)", words)
         assert drain

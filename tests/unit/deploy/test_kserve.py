@@ -74,13 +74,13 @@ def test_one_container_is_served_and_has_the_name_that_kserve_wants(file: str) -
     assert the(read(KSERVE / file), "InferenceService")["metadata"]["name"] == "densenet"
 
 
-def test_the_front_listens_where_kserve_sends() -> None:
+def test_the_gateway_listens_where_kserve_sends() -> None:
     (pod,) = pods(read(KSERVE / "image.yaml"))
-    front = named(pod["containers"], "kserve-container")
-    (port,) = [port["containerPort"] for port in front["ports"]]
-    assert program(front) == "densenet gateway"
-    assert options(front)["--listen"] == f"127.0.0.1:{port}"
-    assert front["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port}
+    gateway = named(pod["containers"], "kserve-container")
+    (port,) = [port["containerPort"] for port in gateway["ports"]]
+    assert program(gateway) == "densenet gateway"
+    assert options(gateway)["--listen"] == f"127.0.0.1:{port}"
+    assert gateway["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port}
 
 
 def test_the_runtime_is_the_one_asked_for() -> None:

@@ -129,22 +129,22 @@ def test_memory_and_cores_are_enough_for_the_workers(objects: list[Manifest]) ->
     assert int(resources["limits"]["cpu"]) > workers
 
 
-def test_the_front_holds_what_it_buffers_and_never_fills_the_queue(objects: list[Manifest]) -> None:
-    front = named(service_pod(objects)["containers"], "front")
+def test_the_gateway_holds_what_it_buffers_and_never_fills_the_queue(objects: list[Manifest]) -> None:
+    gateway = named(service_pod(objects)["containers"], "gateway")
     properties = (ROOT / "deploy" / "config.properties").read_text()
     config = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
     (limit,) = re.findall(r"^max_request_size=(\d+)", properties, re.MULTILINE)
-    concurrent = int(options(front)["--concurrent"])
+    concurrent = int(options(gateway)["--concurrent"])
     assert concurrent < config["jobQueueSize"]
-    assert memory(front["resources"]["limits"]["memory"]) > concurrent * int(limit) * 6 / 5
+    assert memory(gateway["resources"]["limits"]["memory"]) > concurrent * int(limit) * 6 / 5
 
 
 def test_a_pod_ends_in_its_time(objects: list[Manifest]) -> None:
     pod = service_pod(objects)
-    service, front = (named(pod["containers"], name) for name in ("service", "front"))
-    waits = [one["lifecycle"]["preStop"]["sleep"]["seconds"] for one in (service, front)]
-    drains = [int(options(one)["--drain-seconds"]) for one in (service, front)]
-    assert waits[0] > waits[1], "the front drains before what it stands in front of"
+    service, gateway = (named(pod["containers"], name) for name in ("service", "gateway"))
+    waits = [one["lifecycle"]["preStop"]["sleep"]["seconds"] for one in (service, gateway)]
+    drains = [int(options(one)["--drain-seconds"]) for one in (service, gateway)]
+    assert waits[0] > waits[1], "the gateway drains before what it stands in front of"
     assert waits[0] + drains[0] + torchserve.STOP_SECONDS < pod["terminationGracePeriodSeconds"]
     assert waits[1] + drains[1] < pod["terminationGracePeriodSeconds"]
 
@@ -166,7 +166,7 @@ def test_probes_ask_what_there_is(objects: list[Manifest]) -> None:
         else:
             assert probe["exec"]["command"][:4] == ["python", "-P", "-m", "densenet.service.probe"]
             assert (ROOT / "densenet" / "service" / "probe.py").is_file()
-    assert {"readinessProbe", "livenessProbe"} <= {*named(pod["containers"], "front")}
+    assert {"readinessProbe", "livenessProbe"} <= {*named(pod["containers"], "gateway")}
     assert {"startupProbe", "livenessProbe"} <= {*named(pod["containers"], "service")}
 
 
@@ -195,14 +195,14 @@ def test_config_maps_exist_with_the_keys_that_are_used(objects: list[Manifest]) 
     assert f"listen {ports(pod)['metrics']};" in (BASE / "metrics.conf").read_text()
 
 
-def test_the_front_listens_where_the_service_sends(objects: list[Manifest]) -> None:
+def test_the_gateway_listens_where_the_service_sends(objects: list[Manifest]) -> None:
     pod = service_pod(objects)
-    front = named(pod["containers"], "front")
-    assert program(front) == "densenet gateway"
-    assert options(front)["--listen"] == f"0.0.0.0:{ports(pod)['https']}"
-    mounts = {mount["mountPath"] for mount in front["volumeMounts"]}
+    gateway = named(pod["containers"], "gateway")
+    assert program(gateway) == "densenet gateway"
+    assert options(gateway)["--listen"] == f"0.0.0.0:{ports(pod)['https']}"
+    mounts = {mount["mountPath"] for mount in gateway["volumeMounts"]}
     for name in ("--certificate", "--key", "--keys"):
-        assert options(front)[name].rpartition("/")[0] in mounts
+        assert options(gateway)[name].rpartition("/")[0] in mounts
 
 
 def test_the_autoscaler_reads_what_the_adapter_makes(objects: list[Manifest]) -> None:

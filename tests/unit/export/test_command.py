@@ -12,6 +12,8 @@ import torch
 
 from export import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def export(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -14,6 +14,8 @@ from handler.scoring import read
 from tests.conftest import tutorial_transform
 from tests.photos import cutouts
 
+pytestmark = pytest.mark.slow
+
 Change = Callable[[nn.BatchNorm2d, torch.Generator], object]
 
 

@@ -163,6 +163,7 @@ sys.stdout.write(hashlib.sha256(network.to_torchscript(network.Network(fused.Tru
 """
 
 
+@pytest.mark.slow
 def test_exporting_twice_gives_the_same_bytes_in_any_folder(checkpoint: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     for package in ("export", "handler"):

@@ -15,6 +15,8 @@ from handler.scoring import read
 from tests.conftest import tutorial_transform
 from tests.photos import cutouts
 
+pytestmark = pytest.mark.slow
+
 WIDE = torch.linspace(-1, 1, 800).view(100, 8, 1, 1)
 
 

@@ -1,4 +1,4 @@
-"""The drill without its faults: judging, counting, growth, the command and the page that it writes."""
+"""Chaos tests without their faults: judging, counting, growth, the command and the page that it writes."""
 
 import json
 import subprocess
@@ -231,7 +231,7 @@ def test_what_is_not_as_expected_ends_the_command_with_a_problem(tried: dict[Fau
         command.main(output=tmp_path)
     page = (tmp_path / "reliability.md").read_text()
     assert "| wrong answers | at most 0 | 1 | **not met** |" in page
-    assert "| the drill itself | to its end | no more threads | **not met** |" in page
+    assert "| the chaos test itself | to its end | no more threads | **not met** |" in page
 
 
 def test_one_fault_alone(tried: dict[Fault, Any], tmp_path: Path) -> None:
