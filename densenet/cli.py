@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": ("densenet.evaluation.command", "Measure how good the service is on labelled images."),
     "benchmark": ("densenet.benchmark.command", "Measure the service beside others of its kind."),
     "chaos": ("densenet.chaos.command", "Let one thing after another fail and report what clients see."),
+    "fuzz": ("densenet.fuzz.command", "Look for image files that cost much to decode."),
     "predict": ("densenet_client.predict", "Classify files through the running service."),
 }
 

@@ -8,9 +8,9 @@ from densenet.benchmark.load import Address
 from densenet.benchmark.plan import SMALL, Part
 from densenet.benchmark.record import tell
 from densenet.benchmark.run import Run
-from export.console import Problem
 from densenet.service import management
 from densenet.service.torchserve import Service, private_memory, worker_processes
+from export.console import Problem
 
 _PATIENCE = 60  # seconds for a worker to come or to go
 _ANSWERS = 20  # that a worker has given before its memory is read, about

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import requests
 
-from export.console import Problem
 from densenet.chaos.leak_check import FRONT_END, Sample
 from densenet.service import management
 from densenet.service.log_reader import Tail
 from densenet.service.torchserve import Service, private_memory, worker_processes
+from export.console import Problem
 
 _LEVEL = re.compile(r"^\S+ (WARN|ERROR) +\S+ (.*?) *$(?=\n?(.*))", re.MULTILINE)
 _OF_WORKERS = re.compile(r"unexpected failure: .+$|Backend worker process died.*$|Killed.*$", re.MULTILINE)

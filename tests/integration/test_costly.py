@@ -14,10 +14,10 @@ from typing import Any
 import psutil
 import pytest
 
-from fuzz.costly import COSTLY, LIMIT
-from service import torchserve
+from densenet.fuzz.costly import COSTLY, LIMIT
+from densenet.service import torchserve
+from tests.integration.conftest import Server, same
 from tests.photos import cutouts, encode
-from tests.service.conftest import Server, same
 
 # What one request may cost at most, whatever is in it.
 MAX_CPU, MAX_MEMORY = 12.0, 1_700_000_000

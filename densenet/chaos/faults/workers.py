@@ -13,9 +13,8 @@ from densenet.chaos.monitor import Log, one_worker, whole, within
 from densenet.chaos.oracle import Verdict
 from densenet.chaos.plan import Fault, Finding, Skipped, at_most, equal
 from densenet.chaos.scenario import PATIENCE, SOON, Scene, failed, finding, steady
-from densenet.service.torchserve import Service, worker_processes
-from export.archive import copy_with_settings
 from densenet.service.torchserve import Service, decoder_processes, worker_processes
+from export.archive import copy_with_settings
 
 RESPONSE_TIMEOUT = 5  # seconds, in place of the archive's 120
 _ROOM = 100e6  # bytes that a decoder may still take, where a picture of 60 megapixels wants 180 and more

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from fuzz.files import avif, bmp, exif, gif, icc, jpeg, png, tiff, webp
+from densenet.fuzz.files import avif, bmp, exif, gif, icc, jpeg, png, tiff, webp
 
 LIMIT = 10 * 1024 * 1024  # bytes: what a request may have, and therefore a file
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from fuzz.files import FULL, saved
+from densenet.fuzz.files import FULL, saved
 
 SOI, EOI = b"\xff\xd8", b"\xff\xd9"
 BASELINE, PROGRESSIVE, LOSSLESS, ARITHMETIC, ARITHMETIC_PROGRESSIVE = 0xC0, 0xC2, 0xC3, 0xC9, 0xCA

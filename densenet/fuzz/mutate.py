@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from PIL import Image
 
-from fuzz.costly import COSTLY, LIMIT
-from fuzz.files import avif, bmp, exif, icc, jpeg, png, saved, tiff
+from densenet.fuzz.costly import COSTLY, LIMIT
+from densenet.fuzz.files import avif, bmp, exif, icc, jpeg, png, saved, tiff
 
 _SIZE = (40, 24)
 _EXTREMES = (0, 1, 2, 16, 255, 256, 4096, 32_767, 32_768, 65_535, 65_536, 1_000_000, 2**31 - 1, 2**31, 2**32 - 1)

@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Iterator
 
-from fuzz.files import FULL, packed
+from densenet.fuzz.files import FULL, packed
 
 _TRAILER = b";"
 _LZW_BITS = 2  # the shortest that there is: codes 0 to 3, a clear and an end

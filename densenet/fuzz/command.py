@@ -12,11 +12,11 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-import console
-from console import Problem
-from fuzz.costly import COSTLY
-from fuzz.measure import Cost, cost
-from fuzz.mutate import BASES, mutated
+from densenet.fuzz.costly import COSTLY
+from densenet.fuzz.measure import Cost, cost
+from densenet.fuzz.mutate import BASES, mutated
+from export import console
+from export.console import Problem
 from handler.decoder import Decoder
 
 _SHOWN = 10
@@ -134,7 +134,3 @@ def _show(found: list[Found]) -> None:
         memory = f"{one.cost.memory / _MEGABYTE:.0f}"
         table.add_row(one.name, str(one.size), f"{one.cost.cpu:.2f}", memory, one.cost.outcome.splitlines()[-1])
     console.out.print(table)
-
-
-if __name__ == "__main__":
-    console.run(main, "fuzz")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from console import Problem
-from fuzz import __main__ as command
-from fuzz.costly import COSTLY, LIMIT
-from fuzz.measure import cost
-from fuzz.mutate import VALID, mutated, pieces, sealed, sides
+from densenet.fuzz import command
+from densenet.fuzz.costly import COSTLY, LIMIT
+from densenet.fuzz.measure import cost
+from densenet.fuzz.mutate import VALID, mutated, pieces, sealed, sides
+from export.console import Problem
 from handler.decoder import Decoder
 
 MEMORY = 1_500_000_000

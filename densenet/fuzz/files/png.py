@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from fuzz.files import FULL, MEGABYTE, saved, zeros
+from densenet.fuzz.files import FULL, MEGABYTE, saved, zeros
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6
 _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from fuzz.files import FULL, packed, saved
+from densenet.fuzz.files import FULL, packed, saved
 
 _PREDICTOR, _CROSS_COLOUR, _SUBTRACT_GREEN = 0, 1, 2
 _FIRST_PARTITION = 500_000  # bytes: what it takes to say of 250,000 blocks that there is nothing in them

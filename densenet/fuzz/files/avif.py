@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from fuzz.files import saved
+from densenet.fuzz.files import saved
 
 _ESSENTIAL = 0x80
 _SIDE = 64  # pixels, the smallest tile that the format allows

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from PIL import Image
 
-from fuzz.files import FULL, MEGABYTE, jpeg, saved, zeros
+from densenet.fuzz.files import FULL, MEGABYTE, jpeg, saved, zeros
 
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, LONG8 = 1, 2, 3, 4, 5, 7, 16
 _SIZES = {BYTE: 1, ASCII: 1, SHORT: 2, LONG: 4, RATIONAL: 8, UNDEFINED: 1, LONG8: 8}

@@ -1,7 +1,7 @@
 """EXIF: blocks that are small directories of large values."""
 
-from fuzz.files import tiff
-from fuzz.files.tiff import Entry, numbers, rationals
+from densenet.fuzz.files import tiff
+from densenet.fuzz.files.tiff import Entry, numbers, rationals
 
 SIDEWAYS = numbers(tiff.ORIENTATION, tiff.SHORT, 6)
 
