@@ -206,4 +206,4 @@ def test_a_service_that_is_not_there_is_told_in_one_line(labelled: Labelled, tmp
 def test_it_has_help(tmp_path: Path) -> None:
     done = run("--help", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Usage: evaluate" in done.stdout
+    assert "Usage: densenet evaluate" in done.stdout
