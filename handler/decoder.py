@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from handler import DECODER_PROGRAM, decoder_process
-from handler.cropping import CROP
+from handler.cropping import CROP, Box, crop_box
 from handler.failures import Code, Failure
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,15 @@ class Decoded:
     """That image, RGB, made smaller, if it was asked for."""
     pixels: int
     """How many the decoder produced."""
+    crop_seconds: float = 0.0
+    """What cropping took of the time."""
+
+    @property
+    def box(self) -> Box:
+        """Where the crop was, in fractions of the image's width and height."""
+        width, height = self.size
+        left, top, right, bottom = crop_box(width, height)
+        return left / width, top / height, right / width, bottom / height
 
 
 class Decoder:
@@ -218,4 +227,5 @@ def read_answer(answer: Mapping[str, Any], pixels: bytearray) -> Decoded:
             raise Failure(Code(code), message)
     end = 3 * CROP * CROP
     shown = Image.frombytes("RGB", tuple(answer["shown"]), bytes(pixels[end:])) if answer["shown"] else None
-    return Decoded(pixels[:end] if shown else pixels, tuple(answer["size"]), shown, answer["pixels"])
+    crop = pixels[:end] if shown else pixels
+    return Decoded(crop, tuple(answer["size"]), shown, answer["pixels"], answer["crop_seconds"])

@@ -89,8 +89,15 @@ def decode(head: Mapping[str, Any], content: bytes) -> tuple[dict[str, object], 
             return {"out_of_pixels": True}, ()
         image = imaging.to_rgb(opened, enough=head["min_side"])
         shown = _smaller(image, head["shown"]) if head["shown"] else None
-        answer = {"pixels": opened.pixels, "size": image.size, "shown": shown and shown.size}
-        return answer, (cropping.crop(image).tobytes(), shown.tobytes() if shown else b"")
+        begun = time.perf_counter()
+        crop = cropping.crop(image).tobytes()
+        answer = {
+            "pixels": opened.pixels,
+            "size": image.size,
+            "shown": shown and shown.size,
+            "crop_seconds": time.perf_counter() - begun,
+        }
+        return answer, (crop, shown.tobytes() if shown else b"")
     except Failure as failure:
         return {"refused": failure.code.value, "message": failure.message}, ()
     except MemoryError:

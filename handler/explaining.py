@@ -5,7 +5,6 @@ places, of the classifier's answer to what was seen at each, so the answers them
 """
 
 import io
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -29,26 +28,6 @@ _OPACITY = 0.75  # of the strongest evidence
 _COMPRESSION = 1  # zlib's fastest; level 6 takes three to six times as long, to save a tenth
 
 
-@dataclass(frozen=True)
-class Look:
-    """One image as the network gets it, and what an explanation keeps of the upright picture that it was cut from."""
-
-    image: bytes | bytearray | torch.Tensor
-    """A crop, 224 × 224 pixels of 3 bytes; or a preprocessed image, float32 (3, 224, 224), of which there is no
-    picture."""
-    picture: Image.Image | None = None
-    """The picture, made smaller where it is large, if it is to be shown."""
-    box: Box | None = None
-    """Where the crop was, in fractions of the picture's width and height."""
-
-
-def look(decoded: Decoded) -> Look:
-    """What the network and an explanation need of a decoded image."""
-    width, height = decoded.size
-    left, top, right, bottom = cropping.crop_box(width, height)
-    return Look(decoded.crop, decoded.shown, (left / width, top / height, right / width, bottom / height))
-
-
 def evidence(network: Network, activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What each place says for each class: float32 (49, 1024) → maps (classes, 7, 7), and biases (classes,).
 
@@ -61,29 +40,37 @@ def evidence(network: Network, activations: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def explain(
-    network: Network, logits: torch.Tensor, activations: torch.Tensor, classes: ClassIndex, why: Why, look: Look
+    network: Network,
+    logits: torch.Tensor,
+    activations: torch.Tensor,
+    classes: ClassIndex,
+    why: Why,
+    decoded: Decoded | None,
 ) -> tuple[Explanation, ...]:
     """One image's explanations of the classes asked for; of a preprocessed image the maps alone.
 
-    logits: float32 (classes,); activations: float32 (49, 1024).
+    logits: float32 (classes,); activations: float32 (49, 1024); decoded: None for a preprocessed image.
     Raises Failure bad_tensor where a preprocessed image makes an evidence overflow.
     """
     maps, biases = evidence(network, activations)
-    if isinstance(look.image, torch.Tensor):
+    if decoded is None:
         encoding.check_finite(maps)
     targets = why.targets or (int(logits.argmax()),)
     return tuple(
-        _explain(prediction, maps[prediction.index], biases[prediction.index].item(), why, look)
+        _explain(prediction, maps[prediction.index], biases[prediction.index].item(), why, decoded)
         for prediction in labels.look_up(logits, classes, targets[:1] if why.png else targets)
     )
 
 
-def _explain(prediction: Prediction, places: torch.Tensor, bias: float, why: Why, look: Look) -> Explanation:
+def _explain(
+    prediction: Prediction, places: torch.Tensor, bias: float, why: Why, decoded: Decoded | None
+) -> Explanation:
     heat, overlay, picture = to_heat(places), None, None
-    if not isinstance(look.image, torch.Tensor) and why.overlays in _CROP:
-        overlay = to_png(lay_over(Image.frombytes("RGB", (cropping.CROP, cropping.CROP), bytes(look.image)), heat))
-    if look.picture and look.box:
-        picture = to_png(lay_back(look.picture, heat, look.box))
+    if decoded and why.overlays in _CROP:
+        crop = Image.frombytes("RGB", (cropping.CROP, cropping.CROP), bytes(decoded.crop))
+        overlay = to_png(lay_over(crop, heat))
+    if decoded and decoded.shown:
+        picture = to_png(lay_back(decoded.shown, heat, decoded.box))
     return Explanation(prediction, bias, places.tolist(), overlay, picture)
 
 

@@ -37,6 +37,13 @@ class Task:
     """What became of it: a Failure, or another exception for a defect of ours."""
     _tried: float = 0.0
 
+    def get(self) -> Decoded:
+        """The decoded image. Raises what stood in its way."""
+        if isinstance(self.result, Decoded):
+            return self.result
+        assert self.result is not None
+        raise self.result
+
 
 def batch_seconds(config: Mapping[str, object] | None) -> float:
     """Return the processor time that a whole batch's decoding may take, whatever many requests are in it.

@@ -43,8 +43,9 @@ def line(answered: Answered, clock: Clock, *, request: str | None, caller: str |
             "outcomes": outcomes,
             "codes": sorted({code.value for code in reasons(answered)}),
             "batch": batch,
-            "decode_ms": _milliseconds(clock.decode),
-            "score_ms": _milliseconds(clock.score),
+            "decode_ms": _milliseconds(clock.seconds["decode"]),
+            "transform_ms": _milliseconds(clock.seconds["transform"]),
+            "score_ms": _milliseconds(clock.seconds["score"]),
             "handle_ms": _milliseconds(clock.whole),
         }
     )

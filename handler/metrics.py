@@ -17,8 +17,9 @@ from handler.failures import Code, Failure
 from handler.reply import Reply
 from handler.request import Outcome, Seen
 
-DECODE = "densenet_decode_seconds"
-SCORE = "densenet_score_seconds"
+VERBS = ("decode", "transform", "score", "rank", "reply")  # of pipeline.py; what reading takes is in none
+TIMES = {verb: f"densenet_{verb}_seconds" for verb in VERBS}
+DECODE, TRANSFORM, SCORE = (TIMES[verb] for verb in ("decode", "transform", "score"))
 HANDLE = "densenet_handle_seconds"
 REQUESTS = "densenet_requests_total"
 IMAGES = "densenet_images_total"
@@ -27,7 +28,7 @@ PROBABILITY = "densenet_best_probability_total"
 BATCHES = "densenet_batches_total"
 WORKERS = "densenet_workers_started_total"
 
-HISTOGRAMS = (DECODE, SCORE, HANDLE)
+HISTOGRAMS = (DECODE, TRANSFORM, SCORE, HANDLE)
 COUNTERS: Mapping[str, tuple[str, ...]] = {
     REQUESTS: ("protocol", "status"),
     IMAGES: ("outcome",),
@@ -56,13 +57,12 @@ class Answered:
 
 
 class Clock:
-    """Seconds that a batch takes: in all since the clock was made, and in its two costly steps."""
+    """Seconds that a batch takes: in all since the clock was made, and by verb."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
         self._started = now()
-        self.decode = 0.0
-        self.score = 0.0
+        self.seconds: dict[str, float] = dict.fromkeys(VERBS, 0.0)
 
     @property
     def whole(self) -> float:
@@ -70,18 +70,16 @@ class Clock:
         return self._now() - self._started
 
     @contextmanager
-    def decoding(self) -> Iterator[None]:
-        """Around the decoding and cropping of a batch's images."""
+    def measure(self, verb: str) -> Iterator[None]:
+        """Around a verb's work on the whole batch."""
         started = self._now()
         yield
-        self.decode += self._now() - started
+        self.seconds[verb] += self._now() - started
 
-    @contextmanager
-    def scoring(self) -> Iterator[None]:
-        """Around a batch's way through the network."""
-        started = self._now()
-        yield
-        self.score += self._now() - started
+    def move(self, seconds: float, away_from: str, to: str) -> None:
+        """What was measured with one verb and belongs to another."""
+        self.seconds[away_from] -= seconds
+        self.seconds[to] += seconds
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,9 @@ def observe(batch: Sequence[Answered], clock: Clock) -> list[Observation]:
     outcomes = [outcome for answered in batch for outcome in answered.outcomes]
     times = []
     if outcomes:
-        times += [Observation(DECODE, clock.decode), Observation(HANDLE, clock.whole)]
+        times += [Observation(DECODE, clock.seconds["decode"]), Observation(HANDLE, clock.whole)]
     if any(isinstance(outcome, Seen) for outcome in outcomes):
-        times += [Observation(SCORE, clock.score)]
+        times += [Observation(TIMES[verb], clock.seconds[verb]) for verb in ("transform", "score")]
     counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
     for answered in batch:
         counts[REQUESTS, (answered.reply.protocol, str(answered.reply.status))] += 1
@@ -124,7 +122,7 @@ def outcome_of(outcome: Outcome, min_probability: float) -> str:
     """One of OUTCOMES. Of what is no number no answer can be made."""
     if isinstance(outcome, Failure) or math.isnan(outcome.predictions[0].probability):
         return "refused"
-    return "recognized" if outcome.predictions[0].probability >= min_probability else "not_recognized"
+    return "recognized" if outcome.recognized(min_probability) else "not_recognized"
 
 
 def zeros() -> list[Observation]:

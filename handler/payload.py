@@ -31,6 +31,26 @@ _TEXT_PART_SLACK = 256
 
 
 @dataclass(frozen=True)
+class Row:
+    """One request as TorchServe hands it over."""
+
+    entries: Mapping[str, object]
+    """A raw body, form parts, query parameters, by name."""
+    raw_headers: Mapping[str, object]
+    """Headers in the client's spelling, and an object for every form part."""
+    headers: Mapping[str, str]
+    """The headers alone, by lower-case name."""
+    request_id: str | None
+
+    @classmethod
+    def make(
+        cls, entries: Mapping[str, object], raw_headers: Mapping[str, object], request_id: str | None = None
+    ) -> "Row":
+        """The row with its headers made plain, once for all who read them."""
+        return cls(entries, raw_headers, plain_headers(raw_headers), request_id)
+
+
+@dataclass(frozen=True)
 class Images:
     """Encoded images by the name of their form part or gRPC entry; a raw body's name is `body`. accept: the header."""
 
@@ -64,13 +84,12 @@ def wants_explanations(headers: Mapping[str, str]) -> bool:
     return headers.get("explain", "").lower() == "true"
 
 
-def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Payload:
+def read(request: Row) -> Payload:
     """Reads one row of a batch; options are as the client wrote them, by name, from headers, fields and query.
 
-    row: TorchServe's entries; headers: as `context.get_all_request_header` gives them.
     Raises Failure when nothing can be made of it.
     """
-    plain = plain_headers(headers)
+    row, headers, plain = request.entries, request.raw_headers, request.headers
     media_type = plain.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/x-www-form-urlencoded":
         _refuse_urlencoded(plain)

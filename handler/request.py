@@ -57,6 +57,10 @@ class Seen:
     shown: Image | None = None
     """The upright picture, made smaller, if the answer shows it."""
 
+    def recognized(self, min_probability: float) -> bool:
+        """Whether the best class passes the threshold."""
+        return self.predictions[0].probability >= min_probability
+
 
 Outcome = Seen | Failure
 """What became of one image, or why nothing did."""

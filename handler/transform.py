@@ -23,11 +23,3 @@ def normalize(crops: Sequence[bytes | bytearray]) -> torch.Tensor:
     rows = pixels.view(-1, CROP * 3).to(torch.float32).div_(255)
     mean, std = (torch.tensor(values).repeat(CROP) for values in (MEAN, STD))
     return rows.sub_(mean).div_(std).view(len(crops), CROP, CROP, 3).permute(0, 3, 1, 2)
-
-
-def to_batch(images: Sequence[bytes | bytearray | torch.Tensor]) -> torch.Tensor:
-    """N crops, or preprocessed images of float32 (3, 224, 224), to one batch: float32, (N, 3, 224, 224)."""
-    crops = [image for image in images if not isinstance(image, torch.Tensor)]
-    if len(crops) == len(images):
-        return normalize(crops)
-    return torch.stack([image if isinstance(image, torch.Tensor) else normalize([image])[0] for image in images])

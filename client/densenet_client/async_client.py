@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import NoReturn
 
@@ -86,12 +87,13 @@ class AsyncClient:
         pending: deque[asyncio.Task[Answer]] = deque()
         turns = asyncio.Semaphore(self._exchange.parallel)
         try:
-            async for image in _each(images):
-                # Made ready now: what its owner does to it later is not what is sent.
-                pending.append(asyncio.create_task(self._in_turn(turns, _prepared(image), options)))
-                await asyncio.sleep(0)  # lets other tasks run where the images themselves wait for nothing
-                while pending and (pending[0].done() or len(pending) == 2 * self._exchange.parallel):
-                    yield await _result(pending.popleft())
+            async with aclosing(_each(images)) as each:
+                async for image in each:
+                    # Made ready now: what its owner does to it later is not what is sent.
+                    pending.append(asyncio.create_task(self._in_turn(turns, _prepared(image), options)))
+                    await asyncio.sleep(0)  # lets other tasks run where the images themselves wait for nothing
+                    while pending and (pending[0].done() or len(pending) == 2 * self._exchange.parallel):
+                        yield await _result(pending.popleft())
             while pending:
                 yield await _result(pending.popleft())
         finally:
@@ -122,7 +124,7 @@ class AsyncClient:
         return self._opened
 
 
-async def _each(images: Iterable[Source] | AsyncIterable[Source]) -> AsyncIterator[Source]:
+async def _each(images: Iterable[Source] | AsyncIterable[Source]) -> AsyncGenerator[Source, None]:
     if isinstance(images, AsyncIterable):
         async for image in images:
             yield image

@@ -14,7 +14,8 @@ from handler.failures import Failure
 from handler.page import about, cards, negotiation
 from handler.page.markup import Markup, data, element, fill, inline, join, policy
 from handler.page.wording import size, texts
-from handler.protocols import Protocol, native, wants_explanations
+from handler.payload import wants_explanations
+from handler.protocols import Protocol, native
 from handler.reply import Reply
 from handler.request import Outcome, Upload
 from handler.settings import Settings
@@ -151,7 +152,7 @@ class Posted:
             return cards.refused(words, outcome, name)
         return cards.answered(
             words,
-            outcome.predictions,
+            outcome,
             least=self.asked.options.min_probability,
             name=name,
             photo=cards.to_data_url(outcome.shown) if outcome.shown else "",

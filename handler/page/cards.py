@@ -12,6 +12,7 @@ from handler.labels import Prediction
 from handler.page.markup import Markup, attributes, element, fill, join
 from handler.page.wording import for_people, percent
 from handler.protocols import native
+from handler.request import Seen
 
 SHOWN = 960  # pixels, the longer side of a photo shown back
 _PLACES = ("state", "photo", "alt", "name", "best", "message", "note", "classes", "time", "json")
@@ -30,7 +31,7 @@ def blank_class() -> Markup:
 
 def answered(
     words: Mapping[str, str],
-    ranked: tuple[Prediction, ...],
+    seen: Seen,
     *,
     least: float,
     name: str,
@@ -39,8 +40,7 @@ def answered(
     behind: object,
 ) -> Markup:
     """What was seen. least: the probability from which a photo counts as recognized; behind: the answer as JSON."""
-    best = ranked[0]
-    known = best.probability >= least
+    best, known = seen.predictions[0], seen.recognized(least)
     return _card(
         words,
         state="known" if known else "unknown",
@@ -49,7 +49,7 @@ def answered(
         alt=words["sent"],
         best=element("span", for_people(best.label), **_language(best.label)) if known else words["unknown"],
         message="" if known else words["below"].format(least=percent(least)),
-        classes=join(_class(prediction) for prediction in ranked),
+        classes=join(_class(prediction) for prediction in seen.predictions),
         time=words["seconds"].format(seconds=f"{seconds:.2f}"),
         json=json.dumps(behind, indent=2),
     )

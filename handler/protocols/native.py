@@ -113,7 +113,7 @@ def result(outcome: Outcome, options: Options, model: Mapping[str, str]) -> dict
         "class_id": best.class_id,
         "class_name": best.label,
         "predictions": rows,
-        "recognized": best.probability >= options.min_probability,
+        "recognized": outcome.recognized(options.min_probability),
         "model": model,
     }
 

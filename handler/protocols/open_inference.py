@@ -22,6 +22,7 @@ from handler.request import (
     Content,
     Options,
     Outcome,
+    Seen,
     Upload,
     check_count,
     listed,
@@ -84,15 +85,15 @@ class Request:
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """All outputs. Raises the first image's Failure: a tensor has no place for an error."""
-        ranked = []
+        seen = []
         for i, outcome in enumerate(outcomes, start=1):
             if isinstance(outcome, Failure):
                 raise Failure(outcome.code, f"image {i} of {len(outcomes)}: {outcome.message}")
-            ranked.append(outcome.predictions)
+            seen.append(outcome)
         head: dict[str, object] = {"model_name": model["name"], "model_version": model["version"]}
         if self.id is not None:
             head["id"] = self.id
-        tensors = [_tensor(output, ranked, self.options) for output in self.outputs]
+        tensors = [_tensor(output, seen, self.options) for output in self.outputs]
         blobs = [_to_binary(tensor) for tensor, output in zip(tensors, self.outputs, strict=True) if output.binary]
         text = encode(head | {"outputs": tensors})
         if not blobs:
@@ -241,15 +242,15 @@ def _read_switch(name: str, value: object, *, default: bool) -> bool:
     return default if value is None else value
 
 
-def _tensor(output: Output, ranked: Sequence[tuple[Prediction, ...]], options: Options) -> dict[str, Any]:
+def _tensor(output: Output, seen: Sequence[Seen], options: Options) -> dict[str, Any]:
     if output.name == "recognized":
-        known = [rows[0].probability >= options.min_probability for rows in ranked]
-        return {"name": output.name, "datatype": "BOOL", "shape": [len(ranked)], "data": known}
+        known = [one.recognized(options.min_probability) for one in seen]
+        return {"name": output.name, "datatype": "BOOL", "shape": [len(seen)], "data": known}
     datatype, value = _CLASS_OUTPUTS[output.name]
     if output.classification:
         datatype, value = "BYTES", lambda row: f"{row.probability}:{row.index}:{row.label}"
-    data = [value(row) for rows in ranked for row in rows[: output.count]]
-    shape = [len(ranked), len(data) // len(ranked)]
+    data = [value(row) for one in seen for row in one.predictions[: output.count]]
+    shape = [len(seen), len(data) // len(seen)]
     return {"name": output.name, "datatype": datatype, "shape": shape, "data": data}
 
 

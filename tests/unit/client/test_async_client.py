@@ -5,7 +5,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -184,14 +184,18 @@ def test_results_come_in_the_order_of_the_images_as_many_at_once_as_wanted() -> 
 def test_images_may_come_asynchronously_and_are_taken_only_a_little_ahead() -> None:
     taken = 0
 
-    async def endless() -> AsyncIterator[bytes]:
+    async def endless() -> AsyncGenerator[bytes, None]:
         nonlocal taken
         while True:
             taken += 1
             yield b"photo"
 
     async def asking(url: str) -> None:
-        async with AsyncClient(url, parallel=3) as client, aclosing(client.classify_many(endless())) as results:
+        async with (
+            AsyncClient(url, parallel=3) as client,
+            aclosing(endless()) as images,
+            aclosing(client.classify_many(images)) as results,
+        ):
             assert taken == 0
             for done in range(1, 30):
                 await anext(results)

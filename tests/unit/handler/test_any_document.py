@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from export import bundle
-from handler import labels, payload, protocols
+from handler import labels, payload, routing
 from handler.entry import Classifier
 from handler.failures import Failure
 from handler.request import Request
@@ -100,11 +100,11 @@ def rows(draw: st.DrawFn) -> Row:
 
 
 def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Request | Failure:
-    plain = payload.plain_headers(headers)
+    request = payload.Row.make(row, headers)
     try:
-        received = payload.read(row, headers)
-        protocol = protocols.recognize(received, plain)
-        if protocols.wants_explanations(plain):
+        received = payload.read(request)
+        protocol = routing.detect_protocol(received, request.headers)
+        if payload.wants_explanations(request.headers):
             return protocol.explain(received, Settings(), CLASSES)
         return protocol.read(received, Settings())
     except Failure as failure:
@@ -116,7 +116,7 @@ def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Request | 
 def test_any_document_is_read_or_refused(row: Row) -> None:
     outcome = read(*row)
     if isinstance(outcome, Failure):
-        refuse = protocols.presume(row[0], payload.plain_headers(row[1])).refuse
+        refuse = routing.fallback_protocol(row[0], payload.plain_headers(row[1])).refuse
         assert 400 <= refuse(outcome).status < 500
     else:
         assert 1 <= len(outcome.uploads) <= Settings().max_images
@@ -135,7 +135,7 @@ def classifier(exported: Path) -> Classifier:
     """The handler with a network that answers at once."""
     classifier = Classifier()
     classifier.initialize(make_context(exported))
-    classifier._score = (
+    classifier.pipeline.score_batch = (
         lambda batch: Scores(  # type: ignore[method-assign]
             batch.flatten(1)[:, :1000], batch.flatten(1)[:, : 49 * 1024].view(-1, 49, 1024)
         )

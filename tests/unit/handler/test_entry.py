@@ -46,14 +46,14 @@ def ask(classifier: Classifier, exported: Path, *contents: bytes) -> list[tuple[
 def test_an_unexpected_exception_costs_only_its_own_row(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    original = classifier.decoder.decode
+    original = classifier.pipeline.decoder.decode
 
     def decode(content: bytes, **options: Any) -> Any:
         if content == PHOTOS[1]:
             raise ZeroDivisionError("a defect\n[PID]99999999999")
         return original(content, **options)
 
-    monkeypatch.setattr(classifier.decoder, "decode", decode)
+    monkeypatch.setattr(classifier.pipeline.decoder, "decode", decode)
     statuses = ask(classifier, exported, *PHOTOS)
     assert [status for status, _ in statuses] == [200, 500, 200]
     assert statuses[1][1]["error"]["code"] == "internal_error"
@@ -68,7 +68,7 @@ def test_a_pass_that_fails_together_is_tried_image_by_image(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
 ) -> None:
     expected = ask(classifier, exported, *PHOTOS)
-    original = classifier._score
+    original = classifier.pipeline.score_batch
     culprit = original(torch.zeros(1, 3, 224, 224))
 
     def score(batch: torch.Tensor) -> Scores:
@@ -76,7 +76,7 @@ def test_a_pass_that_fails_together_is_tried_image_by_image(
             raise raised
         return original(batch)
 
-    monkeypatch.setattr(classifier, "_score", score)
+    monkeypatch.setattr(classifier.pipeline, "score_batch", score)
     answers = ask(classifier, exported, *PHOTOS)
     assert [answer["class_id"] for _, answer in answers] == [answer["class_id"] for _, answer in expected]
     assert culprit.logits.shape == (1, 1000)
@@ -85,7 +85,7 @@ def test_a_pass_that_fails_together_is_tried_image_by_image(
 def test_logits_that_are_no_numbers_are_a_failure_not_broken_json(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = classifier._score
+    original = classifier.pipeline.score_batch
 
     def score(batch: torch.Tensor) -> Scores:
         scores = original(batch)
@@ -93,7 +93,7 @@ def test_logits_that_are_no_numbers_are_a_failure_not_broken_json(
         logits[0] = float("nan")
         return Scores(logits, scores.activations)
 
-    monkeypatch.setattr(classifier, "_score", score)
+    monkeypatch.setattr(classifier.pipeline, "score_batch", score)
     assert [status for status, _ in ask(classifier, exported, *PHOTOS)] == [500, 200, 200]
 
 
@@ -101,8 +101,10 @@ def test_all_rows_go_through_the_network_together(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    original = classifier._score
-    monkeypatch.setattr(classifier, "_score", lambda batch: (sizes.append(len(batch)), original(batch))[1])
+    original = classifier.pipeline.score_batch
+    monkeypatch.setattr(
+        classifier.pipeline, "score_batch", lambda batch: (sizes.append(len(batch)), original(batch))[1]
+    )
     ask(classifier, exported, PHOTOS[0], b"no image", PHOTOS[1], PHOTOS[2])
     assert sizes == [3]
 
@@ -133,8 +135,10 @@ def explained(classifier: Classifier, exported: Path, *contents: bytes, **header
 def test_predictions_and_explanations_go_through_the_network_together(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes, original = [], classifier._score
-    monkeypatch.setattr(classifier, "_score", lambda batch: (sizes.append(len(batch)), original(batch))[1])
+    sizes, original = [], classifier.pipeline.score_batch
+    monkeypatch.setattr(
+        classifier.pipeline, "score_batch", lambda batch: (sizes.append(len(batch)), original(batch))[1]
+    )
     answers = explained(classifier, exported, *PHOTOS, **{"x-target": "7"})
     assert sizes == [3]
     assert [answer.get("explanations", [{}])[0].get("class_id") for _, answer in answers] == [
@@ -152,7 +156,7 @@ def test_a_defect_of_explaining_costs_only_the_row_that_asked(
 def test_what_is_no_class_is_refused_before_anything_is_decoded(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier.decoder, "decode", lambda content, **options: 1 / 0)
+    monkeypatch.setattr(classifier.pipeline.decoder, "decode", lambda content, **options: 1 / 0)
     ((status, answer),) = explained(classifier, exported, PHOTOS[0], **{"x-target": "unicorn"})
     assert (status, answer["error"]["code"]) == (400, "bad_option")
 
@@ -160,7 +164,7 @@ def test_what_is_no_class_is_refused_before_anything_is_decoded(
 def test_too_many_pictures_are_refused_before_anything_is_decoded(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier.decoder, "decode", lambda content, **options: 1 / 0)
+    monkeypatch.setattr(classifier.pipeline.decoder, "decode", lambda content, **options: 1 / 0)
     ((status, answer),) = explained(classifier, exported, PHOTOS[0], **{"x-target": "0,1,2,3,4,5,6,7,8,9"})
     assert (status, answer["error"]["code"]) == (413, "answer_too_large")
 
@@ -220,4 +224,4 @@ class TestLoading:
 
 
 def test_the_class_index_of_an_export_is_read_as_it_was_written(classifier: Classifier, exported: Path) -> None:
-    assert labels.load_class_index(exported / "index_to_name.json") == classifier.classes
+    assert labels.load_class_index(exported / "index_to_name.json") == classifier.pipeline.classes

@@ -14,9 +14,9 @@ from export import bundle
 from export.network import Head
 from handler import explaining
 from handler.cropping import CROP, crop, crop_box
-from handler.decoder import read_answer
+from handler.decoder import Decoded, read_answer
 from handler.decoder_process import decode
-from handler.explaining import Look, evidence, explain, lay_back, lay_over, to_heat, to_png
+from handler.explaining import evidence, explain, lay_back, lay_over, to_heat, to_png
 from handler.failures import Code, Failure
 from handler.labels import ClassIndex, load_class_index, look_up, rank
 from handler.request import LONGEST, MAX_TARGETS, Overlays, Why
@@ -68,19 +68,19 @@ class TestEvidence:
         assert divmod(int(maps[1].argmax()), 7) == (1, 5)
 
 
-def look(picture: Image.Image, why: Why | None) -> Look:
+def look(picture: Image.Image, why: Why | None) -> Decoded:
     return look_at(encode(picture, "PNG"), why)
 
 
-def look_at(content: bytes, why: Why | None) -> Look:
+def look_at(content: bytes, why: Why | None) -> Decoded:
     """An image as the decoder hands it over, without the process."""
     request = {"max_pixels": 10**8, "pixels_left": 10**8, "min_side": None, "shown": why.shown if why else None}
     answer, pixels = decode(request, content)
-    return explaining.look(read_answer({**answer, "cpu": 0}, bytearray(b"".join(pixels))))
+    return read_answer({**answer, "cpu": 0}, bytearray(b"".join(pixels)))
 
 
 class TestExplain:
-    def ask(self, why: Why, seen: Look) -> Any:
+    def ask(self, why: Why, seen: Decoded | None) -> Any:
         network, _, _ = make_network(5)
         activations = torch.randn(49, 1024).relu()
         return explain(network, network.head(activations.unsqueeze(0))[0], activations, OWN, why, seen)
@@ -114,40 +114,39 @@ class TestExplain:
         assert [row.prediction.index for row in self.ask(why, look(GREY, why))] == [1]
 
     def test_of_a_preprocessed_image_there_is_the_map_alone(self) -> None:
-        (row,) = self.ask(Why((1,)), Look(torch.zeros(3, 224, 224)))
+        (row,) = self.ask(Why((1,)), None)
         assert (row.overlay, row.picture, len(row.map)) == (None, None, 7)
 
     def test_evidence_that_overflows_is_the_clients_mistake(self) -> None:
         network, weights, _ = make_network(5)
         activations = 3e38 * weights[1].sign().expand(49, 1024)
         with pytest.raises(Failure) as refused:
-            explain(network, torch.zeros(5), activations, OWN, Why((1,)), Look(torch.zeros(3, 224, 224)))
+            explain(network, torch.zeros(5), activations, OWN, Why((1,)), None)
         assert refused.value.code is Code.BAD_TENSOR
 
 
-class TestLook:
+class TestDecoded:
     def test_a_prediction_keeps_the_crop_alone(self) -> None:
         photo = cutouts(1)[0]
         seen = look(photo, None)
-        assert seen.picture is None
-        assert seen.image == crop(photo).tobytes()
+        assert seen.shown is None
+        assert seen.crop == crop(photo).tobytes()
 
     @pytest.mark.parametrize("size", [(4000, 3000), (3000, 4000), (513, 2), (1, 100_000), (100_000, 1)])
     def test_the_picture_that_is_kept_is_small(self, size: tuple[int, int]) -> None:
         seen = look(Image.new("RGB", size), Why())
-        assert seen.picture is not None
-        assert (max(seen.picture.size), min(seen.picture.size) > 0) == (LONGEST, True)
+        assert seen.shown is not None
+        assert (max(seen.shown.size), min(seen.shown.size) > 0) == (LONGEST, True)
 
     def test_a_small_picture_stays_as_it_is(self) -> None:
         seen = look(picture := cutouts(3)[2].resize((80, 50)), Why())
-        assert seen.picture is not None
-        assert seen.picture.tobytes() == picture.tobytes()
+        assert seen.shown is not None
+        assert seen.shown.tobytes() == picture.tobytes()
 
     @pytest.mark.parametrize("overlays", [Overlays.CROP, Overlays.NONE])
     def test_a_picture_that_is_not_shown_is_not_kept(self, overlays: Overlays) -> None:
         seen = look(cutouts(1)[0], Why(overlays=overlays))
-        assert seen.picture is None
-        assert seen.box is not None
+        assert seen.shown is None
 
     @pytest.mark.parametrize("orientation", range(1, 9))
     def test_the_box_is_that_of_the_picture_as_a_person_sees_it(self, orientation: int) -> None:
@@ -156,9 +155,9 @@ class TestLook:
         width, height = (100, 400) if orientation < 5 else (400, 100)
         content = encode(Image.new("RGB", (width, height)), exif=exif)
         seen = look_at(content, Why())
-        assert seen.picture is not None
-        assert seen.picture.size == (100, 400)
-        left, top, right, bottom = seen.box or ()
+        assert seen.shown is not None
+        assert seen.shown.size == (100, 400)
+        left, top, right, bottom = seen.box
         assert (left, 1 - right) == pytest.approx((16 / 255, 15 / 255))  # 15.5 is rounded to the even number
         assert (top, 1 - bottom) == pytest.approx((398 / 1020, 398 / 1020))
 

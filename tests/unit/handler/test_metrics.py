@@ -29,12 +29,13 @@ def refused(code: Code = Code.NOT_AN_IMAGE) -> Failure:
     return Failure(code, "why")
 
 
-def clock(decode: float = 0.01, score: float = 0.04) -> Clock:
-    made = Clock(now=iter([0.0, 0.0, decode, decode, decode + score, 0.06]).__next__)
-    with made.decoding():
-        pass
-    with made.scoring():
-        pass
+def clock() -> Clock:
+    """Two of the twelve milliseconds of decoding are the crop's."""
+    made = Clock(now=iter([0.0, 0.0, 0.012, 0.012, 0.012, 0.012, 0.052, 0.06]).__next__)
+    for verb in ("decode", "transform", "score"):
+        with made.measure(verb):
+            pass
+    made.move(0.002, "decode", "transform")
     return made
 
 
@@ -45,6 +46,7 @@ def added(*batch: Answered) -> dict[tuple[str, ...], float]:
 def test_a_photo_is_counted_once_everywhere() -> None:
     assert added(Answered(OK, [seen(0.93)], 0.2)) == {
         (metrics.DECODE,): pytest.approx(0.01),
+        (metrics.TRANSFORM,): pytest.approx(0.002),
         (metrics.SCORE,): pytest.approx(0.04),
         (metrics.HANDLE,): pytest.approx(0.06),
         (metrics.REQUESTS, "native", "200"): 1,
@@ -61,7 +63,7 @@ def test_a_batch_tells_sums_not_a_line_a_request() -> None:
     assert lines[metrics.IMAGES, "recognized"] == 6
     assert lines[metrics.PROBABILITY, "0.5"] == 6
     assert lines[metrics.BATCHES, "2-3", "4-7"] == 1
-    assert len(lines) == 7
+    assert len(lines) == 8
 
 
 @pytest.mark.parametrize(
@@ -202,6 +204,7 @@ class TestJournal:
             "codes": ["not_an_image"],
             "batch": 1,
             "decode_ms": 10.0,
+            "transform_ms": 2.0,
             "score_ms": 40.0,
             "handle_ms": 60.0,
         }

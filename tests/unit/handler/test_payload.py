@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from handler import payload, protocols
+from handler import payload, routing
 from handler.failures import Code, Failure
+from handler.payload import Row
 from handler.request import Request
 from handler.settings import Settings
 
@@ -13,8 +14,9 @@ SETTINGS = Settings()
 
 
 def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Request:
-    received = payload.read(row, headers)
-    return protocols.recognize(received, payload.plain_headers(headers)).read(received, SETTINGS)
+    request = Row.make(row, headers)
+    received = payload.read(request)
+    return routing.detect_protocol(received, request.headers).read(received, SETTINGS)
 
 
 class Untouchable(list[object]):
@@ -82,7 +84,7 @@ def test_a_refusal_names_the_options_of_the_address(address: dict[str, str], kno
     )
     for row, headers in (in_the_query, in_a_form):
         with pytest.raises(Failure, match=f"(there|options) are {known}") as refusal:
-            payload.read(row, address | headers)
+            payload.read(Row.make(row, address | headers))
         assert refusal.value.code is Code.UNKNOWN_FIELD
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from handler import protocols
+from handler import routing
 from handler.failures import Code, Failure
 from handler.labels import ClassIndex, Prediction
 from handler.payload import Document, Images, Payload
@@ -80,14 +80,14 @@ class TestRecognition:
     def test_what_a_request_holds_decides(
         self, payload: Payload, headers: Mapping[str, str], protocol: Protocol
     ) -> None:
-        assert protocols.recognize(payload, headers) is protocol
+        assert routing.detect_protocol(payload, headers) is protocol
 
     @pytest.mark.parametrize(
         "content", [None, 7, 0.5, True, "inputs", [], [{"inputs": []}], {}, {"input": "x"}, {"Instances": []}]
     )
     def test_a_document_of_no_protocol_is_refused(self, content: object) -> None:
         with pytest.raises(Failure) as refused:
-            protocols.recognize(Document(content, {}), {})
+            routing.detect_protocol(Document(content, {}), {})
         assert refused.value.code is Code.BAD_JSON
 
     @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ class TestRecognition:
     def test_an_unreadable_request_is_refused_as_its_address_or_its_words_suggest(
         self, row: Mapping[str, object], headers: Mapping[str, str], protocol: Protocol
     ) -> None:
-        assert protocols.presume(row, headers) is protocol
+        assert routing.fallback_protocol(row, headers) is protocol
 
     @pytest.mark.parametrize("protocol", [KSERVE_V1, OPEN_INFERENCE, HUGGING_FACE])
     def test_a_refusal_is_a_string_with_our_code_beside_it(self, protocol: Protocol) -> None:
