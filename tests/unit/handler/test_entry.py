@@ -82,6 +82,24 @@ def test_a_pass_that_fails_together_is_tried_image_by_image(
     assert culprit.logits.shape == (1, 1000)
 
 
+def test_one_image_that_fails_in_the_network_is_logged_under_its_own_request(
+    classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    original, alone = classifier.pipeline.score_batch, []
+
+    def score(batch: torch.Tensor) -> Scores:
+        alone.extend([batch] if len(batch) == 1 else [])
+        if len(batch) > 1 or len(alone) == 2:
+            raise ZeroDivisionError("a defect")
+        return original(batch)
+
+    monkeypatch.setattr(classifier.pipeline, "score_batch", score)
+    assert [status for status, _ in ask(classifier, exported, *PHOTOS)] == [200, 500, 200]
+    (told,) = (record.getMessage() for record in caplog.records if "Traceback" in record.getMessage())
+    assert told.startswith("request request-1: ")
+    assert "a batch of 3 images fails in the network" in caplog.text
+
+
 def test_logits_that_are_no_numbers_are_a_failure_not_broken_json(
     classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
