@@ -17,6 +17,7 @@ from PIL import Image
 from schemathesis.specs.openapi.checks import negative_data_rejection, unsupported_method
 from schemathesis.transport.serialization import Binary
 
+from densenet.fuzz.files.bmp import early_end_of_line
 from handler import payload
 from handler.failures import Code
 from handler.request import MAX_PICTURES
@@ -174,6 +175,7 @@ IMAGES: dict[str, Row] = {
     "text": (raw(b"text"), 415, Code.NOT_AN_IMAGE),
     "a PDF": (raw(b"%PDF-1.7"), 415, Code.UNSUPPORTED_FORMAT),
     "a broken image": (raw(BROKEN), 422, Code.BROKEN_IMAGE),
+    "an image that costs too much": (raw(early_end_of_line()), 422, Code.TOO_COSTLY),
     "too many pixels": (raw(too_many_pixels()), 413, Code.TOO_MANY_PIXELS),
     "17 parts": (form(*[PHOTO] * 17), 413, Code.TOO_MANY_IMAGES),
     "a bad option": (raw(PHOTO, **{"X-Top-K": "0"}), 400, Code.BAD_OPTION),
