@@ -1,4 +1,4 @@
-"""The command `densenet`: every tool of the project as a subcommand, imported only when it is called."""
+"""The command `densenet`: every tool of the project is a subcommand, whose module is imported only when it runs."""
 
 import sys
 from collections.abc import Sequence
@@ -11,27 +11,27 @@ from typer.core import TyperGroup
 from densenet.service import probe
 from export import console
 
-# Subcommand → the module whose main() it is, and what the overview says. Named here, since importing all of them to
-# show a list would take seconds.
+# Subcommand → the module that has its main(), and its line in the overview. The lines are written here, since importing
+# every module to print a list would take seconds.
 COMMANDS = {
     "serve": ("densenet.service.serve", "Set everything up and serve."),
-    "stop": ("densenet.service.stop", "End what serve started."),
+    "stop": ("densenet.service.stop", "Stop what serve started."),
     "workers": ("densenet.service.workers", "Show or scale the workers of the running service."),
-    "probe": ("densenet.service.probe", "Tell whether the running service is ready, or alive."),
+    "probe": ("densenet.service.probe", "Check whether the running service is ready or live."),
     "rollout": ("densenet.service.rollout", "Replace the running version by a new one."),
-    "gateway": ("densenet.gateway.command", "Put nginx before TorchServe."),
-    "export": ("export.__main__", "Turn weights into TorchScript, checked against the eager network."),
+    "gateway": ("densenet.gateway.command", "Run nginx in front of TorchServe."),
+    "export": ("export.__main__", "Export weights to TorchScript and check them against the eager network."),
     "archive": ("export.archive", "Pack an export into model_store/densenet.mar."),
-    "evaluate": ("densenet.evaluation.command", "Measure how good the service is on labelled images."),
-    "benchmark": ("densenet.benchmark.command", "Measure the service beside others of its kind."),
-    "chaos": ("densenet.chaos.command", "Let one thing after another fail and report what clients see."),
-    "fuzz": ("densenet.fuzz.command", "Look for image files that cost much to decode."),
+    "evaluate": ("densenet.evaluation.command", "Measure the service's accuracy on labelled images."),
+    "benchmark": ("densenet.benchmark.command", "Compare the service's speed with other servers."),
+    "chaos": ("densenet.chaos.command", "Inject faults one by one and report what clients see."),
+    "fuzz": ("densenet.fuzz.command", "Search for image files that are expensive to decode."),
     "predict": ("densenet_client.predict", "Classify files through the running service."),
 }
 
 
 class _LazyGroup(TyperGroup):
-    """Subcommands by COMMANDS."""
+    """A group whose subcommands are those of COMMANDS."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -40,7 +40,7 @@ class _LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        if cmd_name == "probe":  # without typer, for whoever runs it every few seconds; it reads its own arguments
+        if cmd_name == "probe":  # parses its arguments itself: it also runs every few seconds without typer
             settings = {"ignore_unknown_options": True, "allow_extra_args": True}
             app.command(cmd_name, context_settings=settings, add_help_option=False)(_probe)
         else:
@@ -61,10 +61,10 @@ app = typer.Typer(cls=_LazyGroup, add_completion=False, pretty_exceptions_enable
 
 @app.callback()
 def densenet() -> None:
-    """Serve DenseNet-121 with TorchServe: start, scale, roll out, watch, measure."""
+    """Serve DenseNet-121 with TorchServe: start, scale, roll out, monitor and measure it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The program. Errors that a user can fix are one line, under the subcommand's name."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    console.run_app(app, prog_name="densenet", name=words[0] if words else "densenet", arguments=words)
+    """Run the command; print an error that the user can fix as one line that starts with the subcommand's name."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console.run_app(app, prog_name="densenet", name=arguments[0] if arguments else "densenet", arguments=arguments)

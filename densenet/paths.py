@@ -1,4 +1,4 @@
-"""Where the files of the checkout are: the one place that knows. What it imports is light: a probe asks, too."""
+"""The paths of the checkout's files. The probe imports this module every few seconds, so its imports must be cheap."""
 
 from export import DEFAULT_FOLDER, IMAGENET_CLASSES, PHOTOS, ROOT
 

@@ -1,4 +1,4 @@
-"""From weights to an archive: weights → eager network → TorchScript, checked against the eager one → archive."""
+"""Export weights: weights → eager network → TorchScript, compared with the eager network → archive."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 import handler
 
 _HERE = Path(__file__).parents[1]
-# Beside an installed wheel there is no checkout; then it is the folder in which the command runs.
+# An installed wheel has no checkout; then the current folder is used.
 ROOT = _HERE if (_HERE / "config.properties").exists() else Path.cwd()
 IMAGENET_CLASSES = Path(handler.__file__).with_name("imagenet_class_index.json")
 PHOTOS = Path(__file__).parent / "photos"
 DEFAULT_FOLDER = ROOT / "build"
 DEFAULT_ARCHIVE = ROOT / "model_store" / "densenet.mar"
 
-# What an export writes, and the archive holds under the same names.
+# Files that an export writes; they have the same names in the archive.
 NETWORK = "model.pt"
 CARD = "model_card.json"
-CLASSES = "index_to_name.json"  # the name and form that TorchServe's own handlers expect
+CLASSES = "index_to_name.json"  # the name and format that TorchServe's own handlers expect
 
 
 class Precision(StrEnum):
-    """What a network computes in."""
+    """The precision in which a network computes."""
 
     FP32 = "fp32"
     BF16 = "bf16"

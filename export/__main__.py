@@ -1,4 +1,4 @@
-"""python -m export: weights to a TorchScript network that is proven to say what the weights say."""
+"""python -m export: export weights to a TorchScript network and verify it against the eager network."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import typer
 
 from export import DEFAULT_FOLDER, NETWORK, Precision, bundle, console, weights
 from export.bundle import Quantization
-from export.console import Problem
+from export.console import CliError
 
 
 def main(
@@ -18,21 +18,21 @@ def main(
         Path | None,
         typer.Option(help='Class ids and names, {"0": ["id", "name"], …}. [default: ImageNet\'s 1000]', metavar="FILE"),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="What the network computes in.")] = Precision.FP32,
+    precision: Annotated[Precision, typer.Option(help="Precision of the network.")] = Precision.FP32,
     calibration_images: Annotated[
-        Path | None, typer.Option(help="Folder of photos like those to be served, for int8.", metavar="DIR")
+        Path | None, typer.Option(help="Folder of representative photos, required for int8.", metavar="DIR")
     ] = None,
     min_agreement: Annotated[
-        float, typer.Option(min=0, max=1, help="int8: least share of held-out photos that keep their best class.")
+        float, typer.Option(min=0, max=1, help="int8: minimum share of held-out photos that keep their best class.")
     ] = 0.9,
     output: Annotated[Path, typer.Option(help="Folder to write to.", metavar="DIR")] = DEFAULT_FOLDER,
 ) -> None:
-    """Exports DenseNet-121 to TorchScript: rewrites, traces, saves, loads again and compares with the eager network.
+    """Export DenseNet-121 to TorchScript: rewrite, trace, save, load again and compare with the eager network.
 
     Writes model.pt, model_card.json and index_to_name.json, or nothing if the networks disagree.
     """
     if (precision is Precision.INT8) != (calibration_images is not None):
-        raise Problem("--precision int8 and --calibration-images DIR go together")
+        raise CliError("--precision int8 and --calibration-images DIR require each other")
     how = Quantization(calibration_images, min_agreement) if calibration_images else precision
     bundle.check_writable(output)
     console.out.print(f"loading weights: {weights_from}", markup=False)
@@ -47,15 +47,15 @@ def main(
 
 
 def _proof(card: dict[str, Any]) -> str:
-    found = card["agreement"]
-    if held_out := found.get("held_out"):
+    proof = card["agreement"]
+    if held_out := proof.get("held_out"):
         return (
             f"of {held_out['images']} held-out photos {held_out['same_top1']:.1%} keep their best class, "
             f"probabilities move by {held_out['mean_distance']:.1%} on average"
         )
     return (
-        f"logits differ by at most {found['largest_logit_difference']:.1e} of their spread, "
-        f"{found['tolerance']:g} is allowed"
+        f"logits differ by at most {proof['largest_logit_difference']:.1e} standard deviations, "
+        f"{proof['tolerance']:g} is allowed"
     )
 
 

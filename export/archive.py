@@ -1,7 +1,7 @@
-"""python -m export.archive: packs an export and the handler into one file that any TorchServe 0.12 can serve.
+"""python -m export.archive: pack an export and the handler into one archive for any TorchServe 0.12.
 
-The file is the same, byte for byte, whenever its inputs are: torch-model-archiver stamps times into the archive and
-lists files as the disk has them, so its work is packed anew in a fixed order with a fixed time.
+The same inputs give the same bytes: torch-model-archiver writes the current time and the file system's order into the
+archive, so its output is repacked in a fixed order with a fixed time.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ import yaml
 
 import handler
 from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, Precision, console
-from export.console import Problem
+from export.console import CliError
 from handler import PARTS
 from handler.reply import DESCRIPTION
 from handler.settings import Settings
@@ -31,10 +31,10 @@ HANDLER = Path(handler.__file__).parent
 DEFAULT_VERSION = "1.0"
 MANIFEST = "MAR-INF/MANIFEST.json"
 CONFIG = "model-config.yaml"
-# What differs from our model-config.yaml for a network on a GPU, where a batch costs little more than an image.
+# Changes to our model-config.yaml for a GPU, where a batch takes little longer than a single image.
 ON_A_GPU = {"deviceType": "gpu", "batchSize": 32, "maxBatchDelay": 5}
 _WORKERS_A_GPU = 2
-# What zipfile raises for damaged archives, depending on where the damage is; and what is missing in foreign ones.
+# Errors for damaged archives, depending on the place of the damage, and for other programs' archives.
 _UNREADABLE = (OSError, EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile, yaml.YAMLError)
 _PAGE = (".html", ".css", ".js", ".yaml")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can hold
@@ -43,16 +43,18 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can hold
 def build(
     folder: Path, archive: Path, *, version: str, workers: int | None = None, config: Path = HANDLER / CONFIG
 ) -> None:
-    """Packs the export in `folder` into `archive`, whose stem is the model's name. Raises Problem.
+    """Pack the export in `folder` into `archive`, whose stem becomes the model's name.
 
-    workers: by default those of default_workers.
+    workers: default_workers() by default.
+
+    Raises: CliError if the folder has no current export, or if the archiver fails.
     """
     for name in (NETWORK, CARD, CLASSES):
         if not (folder / name).is_file():
-            raise Problem(f"{folder} holds no export ({name} is missing); make one with python -m export")
+            raise CliError(f"{folder} has no export ({name} is missing); create one with python -m export")
     card = json.loads((folder / CARD).read_bytes())
     if not is_servable(card):
-        raise Problem(f"{folder} holds an export of an older version; make it anew with python -m export")
+        raise CliError(f"{folder} has an export of an older version; create it again with python -m export")
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="densenet-archive-") as scratch:
         settings = _read_config(config, workers or default_workers(card["precision"]), card["precision"])
@@ -62,21 +64,21 @@ def build(
 
 
 def is_servable(card: Mapping[str, Any]) -> bool:
-    """Whether the handler as it is now can load the network that the card describes."""
+    """Return whether the current handler can load the network that the card describes."""
     return bool(card.get("network", {}).get("parts") == list(PARTS))
 
 
 def default_workers(precision: str) -> int:
-    """One a core of this machine, and on GPUs two for each: one decodes while the other's batch is computed."""
+    """Return one worker per core, or two per GPU, so that one decodes while the other's batch is computed."""
     if precision != Precision.FP16:
         return len(os.sched_getaffinity(0))
-    from torch import cuda  # seconds, that no other precision needs
+    from torch import cuda  # takes seconds and is needed for this precision only
 
     return max(1, _WORKERS_A_GPU * cuda.device_count())
 
 
 def is_current(archive: Path, folder: Path) -> bool:
-    """Whether the archive holds the export in `folder` and the handler as they are now; its settings are its own."""
+    """Return whether the archive has the current export in `folder` and the current handler; ignore its settings."""
     contents = _contents(folder)
     try:
         with zipfile.ZipFile(archive) as packed:
@@ -88,7 +90,7 @@ def is_current(archive: Path, folder: Path) -> bool:
 
 
 def refresh(archive: Path, folder: Path) -> None:
-    """Packs the handler as it is now into an archive, which keeps its version, workers and settings."""
+    """Pack the current handler into an archive, which keeps its version, workers and settings."""
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(archive) as packed:
         config = Path(packed.extract(CONFIG, scratch))
         workers = yaml.safe_load(config.read_text())["minWorkers"]
@@ -97,12 +99,12 @@ def refresh(archive: Path, folder: Path) -> None:
 
 
 def copy_with_workers(archive: Path, target: Path, workers: int) -> None:
-    """The same archive with another number of workers: TorchServe takes it from nowhere else at its start."""
+    """Copy an archive with another number of workers, which TorchServe reads only from the archive at its start."""
     copy_with_settings(archive, target, {"minWorkers": workers, "maxWorkers": workers})
 
 
 def copy_with_settings(archive: Path, target: Path, settings: Mapping[str, Any]) -> None:
-    """The same archive with other values at the top of its model-config.yaml."""
+    """Copy an archive with other top-level values in its model-config.yaml."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(archive) as packed:
         config = yaml.safe_load(packed.read(CONFIG)) | settings
@@ -110,32 +112,38 @@ def copy_with_settings(archive: Path, target: Path, settings: Mapping[str, Any])
 
 
 def read_card(archive: Path) -> dict[str, Any]:
-    """The model card in an archive. Raises Problem when there is no archive of ours at the path, or a damaged one."""
+    """Return the model card in an archive.
+
+    Raises: CliError if the file is missing, damaged or not one of our archives.
+    """
     try:
         with zipfile.ZipFile(archive) as packed:
             if damaged := packed.testzip():
-                raise Problem(f"{archive} is damaged ({damaged}); make it anew with --rebuild and --weights")
+                raise CliError(f"{archive} is damaged ({damaged}); create it again with --rebuild and --weights")
             card = json.loads(packed.read(CARD))
             if isinstance(card, dict):
                 return card
-            raise ValueError("the model card is no object")
+            raise ValueError("the model card is not an object")
     except _UNREADABLE as error:
-        raise Problem(
-            f"{archive} is no archive of this project, or damaged; make it anew with --rebuild and --weights"
+        raise CliError(
+            f"{archive} is damaged or not an archive of this project; create it again with --rebuild and --weights"
         ) from error
 
 
 def read_version(archive: Path) -> str:
-    """The version that TorchServe will list. Raises Problem as read_card."""
+    """Return the version that TorchServe will list.
+
+    Raises: CliError if the file is missing, damaged or not an archive.
+    """
     try:
         with zipfile.ZipFile(archive) as packed:
             return str(json.loads(packed.read(MANIFEST))["model"]["modelVersion"])
     except _UNREADABLE as error:
-        raise Problem(f"{archive} is no archive of torch-model-archiver, or damaged") from error
+        raise CliError(f"{archive} is damaged or not an archive of torch-model-archiver") from error
 
 
 def _contents(folder: Path) -> dict[str, Path]:
-    """Path in the archive → file, for all but what the archiver generates."""
+    """Return path in the archive → file, except for the files that the archiver generates."""
     page = [path for path in (HANDLER / "page").iterdir() if path.suffix in _PAGE]
     code = [path for path in HANDLER.rglob("*.py") if path.name != "entry.py"]
     modules = {str(path.relative_to(HANDLER.parent)): path for path in (HANDLER / DESCRIPTION, *page, *code)}
@@ -143,14 +151,14 @@ def _contents(folder: Path) -> dict[str, Path]:
 
 
 def _run_archiver(scratch: Path, folder: Path, name: str, version: str, settings: Mapping[str, Any]) -> Path:
-    # The archiver copies the contents of an extra folder to the archive's root: the parent of handler/ is staged.
+    # The archiver copies the contents of an extra folder to the archive's root, so the parent of handler/ is staged.
     staged = scratch / "extra"
     for inside, path in _contents(folder).items():
         if path.name not in ("entry.py", NETWORK):
             (staged / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, staged / inside)
     (scratch / CONFIG).write_text(yaml.safe_dump(settings))
-    # It empties $TMPDIR/<model name> before it starts, so it gets a folder of its own for that.
+    # The archiver empties $TMPDIR/<model name> before it starts, so it gets its own TMPDIR.
     (scratch / "tmp").mkdir()
     command = [
         Path(sys.executable).with_name("torch-model-archiver"),
@@ -160,18 +168,21 @@ def _run_archiver(scratch: Path, folder: Path, name: str, version: str, settings
         *("--archive-format", "zip-store"),  # weights do not compress
     ]
     environment = os.environ | {"TMPDIR": str(scratch / "tmp")}
-    # Run in the scratch folder: brackets and commas in the path of --extra-files would have a meaning.
+    # It runs in the scratch folder, because brackets and commas in the path of --extra-files have a special meaning.
     done = subprocess.run(
         list(map(str, command)), cwd=scratch, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().rpartition("\n")[2]
-        raise Problem(f"torch-model-archiver failed: {reason}")
+        raise CliError(f"torch-model-archiver failed: {reason}")
     return scratch / f"{name}.mar"
 
 
 def _read_config(path: Path, workers: int, precision: str) -> dict[str, Any]:
-    """model-config.yaml with the worker counts. Raises Problem for what a worker would only find out at its start."""
+    """Read model-config.yaml and add the worker counts.
+
+    Raises: CliError for invalid settings, which otherwise would fail only when a worker starts.
+    """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         Settings.from_config(config)
@@ -179,7 +190,7 @@ def _read_config(path: Path, workers: int, precision: str) -> dict[str, Any]:
             config |= ON_A_GPU | {"handler": config["handler"] | {"network_batch": ON_A_GPU["batchSize"]}}
         return {**config, "minWorkers": workers, "maxWorkers": workers}
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise Problem(f"{path}: {error}".replace("\n", " ")) from error
+        raise CliError(f"{path}: {error}".replace("\n", " ")) from error
 
 
 def _repack(source: Path, target: Path, replaced: Mapping[str, bytes] | None = None) -> None:
@@ -199,19 +210,19 @@ def _repack(source: Path, target: Path, replaced: Mapping[str, bytes] | None = N
 
 
 def main(
-    model: Annotated[Path, typer.Option(help="Folder that python -m export wrote.", metavar="DIR")] = DEFAULT_FOLDER,
+    model: Annotated[Path, typer.Option(help="Folder written by python -m export.", metavar="DIR")] = DEFAULT_FOLDER,
     output: Annotated[
-        Path, typer.Option(help="Archive to write; its name is the model's name.", metavar="FILE")
+        Path, typer.Option(help="Archive to write; its stem is the model's name.", metavar="FILE")
     ] = DEFAULT_ARCHIVE,
-    version: Annotated[str, typer.Option(help="Version that TorchServe lists and answers carry.")] = DEFAULT_VERSION,
+    version: Annotated[str, typer.Option(help="Version in TorchServe's list and in answers.")] = DEFAULT_VERSION,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Workers that TorchServe starts. [default: one a core; fp16: two a GPU]")
+        int | None, typer.Option(min=1, help="Number of workers. [default: one per core; fp16: two per GPU]")
     ] = None,
     config: Annotated[
-        Path, typer.Option(help="model-config.yaml: batch size, timeouts, the handler's settings.", metavar="FILE")
+        Path, typer.Option(help="model-config.yaml with batch size, timeouts and handler settings.", metavar="FILE")
     ] = HANDLER / CONFIG,
 ) -> None:
-    """Packs an export and the handler into one self-contained archive for any TorchServe 0.12."""
+    """Pack an export and the handler into one self-contained archive for any TorchServe 0.12."""
     build(model, output, version=version, workers=workers, config=config)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
     with zipfile.ZipFile(output) as packed:

@@ -1,4 +1,4 @@
-"""Bundle: the folder that an export writes and the archive is made of."""
+"""Bundle: the files of an export, from which the archive is built."""
 
 import hashlib
 import json
@@ -25,10 +25,10 @@ from export import (
     network,
     quantized,
 )
-from export.console import Problem, err
+from export.console import CliError, err
 from export.weights import Weights
 from handler import PARTS, cropping, hardware, scoring, transform
-from handler.labels import ClassIndex, load_class_index
+from handler.ranking import ClassIndex, load_class_index
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,10 @@ class Bundle:
     classes: ClassIndex
 
     def write(self, folder: Path) -> None:
-        """Writes all three files. When the disk is full or the folder cannot be written to, it stays as it was."""
+        """Write all three files, or none if the disk is full or the folder is not writable.
+
+        Raises: CliError if a file's name is taken by a folder or a file does not read back; OSError.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         contents = {
             NETWORK: self.network,
@@ -49,21 +52,24 @@ class Bundle:
         }
         for name in contents:
             if (folder / name).is_dir():
-                raise Problem(f"{folder / name} is a folder; a file of that name is to be written")
+                raise CliError(f"{folder / name} is a folder, but the export writes a file there; remove the folder")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             for name, content in contents.items():
                 Path(scratch, name).write_bytes(content)
-                # What was compared with the eager network is what lies on the disk.
+                # The bytes on the disk must be those that were compared with the eager network.
                 if Path(scratch, name).read_bytes() != content:
-                    raise Problem(f"{name} does not read as it was written; is the disk sound?")
+                    raise CliError(f"{name} reads back differently than it was written; check the disk")
             for name in contents:
                 Path(scratch, name).replace(folder / name)
 
 
 def check_writable(folder: Path) -> None:
-    """Raises OSError where nothing could be written to a folder, before a long work. It need not be there yet."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    with tempfile.TemporaryFile(dir=there):
+    """Check before a long export that a folder, which may not exist yet, is writable.
+
+    Raises: OSError if it is not.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    with tempfile.TemporaryFile(dir=existing):
         pass
 
 
@@ -72,23 +78,24 @@ KINDS = {Precision.FP32: fused.ONEDNN_FP32, Precision.BF16: fused.ONEDNN_BF16, P
 
 @dataclass(frozen=True)
 class Quantization:
-    """How to quantise: the folder with photos to calibrate and measure with, and the least share of held-out photos of
-    which the best class must stay the same."""
+    """Options of int8: a folder of photos, and the minimum share of held-out photos that keep their best class."""
 
     images: Path
-    least_agreement: float
+    min_agreement: float
 
 
 def make(weights: Weights, class_index: Path | None, how: Precision | Quantization = Precision.FP32) -> Bundle:
-    """Exports weights to TorchScript and proves how well it agrees with the eager network.
+    """Export weights to TorchScript and measure the agreement with the eager network.
 
-    how: any precision but int8, or the way to int8. Raises Problem.
+    how: a precision other than int8, or the options of int8.
+
+    Raises: CliError if the hardware lacks the precision, the weights do not fit, or the networks disagree.
     """
     precision = Precision.INT8 if isinstance(how, Quantization) else how
     try:
         hardware.check(precision)
     except ValueError as error:
-        raise Problem(str(error)) from error
+        raise CliError(str(error)) from error
     eager = network.build(weights.state)
     classes = class_index_for(class_index, outputs=len(weights.state["classifier.weight"]))
     content, proof = _quantized(eager, how) if isinstance(how, Quantization) else _fused(eager, how)
@@ -130,31 +137,35 @@ def _quantized(eager: nn.Module, how: Quantization) -> tuple[bytes, dict[str, An
         task = progress.add_task("quantising", total=quantized.STEPS)
         made = quantized.quantize(eager, images.calibrating, lambda: progress.advance(task))
     content = network.to_torchscript(network.Network(made, eager).eval())
-    found = agreement.compare(eager, scoring.read(content), images.held_out)
-    if found.same_top1 < how.least_agreement:
-        raise Problem(
-            f"in int8 {found.same_top1:.1%} of {found.images} held-out photos keep their best class, "
-            f"{how.least_agreement:.1%} are wanted: give more photos like those to be served, or a lower "
-            "--min-agreement"
+    held_out = agreement.compare(eager, scoring.read(content), images.held_out)
+    if held_out.same_top1 < how.min_agreement:
+        raise CliError(
+            f"in int8 {held_out.same_top1:.1%} of {held_out.images} held-out photos keep their best class, "
+            f"{how.min_agreement:.1%} are required; give more representative photos or a lower --min-agreement"
         )
-    proof = {"calibrating_images": len(images.calibrating), "held_out": asdict(found)}
+    proof = {"calibrating_images": len(images.calibrating), "held_out": asdict(held_out)}
     return content, proof | {"images_sha256": calibration.digest(how.images)}
 
 
 def class_index_for(path: Path | None, outputs: int) -> ClassIndex:
-    """The class index at path, or ImageNet's, which must have as many classes as the network outputs."""
+    """Read the class index at path, or ImageNet's.
+
+    Raises: CliError if it is invalid or its number of classes differs from the network's outputs.
+    """
     try:
         classes = load_class_index(path or IMAGENET_CLASSES)
     except ValueError as error:
-        raise Problem(str(error)) from error
+        raise CliError(str(error)) from error
     if len(classes) == outputs:
         return classes
     if path is None:
-        raise Problem(f"the weights have {outputs} classes, ImageNet has 1000; name theirs with --class-index FILE")
-    raise Problem(f"{path} names {len(classes)} classes, the weights have {outputs}")
+        raise CliError(
+            f"the weights have {outputs} classes, ImageNet has 1000; give their class index with --class-index FILE"
+        )
+    raise CliError(f"{path} names {len(classes)} classes, the weights have {outputs}")
 
 
 def class_index_json(classes: ClassIndex) -> bytes:
-    """{"0": ["n01440764", "tench"], …}, one line a class."""
+    """Return the class index as JSON, {"0": ["n01440764", "tench"], …}, with one line per class."""
     rows = enumerate(zip(classes.ids, classes.names, strict=True))
     return ("{\n" + ",\n".join(f'"{i}": {json.dumps(row)}' for i, row in rows) + "\n}\n").encode()

@@ -1,4 +1,4 @@
-"""Calibration images: a folder of photographs like those that the service will see, read as the service reads them."""
+"""Calibration images: a folder of representative photos, decoded and cropped as in the service."""
 
 import hashlib
 from dataclasses import dataclass
@@ -6,66 +6,71 @@ from pathlib import Path
 
 from torch import Tensor
 
-from export.console import Problem, err
-from handler import cropping, imaging, transform
-from handler.failures import Failure
+from export.console import CliError, err
+from handler import cropping, decoding, transform
+from handler.errors import RequestError
 from handler.settings import Settings
 
-LEAST = 20  # images in the folder; fewer say too little of the activations' ranges
-_CALIBRATING, _HELD_OUT = 128, 512  # images used at most
-_SHARE_HELD_OUT = 4  # one image in so many
+MIN_IMAGES = 20  # in the folder; fewer do not show the ranges of activations
+_CALIBRATING, _HELD_OUT = 128, 512  # maximum numbers of images
+_SHARE_HELD_OUT = 4  # one in four images is held out
 
 
 @dataclass(frozen=True)
 class Images:
-    """Both float32 (N, 3, 224, 224), normalized: what a network is calibrated with, and what it is then measured on."""
+    """Images for calibrating a network and for measuring it afterwards, both float32 (N, 3, 224, 224), normalized."""
 
     calibrating: Tensor
     held_out: Tensor
 
 
 def read(folder: Path) -> Images:
-    """All images below the folder, of a large one a part; which is held out does not depend on what else is there.
+    """Read the images below the folder, a subset of a large one.
 
-    Raises Problem where there are too few.
+    Whether an image is held out depends on its name only, not on the other images.
+
+    Raises: CliError if there are too few.
     """
     names = _names(folder)
     digests = {name: hashlib.sha256(name.encode()).digest() for name in names}
     in_order = sorted(names, key=digests.__getitem__)
     held_out = [name for name in in_order if digests[name][-1] % _SHARE_HELD_OUT == 0]
     calibrating = [name for name in in_order if digests[name][-1] % _SHARE_HELD_OUT]
-    images = [_some(folder, part, most) for part, most in ((calibrating, _CALIBRATING), (held_out, _HELD_OUT))]
+    images = [_some(folder, part, maximum) for part, maximum in ((calibrating, _CALIBRATING), (held_out, _HELD_OUT))]
     count = sum(map(len, images))
-    if count < LEAST or not all(images):
-        raise Problem(f"{folder} holds {count} images that can be read; calibration wants {LEAST} at least, better 500")
+    if count < MIN_IMAGES or not all(images):
+        raise CliError(f"{folder} has {count} readable images; calibration needs at least {MIN_IMAGES}, better 500")
     return Images(*(transform.normalize(part) for part in images))
 
 
 def digest(folder: Path) -> str:
-    """The sha256 of the names and contents of all files below the folder. Raises Problem where there is none."""
-    whole = hashlib.sha256()
+    """Return the sha256 of the names and contents of all files below the folder.
+
+    Raises: CliError if the folder does not exist.
+    """
+    total = hashlib.sha256()
     for name in _names(folder):
-        whole.update(f"{name}\0{hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
-    return whole.hexdigest()
+        total.update(f"{name}\0{hashlib.sha256((folder / name).read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
 
 
 def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise Problem(f"there is no folder {folder}; --calibration-images takes one with photos")
+        raise CliError(f"no such folder: {folder}; --calibration-images needs a folder of photos")
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def _some(folder: Path, names: list[str], most: int) -> list[bytes]:
+def _some(folder: Path, names: list[str], maximum: int) -> list[bytes]:
     crops: list[bytes] = []
     for name in names:
-        if len(crops) == most:
+        if len(crops) == maximum:
             break
         content = (folder / name).read_bytes()
-        if imaging.identify(content) is None:
-            continue  # a list of labels, a thumbnail database
+        if decoding.identify(content) is None:
+            continue  # not an image, such as a list of labels or a thumbnail database
         try:
-            image = imaging.decode(content, max_pixels=Settings().max_image_pixels)
+            image = decoding.decode(content, max_pixels=Settings().max_image_pixels)
             crops.append(cropping.crop(image).tobytes())
-        except Failure as failure:
+        except RequestError as failure:
             err.print(f"{folder / name} is left out: {failure.message}", markup=False)
     return crops

@@ -1,12 +1,14 @@
-"""Fused: DenseNet-121 rewritten. The same function of the same weights, in fewer passes over memory.
+"""Fused: DenseNet-121 rewritten to compute the same function of the same weights in fewer passes over memory.
 
-- A dense block grows in one buffer: a layer writes its 32 channels there, where a concatenation copies all before it.
-- A batch-norm and the ReLU after it need no pass of their own. With scale s and shift b of a channel,
+- A dense block uses one buffer: a layer adds its 32 channels there, while a concatenation would copy all earlier ones.
+- A batch-norm and the following ReLU need no separate pass. With scale s and shift b of a channel,
       relu(s·x + b) = s·max(x, -b/s) + b        (min for s < 0),
-  and the convolution that follows is linear: s goes into its weights W, W·b into its bias. One comparison is left.
-- A batch-norm after a convolution goes into that convolution.
-- A transition averages before its 1×1 convolution, not after: the same, for a quarter of the arithmetic.
-- Channels lie last, so that a 1×1 convolution is a matrix product over rows of the buffer.
+  and the convolution that follows is linear: s is folded into its weights W, and W·b into its bias. Only a comparison
+  remains.
+- A batch-norm after a convolution is folded into that convolution.
+- A transition averages before its 1×1 convolution instead of after it: the result is the same with a quarter of the
+  arithmetic.
+- Channels are last in memory, so that a 1×1 convolution is a matrix product over rows of the buffer.
 """
 
 from collections.abc import Callable
@@ -19,24 +21,24 @@ from torch.nn import functional
 
 from export import kernels
 
-# Huang et al. 2017, table 1: DenseNet-121. Tracing turns each shape that is read off a tensor into several operators a
-# call, half a millisecond in all; so shapes are constants, but for the number of images.
+# Huang et al. 2017, table 1: DenseNet-121. Shapes are constants, except for the number of images, because tracing turns
+# each shape read from a tensor into several operators per call, half a millisecond in total.
 STEM = 64  # channels of the first convolution
 GROWTH = 32  # channels that a layer adds
 BOTTLENECK = 4 * GROWTH  # channels between a layer's two convolutions
 BLOCKS = (6, 12, 24, 16)  # layers
-SIDES = (56, 28, 14, 7)  # of the blocks' pictures
+SIDES = (56, 28, 14, 7)  # of the blocks' feature maps
 WIDTHS = (256, 512, 1024, 1024)  # channels at the blocks' ends
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a fused network computes in, and by which kernels (their arguments: export/kernels.py)."""
+    """The dtypes and kernels of a fused network. export/kernels.py describes the kernels' arguments."""
 
     dtype: torch.dtype
-    """Of activations and weights."""
+    """The dtype of activations and weights."""
     bias_dtype: torch.dtype
-    """Of what is added to sums of products, which the kernels keep in float32."""
+    """The dtype of biases, which the kernels add to sums of products in float32."""
     linear: Callable[[Tensor, Tensor, Tensor, str], Tensor]
     convolution: Callable[[Tensor, Tensor, Tensor, int, int, str], Tensor]
 
@@ -45,12 +47,12 @@ ONEDNN_FP32 = Kind(torch.float32, torch.float32, kernels.linear, kernels.convolu
 ONEDNN_BF16 = Kind(torch.bfloat16, torch.float32, kernels.linear, kernels.convolution)
 PLAIN_FP16 = Kind(torch.float16, torch.float16, kernels.plain_linear, kernels.plain_convolution)
 
-# Below this a channel's scale is nothing, and dividing by it would overflow.
+# A smaller scale of a channel counts as zero, because dividing by it would overflow.
 _NO_SCALE = 1e-12
 
 
 def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """A batch-norm in eval mode as float64 (C,) scale and shift."""
+    """Return scale and shift, float64 (C,), of a batch-norm in eval mode."""
     weight, bias, mean, variance = (
         cast(Tensor, getattr(norm, name)).double() for name in ("weight", "bias", "running_mean", "running_var")
     )
@@ -59,31 +61,31 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def layers(network: nn.Module, block: int) -> list[nn.Module]:
-    """The layers of torchvision's dense block 1..4."""
+    """Return the layers of torchvision's dense block 1..4."""
     return list(network.get_submodule(f"features.denseblock{block}").children())
 
 
 class Bounds(nn.Module):
-    """What is left of a batch-norm and a ReLU: channels bounded from below, from above where the scale is negative."""
+    """The comparison that remains of batch-norm and ReLU: a lower bound, or an upper one for a negative scale."""
 
     low: Tensor
     high: Tensor
 
-    def __init__(self, bound: Tensor, rising: Tensor, least: float, most: float) -> None:
-        """bound, rising: (C,), of the dtype that the values have; bool: whether it is the lower one."""
+    def __init__(self, bound: Tensor, rising: Tensor, minimum: float, maximum: float) -> None:
+        """bound: (C,), in the values' dtype. rising: bool (C,), whether the bound is a lower one."""
         super().__init__()
-        self.register_buffer("low", torch.where(rising, bound, torch.full_like(bound, least)))
-        self.register_buffer("high", torch.where(rising, torch.full_like(bound, most), bound))
+        self.register_buffer("low", torch.where(rising, bound, torch.full_like(bound, minimum)))
+        self.register_buffer("high", torch.where(rising, torch.full_like(bound, maximum), bound))
         self.only_low = bool(rising.all())
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(R, C) → (R, C)."""
+        """Apply the bounds: (R, C) → (R, C)."""
         bounded = torch.maximum(rows, self.low)
         return bounded if self.only_low else torch.minimum(bounded, self.high)
 
 
 class Pointwise(nn.Module):
-    """Batch-norm, ReLU, 1×1 convolution, and the batch-norm and ReLU that may follow it, over rows of a buffer."""
+    """Batch-norm, ReLU, 1×1 convolution, and an optional batch-norm and ReLU after it, over rows of a buffer."""
 
     weight: Tensor
     bias: Tensor
@@ -93,12 +95,12 @@ class Pointwise(nn.Module):
         super().__init__()
         scale, shift = scale_and_shift(norm)
         outer_scale, outer_shift = (1.0, 0.0) if after is None else scale_and_shift(after)
-        # Nor may the bound overflow: what lies that far from nought is the channel's shift, whatever its input.
+        # The bound must not overflow either. With such a bound, the output is the channel's shift for every input.
         flat = (scale.abs() < _NO_SCALE) | (shift.abs() > scale.abs() * torch.finfo(kind.dtype).max / 2)
         bound = (-shift / scale).masked_fill(flat, 0).to(kind.dtype)
         outer = weight.flatten(1).double() * torch.as_tensor(outer_scale).view(-1, 1)
         matrix = (outer * scale.masked_fill(flat, 0)).to(kind.dtype)
-        # W·b of the rounded numbers, so that a channel at its bound counts for nothing, however large its shift is.
+        # W·b is computed from the rounded numbers, so that a channel at its bound contributes exactly zero.
         bias = outer @ shift.clamp_min(0).masked_fill(~flat, 0) - matrix.double() @ bound.double() + outer_shift
         self.bounds = Bounds(bound, scale >= 0, -torch.inf, torch.inf)
         self.register_buffer("weight", matrix.contiguous())
@@ -107,16 +109,16 @@ class Pointwise(nn.Module):
         self.linear = kind.linear
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(R, I) → (R, O)."""
+        """Apply the bounds and multiply: (R, I) → (R, O)."""
         return self.multiply(self.bounds(rows))
 
     def multiply(self, bounded: Tensor) -> Tensor:
-        """The product alone, of rows within their bounds."""
+        """Multiply rows that are within their bounds."""
         return self.linear(bounded, self.weight, self.bias, self.after)
 
 
 class Layer(nn.Module):
-    """One layer of a dense block: from all features so far to 32 more."""
+    """One layer of a dense block: computes 32 more channels from all previous ones."""
 
     weight: Tensor
     bias: Tensor
@@ -132,30 +134,30 @@ class Layer(nn.Module):
         self.convolution = kind.convolution
 
     def forward(self, rows: Tensor, side: int) -> Tensor:
-        """(N · side², I) → (N · side², 32)."""
+        """Compute the layer's channels: (N · side², I) → (N · side², 32)."""
         reduced = to_pictures(self.reduce(rows), side, BOTTLENECK)
         return to_rows(self.convolution(reduced, self.weight, self.bias, 1, 1, "none"), GROWTH)
 
 
 def to_pictures(rows: Tensor, side: int, channels: int) -> Tensor:
-    """(N · S², C) → (N, C, S, S), channels last, without a copy."""
+    """Reshape (N · S², C) → (N, C, S, S), channels last, without a copy."""
     return rows.view(-1, side, side, channels).permute(0, 3, 1, 2)
 
 
 def to_rows(pictures: Tensor, channels: int) -> Tensor:
-    """(N, C, S, S), channels last → (N · S², C), without a copy."""
+    """Reshape (N, C, S, S), channels last → (N · S², C), without a copy."""
     return pictures.permute(0, 2, 3, 1).view(-1, channels)
 
 
 def columns(rows: Tensor, first: int, end: int) -> Tensor:
-    """(R, C) → the channels from the first to before the end, without a copy."""
-    # Brackets would be traced as two operators, narrow() is one that takes as long as two.
+    """Slice the channels `first` to `end` (exclusive) of (R, C), without a copy."""
+    # Indexing with brackets is traced as two operators, and narrow() takes as long as two.
     part: Tensor = torch.ops.aten.slice(rows, 1, first, end)
     return part
 
 
 class Trunk(nn.Module):
-    """All but the end: float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024), for any N."""
+    """The features: float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024), for any N."""
 
     stem_weight: Tensor
     stem_bias: Tensor
@@ -183,7 +185,7 @@ class Trunk(nn.Module):
         self.register_buffer("shift", shift.float())
 
     def forward(self, images: Tensor) -> Tensor:
-        """As the class says."""
+        """Compute the activations."""
         x = images.to(self.dtype, memory_format=torch.channels_last)
         x = self.convolution(x, self.stem_weight, self.stem_bias, 2, 3, "relu")
         x = functional.max_pool2d(x, 3, 2, 1)
@@ -197,7 +199,7 @@ class Trunk(nn.Module):
 
 
 def grow(x: Tensor, block: nn.ModuleList, side: int, width: int) -> Tensor:
-    """A dense block: pictures (N, C, S, S) → rows (N · S², width) of all features, width being C + 32 · layers."""
+    """Run a dense block: (N, C, S, S) → rows (N · S², width) of all channels, with width = C + 32 · layers."""
     channels = width - GROWTH * len(block)
     rows = x.new_empty((x.shape[0], side * side, width)).view(-1, width)
     columns(rows, 0, channels).copy_(to_rows(x, channels))

@@ -1,9 +1,9 @@
-"""Kernels: oneDNN's matrix product and convolution with what follows them fused in, as TorchScript can call them.
+"""Kernels: oneDNN's matrix product and convolution with fused post-operations, callable from TorchScript.
 
-They are the operators that torch.compile generates for CPUs (torch/_inductor/fx_passes/mkldnn_fusion.py and
-onednn's in quantization.py), without a public name. Tracing cannot record their lists of optional numbers, so each is
-called from a scripted function. Weights are packed anew in each call unless handler/scoring.py, which knows the packing
-operators by name, has done it once and for all.
+These are the private operators that torch.compile generates for CPUs (torch/_inductor/fx_passes/mkldnn_fusion.py, and
+onednn's in quantization.py). Tracing cannot record their lists of optional numbers, so each is called from a scripted
+function. Weights are packed in each call unless handler/scoring.py, which finds the packing operators by name, has
+packed them on loading.
 """
 
 import warnings
@@ -18,7 +18,7 @@ P = ParamSpec("P")
 
 
 def scripted(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """torch.jit.script, without the warning that it is deprecated: versions are pinned."""
+    """Call torch.jit.script without its deprecation warning; torch is pinned."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return cast(Callable[P, Tensor], torch.jit.script(function))
@@ -26,7 +26,7 @@ def scripted(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
 @scripted
 def linear(x: Tensor, weight: Tensor, bias: Tensor, after: str) -> Tensor:
-    """Rows (R, I) times weight (O, I), plus bias (O,) → (R, O); after: `relu` or `none`."""
+    """Multiply rows (R, I) by weight (O, I) and add bias (O,) → (R, O). after: `relu` or `none`."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, after, [], "")
     return result
@@ -34,7 +34,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, after: str) -> Tensor:
 
 @scripted
 def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, after: str) -> Tensor:
-    """(N, I, H, W), channels last, with weight (O, I, K, K) → (N, O, H', W'), channels last; after as in linear."""
+    """Convolve (N, I, H, W) with weight (O, I, K, K) → (N, O, H', W'), both channels last. after: as in linear."""
     strides, paddings = [stride, stride], [padding, padding]
     packed = torch.ops.mkldnn._reorder_convolution_weight(weight, paddings, strides, [1, 1], 1, None)
     result: Tensor = torch.ops.mkldnn._convolution_pointwise(
@@ -44,13 +44,13 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: i
 
 
 def plain_linear(x: Tensor, weight: Tensor, bias: Tensor, after: str) -> Tensor:
-    """As linear, by torch's public operators, which run on a GPU too."""
+    """Compute linear() with torch's public operators, which also run on a GPU."""
     result = functional.linear(x, weight, bias)
     return result.relu_() if after == "relu" else result
 
 
 def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, after: str) -> Tensor:
-    """As convolution, by torch's public operators, which run on a GPU too."""
+    """Compute convolution() with torch's public operators, which also run on a GPU."""
     result = functional.conv2d(x, weight, bias, stride, padding)
     return result.relu_() if after == "relu" else result
 
@@ -59,10 +59,10 @@ def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padd
 def quantized_linear(
     x: Tensor, weight: Tensor, scales: Tensor, zeros: Tensor, bias: Tensor, dtype: int, after: str
 ) -> Tensor:
-    """uint8 rows (R, I) times int8 weight (O, I) of a scale an output, plus float bias → (R, O) of the dtype.
+    """Multiply uint8 rows (R, I) by int8 weight (O, I) with one scale per output and add a float bias → (R, O).
 
-    x counts in steps of 1 from 0, and so does a uint8 result, rounded and clipped: all other scales are in the weights.
-    dtype: torch's number of uint8 (0) or float32 (6).
+    x and a uint8 result have scale 1 and zero point 0; all other scales are in the weights. A uint8 result is rounded
+    and clipped. dtype of the result: torch's number of uint8 (0) or float32 (6).
     """
     packed = torch.ops.onednn.qlinear_prepack(weight, None)
     result: Tensor = torch.ops.onednn.qlinear_pointwise(
@@ -86,7 +86,7 @@ def quantized_convolution(
     dtype: int,
     after: str,
 ) -> Tensor:
-    """uint8 (N, I, H, W) that stands for step · (x - zero), with int8 weight (O, I / groups, K, K) → (N, O, H', W').
+    """Convolve uint8 (N, I, H, W) of value step · (x - zero) with int8 (O, I / groups, K, K) → (N, O, H', W').
 
     Both channels last; the result as in quantized_linear.
     """

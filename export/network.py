@@ -1,4 +1,4 @@
-"""Network: the eager DenseNet-121 of a state dict, and what becomes of it in TorchScript."""
+"""Network: build the eager DenseNet-121 from a state dict and export it to TorchScript."""
 
 import copy
 import io
@@ -10,90 +10,96 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import densenet121
 
-from export.console import Problem
+from export.console import CliError
 from handler.cropping import CROP
 
 FEATURES = 1024  # inputs of DenseNet-121's classifier
 
 
 def build(state: Mapping[str, Tensor]) -> nn.Module:
-    """torchvision's DenseNet-121 in eval mode with these tensors; the classifier's rows give the classes.
+    """Build torchvision's DenseNet-121 in eval mode; the classifier's rows give the number of classes.
 
-    Raises Problem naming the first tensor that is missing, unknown or of the wrong shape.
+    Raises: CliError with the first tensor that is missing, unknown, of the wrong shape or not finite.
     """
     classifier = state.get("classifier.weight")
     if classifier is None or classifier.ndim != 2 or classifier.shape[1] != FEATURES:
-        found = "none" if classifier is None else f"one of shape {tuple(classifier.shape)}"
-        raise Problem(f"not a DenseNet-121: classifier.weight must be (classes, {FEATURES}), there is {found}")
+        problem = "it is missing" if classifier is None else f"not {tuple(classifier.shape)}"
+        raise CliError(f"not a DenseNet-121: classifier.weight must be (classes, {FEATURES}), {problem}")
     if classifier.shape[0] < 2:
-        raise Problem("this checkpoint has one class only; there is nothing to tell apart")
+        raise CliError("this checkpoint has only one class; a classifier needs at least two")
     network: nn.Module = densenet121(num_classes=classifier.shape[0]).eval()
     expected = network.state_dict()
-    # Counters of training steps; files older than they are lack them, and nothing reads them in eval mode.
+    # num_batches_tracked counts training steps. Older files lack it, and eval mode does not use it.
     missing = [n for n in expected if n not in state and not n.endswith("num_batches_tracked")]
     unknown = [n for n in state if n not in expected]
     if missing or unknown:
         wrong = f"{missing[0]} is missing" if missing else f"{unknown[0]} is unknown"
-        raise Problem(f"not a DenseNet-121: {wrong} ({len(missing)} missing, {len(unknown)} unknown tensors)")
+        raise CliError(f"not a DenseNet-121: {wrong} ({len(missing)} missing, {len(unknown)} unknown tensors)")
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
-            raise Problem(f"not a DenseNet-121: {name} is {tuple(tensor.shape)}, must be {tuple(expected[name].shape)}")
+            raise CliError(
+                f"not a DenseNet-121: {name} is {tuple(tensor.shape)}, but must be {tuple(expected[name].shape)}"
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise Problem(f"{name} holds values that are not finite; this checkpoint cannot be served")
+            raise CliError(f"{name} has values that are not finite; use a checkpoint without them")
     network.load_state_dict(expected | dict(state))
     return network
 
 
 class Head(nn.Module):
-    """The end of the network: activations (N, P, 1024) of P places in a picture → logits (N, classes), for any P."""
+    """The classifier: activations (N, P, 1024) at P positions of a crop → logits (N, classes), for any P."""
 
     def __init__(self, eager: nn.Module) -> None:
         super().__init__()
         self.classifier = copy.deepcopy(eager.get_submodule("classifier"))
 
     def forward(self, activations: Tensor) -> Tensor:
-        """As the class says. Since it is linear, a logit is the mean of the logits of all places."""
+        """Compute the logits. The classifier is linear, so a logit is the mean of the logits of all positions."""
         logits: Tensor = self.classifier(activations.mean(1))
         return logits
 
 
 class Network(nn.Module):
-    """float32 (N, 3, 224, 224), normalized → float32 logits (N, classes), for any N; in two parts, so that what the
-    trunk saw can be asked for."""
+    """float32 (N, 3, 224, 224), normalized → float32 logits (N, classes), for any N.
+
+    It has two parts, so that the activations between them can be read for explanations.
+    """
 
     def __init__(self, trunk: nn.Module, eager: nn.Module) -> None:
-        """trunk: pictures → activations (N, 49, 1024). eager: torchvision's, whose classifier is copied."""
+        """trunk: batch → activations (N, 49, 1024). eager: torchvision's network, whose classifier is copied."""
         super().__init__()
         self.trunk = trunk
         self.head = Head(eager)
 
     def forward(self, images: Tensor) -> Tensor:
-        """As the class says."""
+        """Compute the logits."""
         logits: Tensor = self.head(self.trunk(images))
         return logits
 
 
 def to_torchscript(network: Network) -> bytes:
-    """Traces a network in eval mode; the bytes of the TorchScript file.
+    """Trace a network in eval mode and return the bytes of the TorchScript file.
 
-    The trace holds for any batch size of float32 (N, 3, 224, 224). It is frozen when it is loaded, since the packed
-    weights that freezing can put into it are not for keeping (handler/scoring.py).
+    The trace is valid for any batch size of float32 (N, 3, 224, 224). It is frozen on loading, not here, because packed
+    weights, which freezing may add, depend on the machine (handler/scoring.py).
     """
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")  # TorchScript is deprecated; versions are pinned
         traced = torch.jit.trace(network, torch.zeros(1, 3, CROP, CROP))
-        # Saved through a buffer: a file's name would become part of its content, and a full disk no OSError.
+        # Saved to a buffer, because torch writes a file's name into its content and hides the OSError of a full disk.
         buffer = io.BytesIO()
         torch.jit.save(traced, buffer)
     return _without_source_lines(buffer)
 
 
 def _without_source_lines(script: io.BytesIO) -> bytes:
-    """Of a TorchScript file all but the records of which line of which file each operator came from, and the checksum
-    over all: with the path of this checkout in them, the same network would be another file in every folder."""
+    """Remove the records of source lines and the checksum from a TorchScript file.
+
+    They contain the path of this checkout, so the same network would give a different file in every folder.
+    """
     kept = io.BytesIO()
-    with zipfile.ZipFile(script) as whole, zipfile.ZipFile(kept, "w") as file:
-        for record in whole.infolist():
+    with zipfile.ZipFile(script) as original, zipfile.ZipFile(kept, "w") as file:
+        for record in original.infolist():
             if not record.filename.endswith((".debug_pkl", "/.data/serialization_id")):
-                file.writestr(record, whole.read(record))
+                file.writestr(record, original.read(record))
     return kept.getvalue()

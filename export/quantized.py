@@ -1,14 +1,14 @@
-"""Quantized: the fused network in 8-bit whole numbers, by static quantisation with calibration images.
+"""Quantized: the fused network in 8-bit integers, by static quantisation with calibration images.
 
-Activations are uint8, weights int8 with a scale for each output (Krishnamoorthi 2018, arXiv 1806.08342). What differs:
+Activations are uint8, weights int8 with one scale per output (Krishnamoorthi 2018, arXiv 1806.08342). Differences:
 
-- A channel of a dense block's buffer has a range of its own, low + step · q. That costs nothing: what writes it divides
-  by the step, and what reads it multiplies, in weights that are there anyway. So concatenating is copying bytes.
+- Each channel of a dense block's buffer has its own range, low + step · q. This is free, because the steps are folded
+  into the weights of the layers that write and read the channel. Concatenation only copies bytes.
 - A batch-norm with its ReLU is one comparison of bytes, as in the fused network, with the bound rounded to a byte.
-- Each bias is set last, so that the mean of every channel is that of the fp32 network on the calibration images, with
-  everything before it quantised already (bias correction: Nagel et al. 2019, arXiv 1906.04721). It takes up what
-  rounded weights and bounds would shift; without it the errors of 120 layers add up.
-- The head stays in fp32: it is a hundredth of the time.
+- Biases are set last, so that every channel has the same mean as in the fp32 network on the calibration images, with
+  all previous layers quantised (bias correction: Nagel et al. 2019, arXiv 1906.04721). This compensates shifts due to
+  rounded weights and bounds; otherwise the errors of 120 layers add up.
+- The head stays in fp32, because it takes only a hundredth of the time.
 """
 
 from collections.abc import Callable
@@ -35,40 +35,40 @@ from export.fused import (
 )
 from handler.transform import MEAN, STD
 
-MOST = 255  # of an activation
-_MOST_WEIGHT = 127
-_CHUNK = 16  # images of calibration that are in the fp32 network at once
-_CLIPPED = 1e-4  # share of a channel's values beyond each end of its range; rare ones would coarsen all others
-_LEAST_STEP = 1e-9  # of channels that never change
-UINT8, FLOAT32 = 0, 6  # torch's numbers of the dtypes, as TorchScript wants them
+MAX_ACTIVATION = 255  # of uint8
+_MAX_WEIGHT = 127
+_CHUNK = 16  # batch size of calibration images in the fp32 network
+_CLIPPED = 1e-4  # share of a channel's values beyond each end of its range; outliers would coarsen the others
+_MIN_STEP = 1e-9  # for constant channels
+UINT8, FLOAT32 = 0, 6  # torch's numbers of the dtypes, as required by TorchScript
 
-# The range of a normalized picture, and the steps that it is cut into.
+# The range of a normalized image, and its quantisation steps.
 _DARKEST = min(-mean / std for mean, std in zip(MEAN, STD, strict=True))
 _BRIGHTEST = max((1 - mean) / std for mean, std in zip(MEAN, STD, strict=True))
-PICTURE_STEP = (_BRIGHTEST - _DARKEST) / MOST
-PICTURE_ZERO = round(-_DARKEST / PICTURE_STEP)
-_ZERO_AND_A_HALF = torch.tensor(PICTURE_ZERO + 0.5)
+IMAGE_STEP = (_BRIGHTEST - _DARKEST) / MAX_ACTIVATION
+IMAGE_ZERO = round(-_DARKEST / IMAGE_STEP)
+_ZERO_AND_A_HALF = torch.tensor(IMAGE_ZERO + 0.5)
 
 
 @dataclass(frozen=True)
 class Range:
-    """What the bytes of some channels stand for: low + step · q, both float64 (C,)."""
+    """The values of some channels' bytes: low + step · q, both float64 (C,)."""
 
     low: Tensor
     step: Tensor
 
     @classmethod
     def of(cls, values: Tensor, *, positive: bool = False) -> "Range":
-        """Of the values (N, C, S, S) of channels, but for the rarest; from 0 on if they are positive."""
+        """Return the range of values (N, C, S, S) without outliers; it starts at 0 if the values are positive."""
         channels = values.transpose(0, 1).flatten(1)
         count = channels.shape[1]
         rank = max(1, int(count * _CLIPPED))
         low, high = (channels.kthvalue(k, dim=1).values.double() for k in (rank, count - rank + 1))
         low = torch.zeros_like(high) if positive else low
-        return cls(low, ((high - low) / MOST).clamp_min(_LEAST_STEP))
+        return cls(low, ((high - low) / MAX_ACTIVATION).clamp_min(_MIN_STEP))
 
     def joined(self, other: "Range") -> "Range":
-        """That of these channels and then the others."""
+        """Return the range of these channels followed by the others."""
         return Range(torch.cat([self.low, other.low]), torch.cat([self.step, other.step]))
 
 
@@ -81,9 +81,9 @@ class Weights(nn.Module):
     bias: Tensor
 
     def __init__(self, weight: Tensor) -> None:
-        """weight: float64, (O, I) or (O, I, K, K), for inputs and outputs that count in steps of 1."""
+        """weight: float64, (O, I) or (O, I, K, K), for inputs and outputs with steps of 1."""
         super().__init__()
-        scales = (weight.flatten(1).abs().amax(1) / _MOST_WEIGHT).clamp_min(_LEAST_STEP)
+        scales = (weight.flatten(1).abs().amax(1) / _MAX_WEIGHT).clamp_min(_MIN_STEP)
         rounded = torch.round(weight / scales.view(-1, *[1] * (weight.ndim - 1))).to(torch.int8)
         layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
         self.register_buffer("weight", rounded.contiguous(memory_format=layout))
@@ -91,19 +91,19 @@ class Weights(nn.Module):
         self.register_buffer("zeros", torch.zeros(len(scales), dtype=torch.int32))
         self.register_buffer("bias", torch.zeros(len(scales)))
 
-    def center(self, results: Callable[[int], Tensor], wanted: Tensor) -> None:
-        """Sets the bias, so that the means of the results (R, O), asked for in a dtype, are those wanted, (O,)."""
+    def center(self, results: Callable[[int], Tensor], means: Tensor) -> None:
+        """Set the bias so that the results (R, O), computed in a given dtype, have the given means (O,)."""
         self.bias.zero_()
-        self.bias.copy_(wanted - results(FLOAT32).double().mean(0))
+        self.bias.copy_(means - results(FLOAT32).double().mean(0))
 
     def multiply(self, rows: Tensor, dtype: int, after: str) -> Tensor:
-        """uint8 (R, I) → (R, O)."""
+        """Multiply: uint8 (R, I) → (R, O)."""
         return kernels.quantized_linear(rows, self.weight, self.scales, self.zeros, self.bias, dtype, after)
 
     def convolve(
         self, pictures: Tensor, dtype: int, *, step: float = 1.0, zero: int = 0, stride: int, after: str
     ) -> Tensor:
-        """uint8 (N, I, S, S), channels last → (N, O, S', S'), with as much padding as keeps the size at stride 1."""
+        """Convolve uint8 (N, I, S, S), channels last → (N, O, S', S'), with padding that keeps the size at stride 1."""
         padding = self.weight.shape[2] // 2
         return kernels.quantized_convolution(
             pictures, step, zero, self.weight, self.scales, self.zeros, self.bias, stride, padding, 1, dtype, after
@@ -111,15 +111,15 @@ class Weights(nn.Module):
 
 
 class Pointwise(nn.Module):
-    """Batch-norm, ReLU, 1×1 convolution, and the batch-norm and ReLU that may follow it, over rows of a buffer."""
+    """Batch-norm, ReLU, 1×1 convolution, and an optional batch-norm and ReLU after it, over rows of a buffer."""
 
     def __init__(self, norm: nn.Module, weight: Tensor, after: nn.Module | None, source: Range, target: Range) -> None:
-        """weight: (O, I, 1, 1); source, target: what the bytes of both sides stand for."""
+        """weight: (O, I, 1, 1). source, target: ranges of the input and output bytes."""
         super().__init__()
         scale, shift = scale_and_shift(norm)
-        gain, offset = scale * source.step, scale * source.low + shift  # of a byte
-        bound = torch.nan_to_num(-offset / gain).round().clamp(0, MOST)
-        self.bounds = Bounds(bound.to(torch.uint8), gain >= 0, 0, MOST)
+        gain, offset = scale * source.step, scale * source.low + shift  # for one byte
+        bound = torch.nan_to_num(-offset / gain).round().clamp(0, MAX_ACTIVATION)
+        self.bounds = Bounds(bound.to(torch.uint8), gain >= 0, 0, MAX_ACTIVATION)
         matrix = weight.flatten(1).double() * gain
         if after is not None:
             matrix = matrix * scale_and_shift(after)[0][:, None]
@@ -127,18 +127,18 @@ class Pointwise(nn.Module):
         self.after = "none" if after is None else "relu"
 
     def forward(self, rows: Tensor) -> Tensor:
-        """uint8 (R, I) → uint8 (R, O)."""
+        """Apply the bounds and multiply: uint8 (R, I) → uint8 (R, O)."""
         return self.multiply(self.bounds(rows))
 
     def multiply(self, bounded: Tensor) -> Tensor:
-        """The product alone, of rows within their bounds."""
+        """Multiply rows that are within their bounds."""
         return self.weights.multiply(bounded, UINT8, self.after)
 
 
 class Transition(Pointwise):
     """Batch-norm, ReLU, 2×2 mean, 1×1 convolution.
 
-    torch averages no bytes; a convolution of each channel for itself does.
+    torch cannot average bytes, so a depthwise convolution does.
     """
 
     ones: Tensor
@@ -147,7 +147,7 @@ class Transition(Pointwise):
     bias: Tensor
 
     def __init__(self, norm: nn.Module, weight: Tensor, source: Range, target: Range) -> None:
-        """As Pointwise."""
+        """See Pointwise."""
         super().__init__(norm, weight, None, source, target)
         channels = weight.shape[1]
         ones = torch.ones(channels, 1, 2, 2, dtype=torch.int8)
@@ -157,7 +157,7 @@ class Transition(Pointwise):
         self.register_buffer("bias", torch.zeros(channels))
 
     def shrink(self, rows: Tensor, side: int) -> Tensor:
-        """Bounds and mean: uint8 (N · S², C) → uint8 (N · S²/4, C)."""
+        """Apply the bounds and average: uint8 (N · S², C) → uint8 (N · S²/4, C)."""
         channels = len(self.ones)
         bounded = to_pictures(self.bounds(rows), side, channels)
         averaged = kernels.quantized_convolution(
@@ -167,7 +167,7 @@ class Transition(Pointwise):
 
 
 class Layer(nn.Module):
-    """One layer of a dense block: from all features so far to 32 more."""
+    """One layer of a dense block: computes 32 more channels from all previous ones."""
 
     def __init__(self, reduce: Pointwise, weight: Tensor, source: Range, target: Range) -> None:
         super().__init__()
@@ -175,16 +175,16 @@ class Layer(nn.Module):
         self.weights = Weights(weight.double() * source.step.view(1, -1, 1, 1) / target.step.view(-1, 1, 1, 1))
 
     def forward(self, rows: Tensor, side: int) -> Tensor:
-        """uint8 (N · side², I) → uint8 (N · side², 32)."""
+        """Compute the layer's channels: uint8 (N · side², I) → uint8 (N · side², 32)."""
         return self.spread(to_pictures(self.reduce(rows), side, BOTTLENECK), UINT8)
 
     def spread(self, reduced: Tensor, dtype: int) -> Tensor:
-        """The 3×3 convolution alone, as rows."""
+        """Compute only the 3×3 convolution; return rows."""
         return to_rows(self.weights.convolve(reduced, dtype, stride=1, after="none"), GROWTH)
 
 
 class Trunk(nn.Module):
-    """All but the head: float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024), for any N."""
+    """The features: float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024), for any N."""
 
     scale: Tensor
     shift: Tensor
@@ -196,7 +196,7 @@ class Trunk(nn.Module):
         transitions: list[Transition],
         last: tuple[Tensor, Tensor],
     ) -> None:
-        """last: scale and shift that turn the last block's bytes into what its ReLU is applied to."""
+        """last: scale and shift that convert the last block's bytes to the input of its ReLU."""
         super().__init__()
         self.stem = stem
         self.blocks = nn.ModuleList(nn.ModuleList(block) for block in blocks)
@@ -205,7 +205,7 @@ class Trunk(nn.Module):
             self.register_buffer(name, tensor.float())
 
     def forward(self, images: Tensor) -> Tensor:
-        """As the class says."""
+        """Compute the activations."""
         x = begin(self.stem, images)
         for block, transition, side, width in zip(self.blocks, [*self.transitions, None], SIDES, WIDTHS, strict=True):
             rows = grow(x, cast(nn.ModuleList, block), side, width)
@@ -216,23 +216,23 @@ class Trunk(nn.Module):
 
 
 def begin(stem: Weights, images: Tensor) -> Tensor:
-    """Normalized pictures, (N, 3, 224, 224), through the first convolution and its pooling → uint8 (N, 64, 56, 56)."""
-    pictures = stem.convolve(to_bytes(images), UINT8, step=PICTURE_STEP, zero=PICTURE_ZERO, stride=2, after="relu")
+    """Run the first convolution and its pooling: normalized (N, 3, 224, 224) → uint8 (N, 64, 56, 56)."""
+    pictures = stem.convolve(to_bytes(images), UINT8, step=IMAGE_STEP, zero=IMAGE_ZERO, stride=2, after="relu")
     pooled: Tensor = torch.ops.quantized.max_pool2d(pictures, [3, 3], [2, 2], [1, 1], [1, 1], False)
     return pooled
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Normalized pictures → uint8, channels last, about as fine as the pixels were."""
+    """Quantise a normalized batch to uint8, channels last, about as finely as the original pixels."""
     pictures = images.contiguous(memory_format=torch.channels_last)
-    # Rounded in as few passes as there can be: raised by a half, and then cut off behind the point.
-    return torch.add(_ZERO_AND_A_HALF, pictures, alpha=1 / PICTURE_STEP).clamp_(0, MOST).to(torch.uint8)
+    # Adding a half and truncating rounds in the fewest passes.
+    return torch.add(_ZERO_AND_A_HALF, pictures, alpha=1 / IMAGE_STEP).clamp_(0, MAX_ACTIVATION).to(torch.uint8)
 
 
 def quantize(network: nn.Module, images: Tensor, step_done: Callable[[], None] = lambda: None) -> Trunk:
-    """Quantises torchvision's DenseNet-121, in eval mode, with float32 (N, 3, 224, 224), normalized pictures.
+    """Quantise torchvision's DenseNet-121, in eval mode, with images of float32 (N, 3, 224, 224), normalized.
 
-    step_done: called STEPS times, as the work goes on.
+    step_done: called after each of STEPS steps.
     """
     with torch.inference_mode(False), torch.no_grad():
         return _Calibration(network, images, step_done).run()
@@ -242,7 +242,7 @@ STEPS = sum(BLOCKS) + len(BLOCKS)
 
 
 class _Calibration:
-    """Both networks, layer by layer: x, in fp32 (N, C, S, S), and rows, the same in bytes by the layers made so far."""
+    """Run both networks layer by layer: x in fp32 (N, C, S, S), and rows, its quantised equivalent."""
 
     def __init__(self, network: nn.Module, images: Tensor, step_done: Callable[[], None]) -> None:
         self.network = network
@@ -262,7 +262,7 @@ class _Calibration:
         return Trunk(stem, blocks, transitions, (scale * ranges.step, scale * ranges.low + shift)).eval()
 
     def _through(self, x: Tensor, *modules: str) -> Tensor:
-        """x through some of the fp32 network's modules, by name."""
+        """Run x through some of the fp32 network's modules, by name."""
         results = []
         for chunk in x.split(_CHUNK):
             for name in modules:
@@ -280,7 +280,7 @@ class _Calibration:
         pixels = to_bytes(self.images)
 
         def results(dtype: int) -> Tensor:
-            pictures = stem.convolve(pixels, dtype, step=PICTURE_STEP, zero=PICTURE_ZERO, stride=2, after="none")
+            pictures = stem.convolve(pixels, dtype, step=IMAGE_STEP, zero=IMAGE_ZERO, stride=2, after="none")
             return to_rows(pictures, STEM)
 
         stem.center(results, _mean(before) / ranges.step)
@@ -306,7 +306,7 @@ class _Calibration:
         return made, features, rows, ranges
 
     def _layer(self, name: str, x: Tensor, rows: Tensor, ranges: Range) -> tuple[Layer, Tensor, Tensor, Range]:
-        """A layer, and what it adds: in fp32, in bytes, and what these stand for."""
+        """Quantise a layer; return it with its channels in fp32, in bytes, and their range."""
         before = self._through(x, *(f"{name}.{part}" for part in ("norm1", "relu1", "conv1", "norm2")))
         reduced = before.relu()
         added = self._through(reduced, f"{name}.conv2")
@@ -334,12 +334,13 @@ class _Calibration:
         self.step_done()
         return transition, x, to_pictures(transition.multiply(shrunk), side // 2, width // 2), target
 
-    def _center(self, pointwise: Pointwise, bounded: Tensor, wanted: Tensor, target: Range) -> None:
+    def _center(self, pointwise: Pointwise, bounded: Tensor, expected: Tensor, target: Range) -> None:
         pointwise.weights.center(
-            lambda dtype: pointwise.weights.multiply(bounded, dtype, "none"), (_mean(wanted) - target.low) / target.step
+            lambda dtype: pointwise.weights.multiply(bounded, dtype, "none"),
+            (_mean(expected) - target.low) / target.step,
         )
 
 
 def _mean(values: Tensor) -> Tensor:
-    """float64 (C,) of (N, C, S, S)."""
+    """Return the mean of each channel: (N, C, S, S) → float64 (C,)."""
     return values.mean((0, 2, 3), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Weights: from `imagenet`, `untrained` or a file to a state dict of DenseNet-121 with modern key names."""
+"""Weights: load `imagenet`, `untrained` or a file as a state dict of DenseNet-121 with modern key names."""
 
 import hashlib
 import io
@@ -17,20 +17,20 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 from torchvision.models import DenseNet121_Weights, densenet121
 
-from export.console import Problem, Unreachable
+from export.console import CliError, Unreachable
 
 IMAGENET = DenseNet121_Weights.IMAGENET1K_V1
 DOWNLOAD_TIMEOUT = 30  # seconds without a byte
-SEED = 0  # of the untrained network, so that two machines serve the same nonsense
+SEED = 0  # of the untrained weights, so that they are the same on all machines
 
-# torchvision's published file dates from a time when module names could hold dots: norm.1, conv.2
-# (torchvision.models.densenet does the same renaming when it loads that file).
+# torchvision's published file has module names with dots, such as norm.1, which torch no longer allows.
+# torchvision.models.densenet renames them in the same way when it loads the file.
 _DOTTED = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by parameter name, and where they came from. sha256 is of the file; the untrained ones have none."""
+    """Tensors by parameter name, and their origin. sha256: of the file; None for untrained weights."""
 
     name: str
     source: str
@@ -39,7 +39,10 @@ class Weights:
 
 
 def load(source: str) -> Weights:
-    """`imagenet`, `untrained`, or the path of a .pth or .safetensors file. Raises Problem."""
+    """Load `imagenet`, `untrained`, or the path of a .pth or .safetensors file.
+
+    Raises: CliError if the weights cannot be downloaded or read.
+    """
     if source == "imagenet":
         return load_imagenet()
     if source == "untrained":
@@ -49,17 +52,19 @@ def load(source: str) -> Weights:
 
 
 def load_imagenet(url: str = IMAGENET.url) -> Weights:
-    """torchvision's published weights, from the Torch Hub cache or the network.
+    """Load torchvision's published weights from the Torch Hub cache, or download them.
 
-    The file name ends in the first digits of its sha256 (Torch Hub's convention); a cached file is checked too.
-    Raises Problem when it cannot be had, or is not that file.
+    The file name ends in the first digits of the sha256 (Torch Hub's convention), which are also checked for a cached
+    file.
+
+    Raises: CliError if the download fails or the file is damaged.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     digits = path.stem.rpartition("-")[2]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # It sets no timeout of its own; a network that drops packets would hold it for ever.
+            # torch sets no timeout, so a network that drops packets would block it forever.
             socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
             torch.hub.download_url_to_file(url, str(path), hash_prefix=digits)
         except (URLError, HTTPException, TimeoutError, ConnectionError) as error:
@@ -68,20 +73,23 @@ def load_imagenet(url: str = IMAGENET.url) -> Weights:
                 f"put {path.name} into {path.parent} yourself, or give --weights FILE or --weights untrained"
             ) from error
         except RuntimeError as error:
-            raise Problem(f"the download of {path.name} arrived damaged; try again ({error})") from error
+            raise CliError(f"the download of {path.name} is damaged; try again ({error})") from error
         finally:
             socket.setdefaulttimeout(None)
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if not digest.startswith(digits):
-        raise Problem(f"{path} is damaged: its sha256 is {digest[:8]}…, not {digits}…; delete it and try again")
+        raise CliError(f"{path} is damaged: its sha256 is {digest[:8]}…, not {digits}…; delete it and try again")
     return Weights(IMAGENET.name, url, digest, _state(path, content))
 
 
 def load_file(path: Path) -> Weights:
-    """A checkpoint of DenseNet-121, any number of classes. Nothing in it is ever executed. Raises Problem."""
+    """Load a checkpoint of DenseNet-121 with any number of classes, without executing code in it.
+
+    Raises: CliError if the file is missing, damaged or not a checkpoint.
+    """
     if not path.is_file():
-        raise Problem(f"there is no weights file {path}; --weights takes imagenet, untrained or a file")
+        raise CliError(f"no such weights file: {path}; --weights takes imagenet, untrained or a file")
     content = path.read_bytes()
     return Weights(path.name, path.name, hashlib.sha256(content).hexdigest(), _state(path, content))
 
@@ -92,7 +100,7 @@ def _state(path: Path, content: bytes) -> Mapping[str, Tensor]:
         if isinstance(document, Mapping) and isinstance(document.get(wrapper), Mapping):
             document = document[wrapper]
     if not isinstance(document, Mapping) or not all(isinstance(value, Tensor) for value in document.values()):
-        raise Problem(f"{path} holds no state dict; save one with torch.save(network.state_dict(), FILE)")
+        raise CliError(f"{path} has no state dict; save one with torch.save(network.state_dict(), FILE)")
     return {_modern(str(name)): tensor for name, tensor in document.items()}
 
 
@@ -100,18 +108,18 @@ def _read_safetensors(path: Path, content: bytes) -> object:
     try:
         return load_safetensors(content)
     except (SafetensorError, KeyError, ValueError) as error:
-        raise Problem(f"{path} is no safetensors file, a damaged one, or of unknown types ({error})") from error
+        raise CliError(f"{path} is damaged, not a safetensors file, or has unknown dtypes ({error})") from error
 
 
 def _read_torch(path: Path, content: bytes) -> object:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what is wrong is said below, in one line
+            warnings.simplefilter("ignore")  # the error below replaces them in one line
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen types here, most with pages of text
-        raise Problem(
-            f"{path} is damaged or holds a program, not only tensors, and is not opened; "
-            "save torch.save(network.state_dict(), FILE) instead"
+    except Exception as error:  # torch raises a dozen types, most with long messages
+        raise CliError(
+            f"{path} is damaged, or contains more than tensors and was not loaded; "
+            "save it with torch.save(network.state_dict(), FILE)"
         ) from error
 
 

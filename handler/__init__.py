@@ -1,7 +1,6 @@
-"""The way of an image through the service, one module a step: read, decode, transform, score, rank,
-reply; and, where it is asked why, explain before the reply."""
+"""The service's request handler, one module per step: read, decode, transform, score, rank, explain, reply."""
 
-# The parts of the network's file. The model card names them, so that an older export is known by it.
+# The parts of the network's file. The model card lists them, which identifies archives of an older export.
 PARTS = ("trunk", "head")
-# The program of the process that decodes, by which it is known among others.
+# The module that the decoder process runs; it identifies the process in a list of processes.
 DECODER_PROGRAM = "handler.decoder_process"

@@ -1,4 +1,4 @@
-"""The headers that say what a client would have: Accept, and Accept-Language."""
+"""Parse the content negotiation headers Accept and Accept-Language."""
 
 import re
 
@@ -6,11 +6,11 @@ _QUALITY = re.compile(r"\s*q\s*=\s*(0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)\s*", re.I
 
 
 def qualities(header: str) -> dict[str, float]:
-    """`a, b;q=0.5` → {"a": 1.0, "b": 0.5}, in lower case and in order; an unreadable quality counts as 1."""
-    found: dict[str, float] = {}
+    """Parse `a, b;q=0.5` to {"a": 1.0, "b": 0.5}: names in lower case, in order; an invalid quality counts as 1."""
+    weights: dict[str, float] = {}
     for entry in header.split(","):
         name, *parameters = entry.split(";")
         matches = [match for parameter in parameters if (match := _QUALITY.fullmatch(parameter))]
         if name := name.strip().lower():
-            found.setdefault(name, float(matches[0][1]) if matches else 1.0)
-    return found
+            weights.setdefault(name, float(matches[0][1]) if matches else 1.0)
+    return weights

@@ -1,11 +1,11 @@
-"""TorchServe's side of a batch, as far as the handler uses it."""
+"""The part of TorchServe's context that the handler uses."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 
 class Context(Protocol):
-    """What the handler uses of TorchServe's ts.context.Context."""
+    """The attributes and methods of ts.context.Context that the handler uses."""
 
     model_name: str
     manifest: Mapping[str, Any]
@@ -14,16 +14,16 @@ class Context(Protocol):
     metrics: Any
 
     def get_request_id(self, idx: int) -> str | None:
-        """TorchServe's own id of a row's request."""
+        """Return TorchServe's id of the request at this row."""
 
     def get_all_request_header(self, idx: int) -> Mapping[str, object]:
-        """A row's request headers, and an object for every part of a form."""
+        """Return the request headers of a row; for each form part there is a mapping with the part's own headers."""
 
     def set_response_status(self, code: int, phrase: str, idx: int) -> None:
-        """The status of a row's answer."""
+        """Set the HTTP status of a row's response."""
 
     def set_response_content_type(self, idx: int, value: str) -> None:
-        """The content type of a row's answer."""
+        """Set the content type of a row's response."""
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:
-        """One more header of a row's answer."""
+        """Add a header to a row's response."""

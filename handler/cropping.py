@@ -1,33 +1,33 @@
-"""Crop: from an upright RGB image to the square of it that the network sees.
+"""Crop: resize an upright RGB image and cut out the square that the network sees.
 
-Pillow alone: this runs in the process that decodes, which has no torch.
+This module imports only Pillow because it runs in the decoder process, which does not load torch.
 """
 
 from PIL import Image
 
-RESIZE = 255  # pixels, the shorter side after resizing
-ENOUGH = 2 * RESIZE  # pixels of a shorter side that an image may have been scaled down to before
-CROP = 224  # pixels, the side of the square that the network sees
+RESIZE = 255  # pixels; length of the shorter side after resizing
+MIN_SIDE = 2 * RESIZE  # pixels; a JPEG's shorter side is never scaled below this during decoding
+CROP = 224  # pixels; side of the square that the network sees
 
 Box = tuple[float, float, float, float]
-"""Left, top, right and bottom, from the upper left corner."""
+"""Left, top, right and bottom, measured from the upper left corner."""
 
-# A long side beyond this is never resized as a whole, only the part that the crop keeps: an image of 1 × 100000
-# would grow to 255 × 25500000 pixels first.
+# If the longer side would exceed this after resizing, only the part inside the crop is resized: an image of
+# 1 × 100000 pixels would otherwise grow to 255 × 25500000 pixels.
 _LONGEST_RESIZED = 64 * RESIZE
 
 
 def crop(image: Image.Image) -> Image.Image:
-    """Return the centre of the image as the network sees it: RGB, 224 × 224 pixels."""
+    """Return the centre crop of an RGB image: RGB, 224 × 224 pixels."""
     resized = _resized(*image.size)
     if max(resized) <= _LONGEST_RESIZED:
-        whole = image.resize(resized, Image.Resampling.BILINEAR)
-        return whole.crop(_centre(*resized))
+        resized_image = image.resize(resized, Image.Resampling.BILINEAR)
+        return resized_image.crop(_centre(*resized))
     return image.resize((CROP, CROP), Image.Resampling.BILINEAR, box=crop_box(*image.size))
 
 
 def crop_box(width: int, height: int) -> Box:
-    """Return the part of an image of that size that crop() keeps, in the image's own pixels."""
+    """Return the box that crop() keeps of an image of this size, in pixels of that image."""
     resized = _resized(width, height)
     x_scale, y_scale = width / resized[0], height / resized[1]
     left, top, right, bottom = _centre(*resized)

@@ -1,4 +1,4 @@
-"""The worker's side of the process that decodes: starts it, feeds it, ends it past a limit, and replaces it."""
+"""Manage the decoder process from the worker: start it, send it images, kill it past a limit, and replace it."""
 
 import logging
 import os
@@ -16,30 +16,36 @@ from PIL import Image
 
 from handler import DECODER_PROGRAM, decoder_process
 from handler.cropping import CROP, Box, crop_box
-from handler.failures import Code, Failure
+from handler.errors import ErrorCode, RequestError
 
 log = logging.getLogger(__name__)
 
-_START_SECONDS = 60.0  # for a process that takes a tenth of one, on a machine that starts many at once
-_SOCKET_BYTES = 1 << 19  # a crop goes through in one piece
-# Beyond its processor time a decoder may wait for a core, and no longer: this often and this much.
+_START_SECONDS = 60.0  # it usually takes 0.1 s; a machine that starts many workers at once is slower
+_SOCKET_BYTES = 1 << 19  # large enough for a whole crop (150,528 bytes)
+# Wall-clock limit for one image: _WAITS × its limit of processor time + _WAIT_SECONDS. The rest is waiting for a core.
 _WAITS, _WAIT_SECONDS = 2.0, 1.0
-_ENVIRONMENT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONDONTWRITEBYTECODE")  # no secrets, no settings of torch
-INSTEAD = "save the image again in the usual way, as a baseline JPEG or a PNG, or send it smaller"
+_ENVIRONMENT = (
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "PYTHONDONTWRITEBYTECODE",
+)  # leaves out secrets and torch's settings
+RESAVE_HINT = "save the image again as a baseline JPEG or a PNG, or send a smaller one"
 
 
-class OutOfTime(Failure):
-    """An image took more processor time than it was given: too_costly."""
+class OutOfTime(RequestError):
+    """Decoding an image exceeded its limit of processor time (code too_costly)."""
 
     def __init__(self, seconds: float) -> None:
-        super().__init__(Code.TOO_COSTLY, f"decoding takes more than {seconds:g} s of processor time; {INSTEAD}")
+        super().__init__(
+            ErrorCode.TOO_COSTLY, f"decoding takes more than {seconds:g} s of processor time; {RESAVE_HINT}"
+        )
 
 
-class OutOfPixels(Failure):
-    """An image has more pixels than are left to its request: too_costly."""
+class OutOfPixels(RequestError):
+    """An image has more pixels than remain in its request's budget (code too_costly)."""
 
     def __init__(self, pixels_left: int) -> None:
-        super().__init__(Code.TOO_COSTLY, f"the image has more than {pixels_left} pixels; {INSTEAD}")
+        super().__init__(ErrorCode.TOO_COSTLY, f"the image has more than {pixels_left} pixels; {RESAVE_HINT}")
 
 
 @dataclass(frozen=True)
@@ -47,26 +53,29 @@ class Decoded:
     """One decoded image."""
 
     crop: bytearray
-    """What the network sees: 224 × 224 pixels from the upper left corner, a byte each of red, green and blue."""
+    """The network's input as uint8 RGB: 224 × 224 pixels in row-major order, 3 bytes each."""
     size: tuple[int, int]
-    """Width and height of the upright image that the crop was cut from."""
+    """Width and height in pixels of the upright image that the crop comes from."""
     shown: Image.Image | None
-    """That image, RGB, made smaller, if it was asked for."""
+    """The whole upright image, RGB, scaled down; None unless requested."""
     pixels: int
-    """How many the decoder produced."""
+    """The number of pixels that the decoder produced."""
     crop_seconds: float = 0.0
-    """What cropping took of the time."""
+    """Seconds spent on cropping."""
 
     @property
     def box(self) -> Box:
-        """Where the crop was, in fractions of the image's width and height."""
+        """Return the crop's box in fractions of the image's width and height."""
         width, height = self.size
         left, top, right, bottom = crop_box(width, height)
         return left / width, top / height, right / width, bottom / height
 
 
 class Decoder:
-    """A process that decodes, one image at a time. memory: bytes of its address space."""
+    """A process that decodes one image at a time.
+
+    memory: limit of its address space in bytes.
+    """
 
     def __init__(self, memory: int) -> None:
         self._memory = memory
@@ -75,18 +84,18 @@ class Decoder:
         self._start()
 
     def __del__(self) -> None:
-        # TorchServe ends workers without a word to them; where a worker fails to start, its decoder goes with it.
+        # TorchServe kills workers without notice. If a worker fails to start, this ends its decoder, too.
         with suppress(Exception):
             self.close()
 
     @property
     def pid(self) -> int:
-        """The process that decodes the next image."""
+        """Return the process id of the current decoder."""
         return self._process.pid
 
     @property
     def cpu_seconds(self) -> float:
-        """Processor time of all processes so far."""
+        """Return the processor time in seconds that all decoder processes have used so far."""
         return self._ended_seconds + self._reported_seconds
 
     def decode(
@@ -101,17 +110,21 @@ class Decoder:
     ) -> Decoded:
         """Decode and crop one image.
 
-        seconds: of processor time. max_pixels: of an image; pixels_left: of it and those after it. min_side: pixels of
-        the shorter side that a JPEG may be scaled down to. shown: pixels of the longer side of the whole image, to be
-        kept beside the crop.
-        Raises Failure: not_an_image, unsupported_format, broken_image, too_many_pixels, too_costly (OutOfTime and
-        OutOfPixels where more of that would do); and RuntimeError with a traceback for a defect of ours.
+        seconds: limit of processor time.
+        max_pixels: limit for one image; pixels_left: what remains for all images of the request.
+        min_side: a JPEG may be scaled down during decoding until its shorter side has this many pixels.
+        shown: longer side in pixels of the scaled-down whole image to return beside the crop.
+
+        Raises:
+            RequestError: not_an_image, unsupported_format, broken_image, too_many_pixels, too_costly. The subclasses
+                OutOfTime and OutOfPixels mean that a higher limit could help.
+            RuntimeError: with the decoder's traceback, for a bug in the decoder process.
         """
-        if self._has_ended():  # between two images: no fault of this one
+        if self._has_ended():  # it ended between two images, so this image is not the cause
             self._replace()
         self.wait_until_ready()
         pixels_left = max_pixels if pixels_left is None else pixels_left
-        head = {
+        limits = {
             "seconds": seconds,
             "max_pixels": max_pixels,
             "pixels_left": pixels_left,
@@ -120,7 +133,7 @@ class Decoder:
         }
         self._connection.settimeout(_WAITS * seconds + _WAIT_SECONDS)
         try:
-            decoder_process.send(self._connection, head, content)
+            decoder_process.send(self._connection, limits, content)
             message = decoder_process.receive(self._connection)
         except TimeoutError:
             self._replace()
@@ -138,7 +151,7 @@ class Decoder:
         return read_answer(answer, pixels)
 
     def close(self) -> None:
-        """End the process."""
+        """Kill the decoder process."""
         self._end()
 
     def _start(self) -> None:
@@ -147,15 +160,15 @@ class Decoder:
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
         with theirs:
-            # It imports what this process would, from the same places; without site-packages' start-up files.
+            # The child imports from the same folders as this process, but -S skips the .pth files of site-packages.
             path = [str(Path(__file__).resolve().parent.parent), *filter(None, sys.path)]
-            kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+            environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
             self._process = subprocess.Popen(
                 [sys.executable, "-S", "-P", "-m", DECODER_PROGRAM, str(theirs.fileno()), str(self._memory)],
-                env={**kept, "PYTHONPATH": os.pathsep.join(path)},
+                env={**environment, "PYTHONPATH": os.pathsep.join(path)},
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                # TorchServe reads commands off a worker's output.
+                # TorchServe parses a worker's standard output, so the child must not write there.
                 stdout=subprocess.DEVNULL,
             )
         self._connection = ours
@@ -163,7 +176,11 @@ class Decoder:
         self._reported_seconds = 0.0
 
     def wait_until_ready(self) -> None:
-        """Raises RuntimeError where the process does not start."""
+        """Wait until the decoder process can take images.
+
+        Raises:
+            RuntimeError: the process does not start.
+        """
         if self._ready:
             return
         self._connection.settimeout(_START_SECONDS)
@@ -173,7 +190,7 @@ class Decoder:
             message = None
         if message is None:
             self._replace()
-            raise RuntimeError("the process that decodes images does not start; the worker's log has its words")
+            raise RuntimeError("the decoder process does not start; see its error in the worker's log")
         self._ready = True
 
     def _has_ended(self) -> bool:
@@ -186,7 +203,7 @@ class Decoder:
             return True
 
     def _replace(self) -> int:
-        """End the process and start another one. Returns the exit code of the first, negative for a signal."""
+        """Kill the process and start another one. Return the first one's exit code, negative for a signal."""
         code = self._end()
         self._start()
         return code
@@ -195,7 +212,7 @@ class Decoder:
         self._connection.close()
         if self._process.returncode is not None:
             return self._process.returncode
-        # Not Popen's kill(), which would take the exit code, and with it the processor time, of one that has ended.
+        # Popen.kill() would reap a process that has ended, and its processor time would be lost.
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGKILL)
         _, status, usage = os.wait4(self._process.pid, 0)
@@ -204,27 +221,36 @@ class Decoder:
         self._reported_seconds = 0.0
         return self._process.returncode
 
-    def _failure_of_ended(self, seconds: float) -> Failure:
-        """Why a process has ended by itself."""
+    def _failure_of_ended(self, seconds: float) -> RequestError:
+        """Replace a process that ended by itself, and return the error for its image."""
         code = self._replace()
         if code == -signal.SIGPROF:
             return OutOfTime(seconds)
-        if code == -signal.SIGKILL:  # the system's, where its memory runs out
+        if code == -signal.SIGKILL:  # the kernel's out-of-memory killer
             return self._out_of_memory()
-        log.warning("the process that decodes images ended with code %d and was replaced", code)
-        return Failure(Code.BROKEN_IMAGE, "the file makes the decoder of its format fail; send it whole, or as a PNG")
+        log.warning("the decoder process exited with code %d and was replaced", code)
+        return RequestError(
+            ErrorCode.BROKEN_IMAGE, "the file crashes the decoder of its format; send the whole file, or a PNG"
+        )
 
-    def _out_of_memory(self) -> Failure:
-        return Failure(Code.TOO_COSTLY, f"decoding takes more than {self._memory} bytes of memory; {INSTEAD}")
+    def _out_of_memory(self) -> RequestError:
+        return RequestError(
+            ErrorCode.TOO_COSTLY, f"decoding takes more than {self._memory} bytes of memory; {RESAVE_HINT}"
+        )
 
 
 def read_answer(answer: Mapping[str, Any], pixels: bytearray) -> Decoded:
-    """The process' answer to decode(). Raises Failure for a refusal, RuntimeError for a defect."""
+    """Convert the decoder process's answer.
+
+    Raises:
+        RequestError: the image was rejected.
+        RuntimeError: with a traceback, for a bug in the decoder process.
+    """
     match answer:
         case {"defect": trace}:
             raise RuntimeError(trace)
-        case {"refused": code, "message": message}:
-            raise Failure(Code(code), message)
+        case {"rejected": code, "message": message}:
+            raise RequestError(ErrorCode(code), message)
     end = 3 * CROP * CROP
     shown = Image.frombytes("RGB", tuple(answer["shown"]), bytes(pixels[end:])) if answer["shown"] else None
     crop = pixels[:end] if shown else pixels

@@ -1,11 +1,10 @@
-"""The program of the process that decodes: encoded images in, crops out, one after the other.
+"""Run the decoder process: read encoded images from a socket and write back crops, one image at a time.
 
-Decoders are C libraries that run over files from strangers. Here they have a limit of processor time, enforced by the
-kernel, which no loop of theirs can evade; a limit of memory; no way to open a file or a connection; and nobody's
-request but the one at hand. What ends this process costs one image. Pillow is all that it imports: it starts in a tenth
-of a second and takes 20 MB.
+Decoders are C libraries that parse untrusted files. This process isolates them: the kernel enforces a limit of
+processor time, memory is limited, it cannot open files or connections, and it holds only one image at a time. If it
+crashes, one image fails. It imports Pillow but not torch, so it starts in 0.1 s and takes 20 MB.
 
-Messages have, both ways, a line of JSON and bytes behind it: see send().
+Messages in both directions consist of a JSON document and binary data: see send().
 """
 
 import json
@@ -35,29 +34,37 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from handler import cropping, imaging
-from handler.failures import Failure
+from handler import cropping, decoding
+from handler.errors import RequestError
 
-# Loaded before files can no longer be opened; Pillow would import each when the first file of its kind arrives.
+# Pillow would import each plugin at the first file of its format, when this process can no longer open files.
 _PLUGINS = (
     *(AvifImagePlugin, BmpImagePlugin, GifImagePlugin, JpegImagePlugin, MpoImagePlugin),
     *(PngImagePlugin, TiffImagePlugin, WebPImagePlugin),
 )
-_LENGTHS = struct.Struct("<II")  # of the JSON and of the bytes behind it
-_NO_NEW_PRIVILEGES = 38  # of prctl(2)
+_LENGTHS = struct.Struct("<II")  # bytes of the JSON, bytes of the binary data
+_NO_NEW_PRIVILEGES = 38  # PR_SET_NO_NEW_PRIVS, see prctl(2)
 
 
-def send(connection: socket.socket, head: Mapping[str, object], *blobs: bytes) -> None:
-    """Send one message. Raises OSError where the other side is gone."""
-    text = json.dumps(head).encode()
+def send(connection: socket.socket, document: Mapping[str, object], *blobs: bytes) -> None:
+    """Send one message: a JSON document and binary data.
+
+    Raises:
+        OSError: the other side has closed the connection.
+    """
+    text = json.dumps(document).encode()
     parts = [_LENGTHS.pack(len(text), sum(map(len, blobs))), text, *blobs]
-    sent = connection.sendmsg(parts)  # as a rule all of it, without a copy
+    sent = connection.sendmsg(parts)  # usually sends everything without a copy
     if sent < sum(map(len, parts)):
         connection.sendall(b"".join(parts)[sent:])
 
 
 def receive(connection: socket.socket) -> tuple[dict[str, Any], bytearray] | None:
-    """Return the next message, None where the other side has closed. Raises TimeoutError where one is set."""
+    """Return the next message, or None if the other side has closed the connection.
+
+    Raises:
+        TimeoutError: the connection has a timeout and it expired.
+    """
     lengths = _read(connection, _LENGTHS.size)
     if lengths is None:
         return None
@@ -77,18 +84,18 @@ def _read(connection: socket.socket, count: int) -> bytearray | None:
     return content
 
 
-def decode(head: Mapping[str, Any], content: bytes) -> tuple[dict[str, object], tuple[bytes, ...]]:
-    """Decode and crop one image, as the worker's message says: max_pixels, pixels_left, min_side, shown.
+def decode(limits: Mapping[str, Any], content: bytes) -> tuple[dict[str, object], tuple[bytes, ...]]:
+    """Decode and crop one image within the limits max_pixels, pixels_left, min_side and shown (see Decoder.decode).
 
-    Returns the answer's head and the pixels: of the crop and, where `shown` gives the longer side of one, of the whole
-    image made smaller. Never raises for what the content holds.
+    Return the JSON part of the answer and the pixels as uint8 RGB: of the crop and, if `shown` is set, of the
+    scaled-down whole image. Never raises because of the content.
     """
     try:
-        opened = imaging.open_image(content, max_pixels=head["max_pixels"])
-        if opened.pixels > head["pixels_left"]:
+        opened = decoding.open_image(content, max_pixels=limits["max_pixels"])
+        if opened.pixels > limits["pixels_left"]:
             return {"out_of_pixels": True}, ()
-        image = imaging.to_rgb(opened, enough=head["min_side"])
-        shown = _smaller(image, head["shown"]) if head["shown"] else None
+        image = decoding.to_rgb(opened, min_side=limits["min_side"])
+        shown = _scaled_down(image, limits["shown"]) if limits["shown"] else None
         begun = time.perf_counter()
         crop = cropping.crop(image).tobytes()
         answer = {
@@ -98,56 +105,61 @@ def decode(head: Mapping[str, Any], content: bytes) -> tuple[dict[str, object], 
             "crop_seconds": time.perf_counter() - begun,
         }
         return answer, (crop, shown.tobytes() if shown else b"")
-    except Failure as failure:
-        return {"refused": failure.code.value, "message": failure.message}, ()
+    except RequestError as error:
+        return {"rejected": error.code.value, "message": error.message}, ()
     except MemoryError:
         return {"out_of_memory": True}, ()
-    except Exception:  # a defect of ours, which the worker logs
+    except Exception:  # a bug in this code; the worker logs the traceback
         return {"defect": traceback.format_exc()}, ()
 
 
-def _smaller(image: Image.Image, longest: int) -> Image.Image:
+def _scaled_down(image: Image.Image, longest: int) -> Image.Image:
     scale = min(1, longest / max(image.size))
     width, height = (max(1, round(side * scale)) for side in image.size)
     return image.resize((width, height), Image.Resampling.BILINEAR, reducing_gap=2)
 
 
 def main(descriptor: int, memory: int) -> None:
-    """Serve the worker at the other end of a socket until it closes. memory: bytes of address space."""
+    """Serve the worker at the other end of a socket until it closes the connection.
+
+    descriptor: file descriptor of the socket. memory: limit of the address space in bytes.
+    """
     connection = socket.socket(fileno=descriptor)
-    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # processor time is one thread's
-    if not imaging.has_heic():
-        sys.modules["pillow_heif"] = None  # type: ignore[assignment]  # not looked for again, since it could not be read
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # so that the limit of processor time also bounds the duration
+    if not decoding.has_heic():
+        sys.modules["pillow_heif"] = None  # type: ignore[assignment]  # a later import would fail, because files cannot be opened
     _warm_up()
-    _give_up_rights(descriptor, memory)
+    _drop_privileges(descriptor, memory)
     send(connection, {"ready": True})
     while message := receive(connection):
-        head, content = message
-        signal.setitimer(signal.ITIMER_PROF, head["seconds"])
-        answer, pixels = decode(head, bytes(content))
+        limits, content = message
+        signal.setitimer(signal.ITIMER_PROF, limits["seconds"])
+        answer, pixels = decode(limits, bytes(content))
         signal.setitimer(signal.ITIMER_PROF, 0)
         send(connection, answer | {"cpu": time.process_time()}, *pixels)
 
 
 def _warm_up() -> None:
-    """Run what is imported or allocated at first use, once."""
+    """Decode a small image of each kind so that Pillow imports and allocates everything it needs."""
     for mode, form in (("RGB", "JPEG"), ("CMYK", "JPEG"), ("P", "GIF"), ("I;16", "PNG"), ("RGBA", "WEBP")):
         file = BytesIO()
         Image.new(mode, (8, 8)).save(file, form)
         answer, _ = decode({"max_pixels": 64, "pixels_left": 64, "min_side": None, "shown": 4}, file.getvalue())
         if "size" not in answer:
-            raise RuntimeError(f"{form} files cannot be decoded here: {answer}")
+            raise RuntimeError(f"Pillow cannot decode {form} files on this machine: {answer}")
 
 
-def _give_up_rights(descriptor: int, memory: int) -> None:
-    """From here on: no files, no connections, no processes, no core dump, and this much memory."""
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the timer's, which ends the process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the worker's business
+def _drop_privileges(descriptor: int, memory: int) -> None:
+    """Deny this process files, connections, child processes and core dumps, and limit its memory."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # default action: the timer's signal kills the process
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C in a terminal reaches this process, but only the worker reacts
     null = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):  # libtiff writes what a file says to where TorchServe reads commands
+    for stream in (0, 1, 2):  # libtiff prints text from files, and TorchServe parses the output
         os.dup2(null, stream)
     os.close(null)
-    with suppress(OSError):  # where the machine's memory runs out, this process is to go rather than the worker
+    with suppress(OSError):  # if memory runs out, the kernel kills this process rather than the worker
         Path("/proc/self/oom_score_adj").write_text("1000")
     for limit, value in (
         (resource.RLIMIT_AS, memory),
@@ -156,7 +168,7 @@ def _give_up_rights(descriptor: int, memory: int) -> None:
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
     ):
-        with suppress(ValueError, OSError):  # an administrator's limit is lower, or the system has none of this kind
+        with suppress(ValueError, OSError):  # a lower hard limit is set, or the system lacks this limit
             resource.setrlimit(limit, (value, value))
     if sys.platform == "linux":
         import ctypes

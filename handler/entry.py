@@ -1,6 +1,6 @@
-"""What TorchServe calls: the only module that knows its rows, its context and its responses.
+"""The entry point for TorchServe: the only module that handles its rows, its context and its responses.
 
-TorchServe takes the module's one class for the handler, so there must be no second one here.
+TorchServe uses the only class in this module as the handler, so do not add a second one.
 """
 
 import json
@@ -11,34 +11,38 @@ from typing import Any
 
 import torch
 
-from handler import fair_share, hardware, journal, labels, metrics, reply, scoring
+from handler import fair_share, hardware, metrics, ranking, reply, request_log, scoring
 from handler.context import Context
-from handler.control import Control
 from handler.cropping import CROP
 from handler.decoder import Decoder
-from handler.metrics import Answered
+from handler.metrics import CompletedRequest
 from handler.page import Page
 from handler.payload import Row
 from handler.pipeline import Pipeline
 from handler.reply import Reply
 from handler.routing import Router
 from handler.settings import Settings
+from handler.worker_control import Control
 
 log = logging.getLogger(__name__)
 
 
 class Classifier:
-    """TorchServe's handler. It finds the one class in this module, calls initialize once, then handle a batch."""
+    """TorchServe's handler: TorchServe calls initialize once, then handle for every batch."""
 
     def initialize(self, context: Context) -> None:
-        """Loads everything a request needs. Raises what is wrong with the archive; the worker then does not start."""
+        """Load everything that requests need.
+
+        Raises:
+            Exception: the archive or the machine is unsuitable; the worker then does not start.
+        """
         folder = Path(context.system_properties["model_dir"])
-        _quieten()
+        _drop_per_request_logs()
         settings = Settings.from_config(context.model_yaml_config)
         card: dict[str, Any] = json.loads((folder / "model_card.json").read_text(encoding="utf-8"))
-        classes = labels.load_class_index(folder / "index_to_name.json")
+        classes = ranking.load_class_index(folder / "index_to_name.json")
         hardware.check(card["precision"])
-        decoder = Decoder(settings.decode_memory)  # starts while the network is loaded
+        decoder = Decoder(settings.decode_memory)  # the process starts in the background while the network loads
         network = scoring.load(
             folder / "model.pt",
             sha256=card["network"]["sha256"],
@@ -47,7 +51,7 @@ class Classifier:
         )
         outputs = scoring.score(network, torch.zeros(1, 3, CROP, CROP), chunk=1).logits.shape[1]
         if outputs != len(classes):
-            raise ValueError(f"the network has {outputs} outputs, the class index {len(classes)} classes")
+            raise ValueError(f"the network has {outputs} outputs, but index_to_name.json has {len(classes)} classes")
         decoder.wait_until_ready()
         model = {
             "name": context.model_name,
@@ -71,46 +75,47 @@ class Classifier:
             log.warning("THE WEIGHTS ARE UNTRAINED: every answer is meaningless")
 
     def handle(self, rows: Sequence[Mapping[str, object]], context: Context) -> list[bytes]:
-        """Answers a batch: one answer a row, whatever is in it. Never raises for what a row holds."""
+        """Answer a batch: return one response body per row, in order. Never raises because of a row's content."""
         batch = [
             Row.make(entries, context.get_all_request_header(i), context.get_request_id(i))
             for i, entries in enumerate(rows)
         ]
-        if len(batch) == 1 and self.control.hold(batch[0].raw_headers):
+        if len(batch) == 1 and self.control.pause(batch[0].raw_headers):
             return [_send(context, 0, batch[0], reply.document({"held": True}))]
         self.control.begin()
-        answered = self.pipeline.run(batch)
-        self._tell(batch, answered)
-        bodies = [_send(context, i, row, one.reply) for i, (row, one) in enumerate(zip(batch, answered, strict=True))]
+        completed = self.pipeline.run(batch)
+        self._report(batch, completed)
+        pairs = zip(batch, completed, strict=True)
+        bodies = [_send(context, i, row, request.reply) for i, (row, request) in enumerate(pairs)]
         self.control.end(len(rows))
         return bodies
 
-    def _tell(self, batch: Sequence[Row], answered: Sequence[Answered]) -> None:
-        """To operators: the batch in numbers and, where logs are JSON, each request in a line."""
+    def _report(self, batch: Sequence[Row], completed: Sequence[CompletedRequest]) -> None:
+        """Record the batch's metrics and, if logs are JSON, log one line per request."""
         clock = self.pipeline.clock
-        self.meter.tell(metrics.observe(answered, clock))
-        if journal.wanted():
-            for row, one in zip(batch, answered, strict=True):
-                ids = {"request": row.request_id, "caller": journal.caller_id(row.headers)}
-                log.info("%s", journal.line(one, clock, batch=len(answered), **ids))
+        self.meter.record(metrics.observe(completed, clock))
+        if request_log.is_enabled():
+            for row, request in zip(batch, completed, strict=True):
+                ids = {"request": row.request_id, "caller": request_log.correlation_id(row.headers)}
+                log.info("%s", request_log.line(request, clock, batch=len(completed), **ids))
 
 
 def _send(context: Context, i: int, row: Row, answer: Reply) -> bytes:
-    # The phrase stays empty: a non-ASCII or foreign one would break the worker's protocol.
+    # The reason phrase stays empty: non-ASCII text in it would break the worker's protocol.
     context.set_response_status(answer.status, "", i)
     context.set_response_content_type(i, answer.content_type)
     for name, value in answer.headers.items():
         context.set_response_header(i, name, value)
-    if caller := journal.caller_id(row.headers):
-        context.set_response_header(i, journal.HEADER, caller)
-    # A gRPC call has no headers of its own. If it is a stream, TorchServe looks for this one in the answer and ends
-    # the worker where it is missing; on an HTTP answer it would break the framing.
+    if caller := request_log.correlation_id(row.headers):
+        context.set_response_header(i, request_log.HEADER, caller)
+    # gRPC calls have no request headers. For a gRPC stream, TorchServe expects this response header, and kills the
+    # worker if it is missing. In an HTTP response the header would break the framing.
     if not row.headers:
         context.set_response_header(i, "ts_stream_next", "false")
     return answer.body
 
 
-def _quieten() -> None:
-    """Drops TorchServe's two log lines a request; its metrics, log lines too, must stay."""
+def _drop_per_request_logs() -> None:
+    """Drop the two lines that TorchServe logs per request. Its metrics are log lines, too, and must stay."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: not str(record.msg).startswith("Backend received inference"))

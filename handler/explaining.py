@@ -1,7 +1,7 @@
-"""Explain: from what the network saw at each place of a picture to maps of classes, and pictures of them.
+"""Explain: compute class activation maps from the network's features, and render them as overlays.
 
-A class activation map (Zhou et al., 2016, arXiv:1512.04150) is exact for DenseNet: its logit is the mean, over 7 × 7
-places, of the classifier's answer to what was seen at each, so the answers themselves say where a class was seen.
+Class activation maps (Zhou et al., 2016, arXiv:1512.04150) are exact for DenseNet: a class's logit is the mean, over
+7 × 7 positions, of the classifier applied at each position, so the map contains each position's share of the logit.
 """
 
 import io
@@ -9,34 +9,35 @@ import io
 import torch
 from PIL import Image
 
-from handler import cropping, encoding, labels
+from handler import cropping, json_images, ranking
 from handler.cropping import Box
 from handler.decoder import Decoded
-from handler.labels import ClassIndex, Prediction
-from handler.request import Explanation, Overlays, Why
+from handler.options import ExplainOptions, Overlays
+from handler.ranking import ClassIndex, Prediction
+from handler.results import Explanation
 from handler.scoring import Network
 
-SIDE = 7  # places in a row, and rows
+GRID_SIZE = 7  # positions per row, and rows
 
-# Matplotlib's "inferno" (CC0; van der Walt and Smith, 2015), whose lightness grows evenly, at nine even steps.
+# Matplotlib's "inferno" (CC0; van der Walt and Smith, 2015), sampled at nine even steps; its lightness grows evenly.
 _COLOURS = (
     *((0, 0, 4), (33, 12, 74), (87, 16, 110), (138, 34, 106), (188, 55, 84)),
     *((228, 90, 49), (249, 142, 9), (249, 203, 53), (252, 255, 164)),
 )
 _CROP = (Overlays.CROP, Overlays.BOTH)
-_OPACITY = 0.75  # of the strongest evidence
-_COMPRESSION = 1  # zlib's fastest; level 6 takes three to six times as long, to save a tenth
+_OPACITY = 0.75  # at the map's largest value
+_COMPRESSION = 1  # zlib's fastest level; level 6 takes three to six times as long and saves a tenth
 
 
-def evidence(network: Network, activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What each place says for each class: float32 (49, 1024) → maps (classes, 7, 7), and biases (classes,).
+def class_activation_maps(network: Network, activations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return maps, float32 (classes, 7, 7), and biases, float32 (classes,), of activations, float32 (49, 1024).
 
-    A class's logit is the mean of its map, and its bias.
+    The logit of a class is the mean of its map plus its bias.
     """
     with torch.inference_mode():
-        bias = network.judge(torch.zeros(1, 1, activations.shape[1]))[0]
-        maps = network.judge(activations.unsqueeze(1)) - bias
-    return maps.T.reshape(-1, SIDE, SIDE), bias
+        bias = network.forward_head(torch.zeros(1, 1, activations.shape[1]))[0]
+        maps = network.forward_head(activations.unsqueeze(1)) - bias
+    return maps.T.reshape(-1, GRID_SIZE, GRID_SIZE), bias
 
 
 def explain(
@@ -44,83 +45,92 @@ def explain(
     logits: torch.Tensor,
     activations: torch.Tensor,
     classes: ClassIndex,
-    why: Why,
+    explain_options: ExplainOptions,
     decoded: Decoded | None,
 ) -> tuple[Explanation, ...]:
-    """One image's explanations of the classes asked for; of a preprocessed image the maps alone.
+    """Return one image's explanations of the requested classes.
 
-    logits: float32 (classes,); activations: float32 (49, 1024); decoded: None for a preprocessed image.
-    Raises Failure bad_tensor where a preprocessed image makes an evidence overflow.
+    logits: float32 (classes,); activations: float32 (49, 1024); decoded: None for a preprocessed image, whose
+    explanations have maps but no overlays.
+
+    Raises:
+        RequestError: bad_tensor, if the values of a preprocessed image make a map overflow.
     """
-    maps, biases = evidence(network, activations)
+    maps, biases = class_activation_maps(network, activations)
     if decoded is None:
-        encoding.check_finite(maps)
-    targets = why.targets or (int(logits.argmax()),)
+        json_images.check_finite(maps)
+    targets = explain_options.targets or (int(logits.argmax()),)
     return tuple(
-        _explain(prediction, maps[prediction.index], biases[prediction.index].item(), why, decoded)
-        for prediction in labels.look_up(logits, classes, targets[:1] if why.png else targets)
+        _explain(prediction, maps[prediction.index], biases[prediction.index].item(), explain_options, decoded)
+        for prediction in ranking.select(logits, classes, targets[:1] if explain_options.png else targets)
     )
 
 
 def _explain(
-    prediction: Prediction, places: torch.Tensor, bias: float, why: Why, decoded: Decoded | None
+    prediction: Prediction,
+    class_map: torch.Tensor,
+    bias: float,
+    explain_options: ExplainOptions,
+    decoded: Decoded | None,
 ) -> Explanation:
-    heat, overlay, picture = to_heat(places), None, None
-    if decoded and why.overlays in _CROP:
+    heatmap, overlay, full_overlay = to_heatmap(class_map), None, None
+    if decoded and explain_options.overlays in _CROP:
         crop = Image.frombytes("RGB", (cropping.CROP, cropping.CROP), bytes(decoded.crop))
-        overlay = to_png(lay_over(crop, heat))
+        overlay = to_png(overlay_heatmap(crop, heatmap))
     if decoded and decoded.shown:
-        picture = to_png(lay_back(decoded.shown, heat, decoded.box))
-    return Explanation(prediction, bias, places.tolist(), overlay, picture)
+        full_overlay = to_png(overlay_on_original(decoded.shown, heatmap, decoded.box))
+    return Explanation(prediction, bias, class_map.tolist(), overlay, full_overlay)
 
 
-def to_heat(places: torch.Tensor) -> Image.Image:
-    """A map, float32 (7, 7), as a grey picture of as many pixels (mode L): 0 where nothing speaks for the class, 255
-    where most does."""
-    return Image.frombytes("L", (SIDE, SIDE), bytes(_levels(places).to(torch.uint8).flatten().tolist()))
+def to_heatmap(class_map: torch.Tensor) -> Image.Image:
+    """Convert a map, float32 (7, 7), to a grey image of 7 × 7 pixels, mode L.
+
+    The largest value becomes 255; zero and negative values, which speak against the class, become 0.
+    """
+    return Image.frombytes("L", (GRID_SIZE, GRID_SIZE), bytes(_levels(class_map).to(torch.uint8).flatten().tolist()))
 
 
-def _levels(places: torch.Tensor) -> torch.Tensor:
-    values = places.clamp_min(0)
-    # Divided first: 255 / tiny is infinite, and that times 0 no number.
+def _levels(class_map: torch.Tensor) -> torch.Tensor:
+    values = class_map.clamp_min(0)
+    # Divide first: 255 / tiny is infinite, and infinity × 0 is NaN.
     return (values / values.max().clamp_min(torch.finfo().tiny) * 255).round()
 
 
-def lay_over(picture: Image.Image, heat: Image.Image) -> Image.Image:
-    """An RGB picture with a heat of its whole laid over it; where there is none it shows as it is."""
-    # Each place is a tile of the picture, and its value stands for the tile's middle, as resize() has it.
-    heat = heat.resize(picture.size, Image.Resampling.BICUBIC)
-    colours = heat.copy()
+def overlay_heatmap(image: Image.Image, heatmap: Image.Image) -> Image.Image:
+    """Return an RGB image with the heatmap of the whole image over it; it is transparent where it is 0."""
+    # Each position covers a tile of the image, and its value belongs to the tile's centre, as resize() assumes.
+    heatmap = heatmap.resize(image.size, Image.Resampling.BICUBIC)
+    colours = heatmap.copy()
     colours.putpalette(_palette())
-    return Image.composite(colours.convert("RGB"), picture, heat.point([round(i * _OPACITY) for i in range(256)]))
+    return Image.composite(colours.convert("RGB"), image, heatmap.point([round(i * _OPACITY) for i in range(256)]))
 
 
-def lay_back(picture: Image.Image, heat: Image.Image, crop: Box) -> Image.Image:
-    """An RGB picture with the heat of its crop laid over that, and dimmed around it: nothing there was looked at.
+def overlay_on_original(image: Image.Image, heatmap: Image.Image, crop: Box) -> Image.Image:
+    """Return an RGB image with the heatmap over its crop. The rest, which the network does not see, is dimmed.
 
-    crop: in fractions of the picture's width and height.
+    crop: in fractions of the image's width and height.
     """
-    across, down = ([round(crop[i] * side), round(crop[i + 2] * side)] for i, side in enumerate(picture.size))
-    # A picture of a few pixels' width is still to have a column of heat.
+    across, down = ([round(crop[i] * side), round(crop[i + 2] * side)] for i, side in enumerate(image.size))
+    # In an image a few pixels wide, the heatmap still needs at least one column.
     (left, right), (top, bottom) = ((low, max(high, low + 1)) for low, high in (across, down))
     box = left, top, right, bottom
-    shown = picture.point([value // 2 for value in range(256)] * 3)
-    shown.paste(lay_over(picture.crop(box), heat), box)
-    return shown
+    overlaid = image.point([value // 2 for value in range(256)] * 3)
+    overlaid.paste(overlay_heatmap(image.crop(box), heatmap), box)
+    return overlaid
 
 
-def to_png(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+def to_png(image: Image.Image) -> bytes:
+    """Encode the image as a PNG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=_COMPRESSION)
+    image.save(buffer, "PNG", compress_level=_COMPRESSION)
     return buffer.getvalue()
 
 
 def _palette() -> list[int]:
-    """256 colours, red, green and blue of each, between the nine."""
+    """Return 256 colours interpolated between the nine, as red, green, blue, red, …"""
     strip = Image.new("RGB", (len(_COLOURS), 1))
     strip.putdata(_COLOURS)
     steps = len(_COLOURS) - 1
-    # From the middle of the first colour's pixel to that of the last one's.
+    # The box goes from the centre of the first colour's pixel to the centre of the last one's.
     even = strip.resize((256, 1), Image.Resampling.BILINEAR, box=(0.5, 0, steps + 0.5, 1))
     return list(even.tobytes())

@@ -1,13 +1,13 @@
-"""Shares processor time out among a batch's images, so that those which take too long cost the others nothing.
+"""Share processor time among a batch's images, so that slow images do not make the others fail.
 
-Who needs more than a share is stopped and comes again in the next round, when those that needed less are done:
+An image that exceeds its share is stopped, and tried again in the next round after the faster ones are done:
 
-    round    each image still waiting gets
+    round    share of each image that is not done
     1        an even share of half the request's seconds
-    2, 3 …   an even share of half of what is left, as long as that grows
+    2, 3 …   an even share of half of the remaining seconds, while the shares grow
 
-An image alone gets all that one image may have, at once. However many images of a request pass every limit, they take
-two thirds of its seconds at most: 16 of them 7.5 of 15 in one round, one beside 15 good ones 5.5 in two.
+A single image gets the whole limit of one image at once. Images that exceed every limit take at most two thirds of
+their request's seconds: 16 such images take 7.5 of 15 s in one round; one among 15 good ones takes 5.5 s in two.
 """
 
 import time
@@ -15,30 +15,37 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from handler.decoder import INSTEAD, Decoded, Decoder, OutOfPixels, OutOfTime
-from handler.failures import Code, Failure
+from handler.decoder import RESAVE_HINT, Decoded, Decoder, OutOfPixels, OutOfTime
+from handler.errors import ErrorCode, RequestError
 from handler.settings import Settings
 
-_SHARED_OUT = 0.5  # of what is left, in each round
-_WORTH_IT = 1.25  # how much longer another try has to be than the last one
-_OF_RESPONSE_TIMEOUT = 0.2
+_SHARED_OUT = 0.5  # fraction of the remaining seconds that each round shares out
+_WORTH_IT = 1.25  # minimum ratio of a try's limit to the previous try's
+_OF_RESPONSE_TIMEOUT = 0.2  # fraction of TorchServe's responseTimeout for decoding a batch
 _RESPONSE_TIMEOUT = 120  # seconds, TorchServe's default
-_WAITING = 3.0  # seconds off the processor that count as one on it: who is never done must not wait forever
+_WAITING = 3.0  # wall-clock seconds that count as one second of processor time, so that a stalled image ends, too
 
 
 @dataclass
 class Task:
-    """One image to decode. request: which of the batch's it belongs to. shown: see Decoder.decode."""
+    """One image to decode.
+
+    request: identifies the request that the image belongs to. shown: see Decoder.decode.
+    """
 
     request: int
     content: bytes
     shown: int | None = None
     result: Decoded | Exception | None = None
-    """What became of it: a Failure, or another exception for a defect of ours."""
+    """The decoded image, a RequestError, or another exception for a bug."""
     _tried: float = 0.0
 
     def get(self) -> Decoded:
-        """The decoded image. Raises what stood in its way."""
+        """Return the decoded image.
+
+        Raises:
+            Exception: the error that decoding ended with.
+        """
         if isinstance(self.result, Decoded):
             return self.result
         assert self.result is not None
@@ -46,19 +53,19 @@ class Task:
 
 
 def batch_seconds(config: Mapping[str, object] | None) -> float:
-    """Return the processor time that a whole batch's decoding may take, whatever many requests are in it.
+    """Return the seconds of processor time for decoding a batch, however many requests it has.
 
-    config: model-config.yaml. A decoder may wait for a core as long again, and the network needs its time, too; all
-    of it has to end before TorchServe's responseTimeout ends the worker.
+    config: the content of model-config.yaml. A decoder may wait for a core as long again, and scoring takes time, too;
+    everything must end before TorchServe's responseTimeout, at which it kills the worker.
     """
     timeout = (config or {}).get("responseTimeout")
     return _OF_RESPONSE_TIMEOUT * (timeout if isinstance(timeout, int) and timeout > 0 else _RESPONSE_TIMEOUT)
 
 
 def decode_all(decoder: Decoder, tasks: Sequence[Task], settings: Settings, batch_seconds: float) -> None:
-    """Decode a batch's images, and put the result of each into its task. Never raises for what an image holds.
+    """Decode a batch's images and store each result in its task. Never raises because of an image's content.
 
-    batch_seconds: of processor time for all of them; those of one request have settings.request_seconds.
+    batch_seconds: limit of processor time for all images; those of one request share settings.request_seconds.
     """
     seconds = dict.fromkeys({task.request for task in tasks}, settings.request_seconds)
     pixels = dict.fromkeys(seconds, settings.max_request_pixels)
@@ -79,7 +86,7 @@ def decode_all(decoder: Decoder, tasks: Sequence[Task], settings: Settings, batc
 
 
 def _decode(decoder: Decoder, task: Task, limit: float, pixels: dict[int, int], settings: Settings) -> float:
-    """Try one image for so long. Returns the seconds that it took."""
+    """Try to decode one image within a limit in seconds. Return the seconds that it took."""
     begun, cpu_begun = time.monotonic(), decoder.cpu_seconds
     try:
         task.result = decoder.decode(
@@ -91,30 +98,28 @@ def _decode(decoder: Decoder, task: Task, limit: float, pixels: dict[int, int], 
             shown=task.shown,
         )
         pixels[task.request] -= task.result.pixels
-    except OutOfTime as failure:
+    except OutOfTime as error:
         task._tried = limit
         if limit >= settings.decode_seconds:
-            task.result = failure
+            task.result = error
     except OutOfPixels:
         task.result = _out_of_pixels(settings)
-    except Failure as failure:
-        task.result = failure
-    except Exception as defect:
-        task.result = defect
+    except Exception as error:  # a RequestError, or a bug; Task.get() raises either
+        task.result = error
     return max(decoder.cpu_seconds - cpu_begun, (time.monotonic() - begun) / _WAITING)
 
 
-def _out_of_seconds(settings: Settings) -> Failure:
-    return Failure(
-        Code.TOO_COSTLY,
-        f"decoding the images of this request takes more than its {settings.request_seconds:g} s of processor time, "
-        f"and this one takes much of it; send it in a request of its own, or {INSTEAD}",
+def _out_of_seconds(settings: Settings) -> RequestError:
+    return RequestError(
+        ErrorCode.TOO_COSTLY,
+        f"decoding the images of this request takes more than {settings.request_seconds:g} s of processor time, and "
+        f"this image takes much of it; send it in a separate request, or {RESAVE_HINT}",
     )
 
 
-def _out_of_pixels(settings: Settings) -> Failure:
-    return Failure(
-        Code.TOO_COSTLY,
-        f"the images of this request have more than {settings.max_request_pixels} pixels together; send this one in "
-        "a request of its own, or send it smaller",
+def _out_of_pixels(settings: Settings) -> RequestError:
+    return RequestError(
+        ErrorCode.TOO_COSTLY,
+        f"the images of this request have more than {settings.max_request_pixels} pixels in total; send this image in "
+        "a separate request, or send a smaller one",
     )

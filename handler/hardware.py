@@ -1,10 +1,10 @@
-"""Hardware: what each precision wants of the machine, and where its network runs."""
+"""Hardware: what each precision requires of the machine, and the device its network runs on."""
 
 import torch
 
-# What torch.cpu.get_capabilities calls the instructions, one of which is needed.
+# At least one of these instruction sets is required; names as in torch.cpu.get_capabilities().
 _INSTRUCTIONS = {
-    # Without them oneDNN adds pairs of products in 16 bits, which overflow: slower than fp32, and wrong.
+    # Without them oneDNN adds pairs of products in 16 bits: they overflow, and it is slower than fp32.
     "int8": ("avx512_vnni", "avx_vnni", "amx_int8"),
     "bf16": ("amx_bf16", "avx512_bf16"),
 }
@@ -12,17 +12,26 @@ _NAMES = {"int8": "a processor with VNNI", "bf16": "a processor with AMX or AVX-
 
 
 def check(precision: str) -> None:
-    """Raises ValueError that says what this machine lacks for a precision: fp32, bf16, fp16 or int8."""
+    """Check that this machine supports a precision: fp32, bf16, fp16 or int8.
+
+    Raises:
+        ValueError: names the missing hardware.
+    """
     if precision == "fp16":
-        there = torch.cuda.is_available()
+        supported = torch.cuda.is_available()
     else:
         capabilities = torch.cpu.get_capabilities()
-        wanted = _INSTRUCTIONS.get(precision)
-        there = wanted is None or any(capabilities.get(name) for name in wanted)
-    if not there:
-        raise ValueError(f"{precision} needs {_NAMES[precision]}, and this machine has none; fp32 runs everywhere")
+        required = _INSTRUCTIONS.get(precision)
+        supported = required is None or any(capabilities.get(name) for name in required)
+    if not supported:
+        raise ValueError(
+            f"{precision} needs {_NAMES[precision]}, which this machine does not have; use fp32, which runs everywhere"
+        )
 
 
 def device(precision: str, gpu: int | None = None) -> torch.device:
-    """Where a network of the precision runs. gpu: number of the one that TorchServe gave this worker, if it did."""
+    """Return the device that a network of this precision runs on.
+
+    gpu: index of the GPU that TorchServe assigned to this worker, if any.
+    """
     return torch.device("cuda", gpu or 0) if precision == "fp16" else torch.device("cpu")

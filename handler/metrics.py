@@ -1,7 +1,9 @@
-"""What the service tells of itself in numbers. Each is a line that TorchServe reads off the worker, adds up over all
-workers, and shows to Prometheus if its metrics configuration (here metrics.yaml) declares it; else it is dropped.
+"""Metrics of the service.
 
-Labels have few and fixed values. Nothing that a client sends becomes one.
+The worker prints each observation as a line. TorchServe parses it, adds up all workers, and exports the metric to
+Prometheus if its metrics configuration (here metrics.yaml) declares it; otherwise it is dropped.
+
+Labels have a small, fixed set of values; nothing that a client sends becomes a label value.
 """
 
 import math
@@ -13,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from handler.failures import Code, Failure
+from handler.errors import ErrorCode, RequestError
 from handler.reply import Reply
-from handler.request import Outcome, Seen
+from handler.results import ImageResult, Outcome
 
-VERBS = ("decode", "transform", "score", "rank", "reply")  # of pipeline.py; what reading takes is in none
+VERBS = ("decode", "transform", "score", "rank", "reply")  # the measured steps of pipeline.py; reading is not measured
 TIMES = {verb: f"densenet_{verb}_seconds" for verb in VERBS}
 DECODE, TRANSFORM, SCORE = (TIMES[verb] for verb in ("decode", "transform", "score"))
 HANDLE = "densenet_handle_seconds"
@@ -37,19 +39,19 @@ COUNTERS: Mapping[str, tuple[str, ...]] = {
     BATCHES: ("requests", "images"),
     WORKERS: (),
 }
-"""Our counters, and the labels of each beside those of the model."""
-MODEL_LABELS = ("model_name", "model_version")  # as TorchServe's own ts_inference_requests_total has them
+"""Our counters and the labels of each, in addition to MODEL_LABELS."""
+MODEL_LABELS = ("model_name", "model_version")  # the same labels as on TorchServe's ts_inference_requests_total
 
 PROTOCOLS = ("native", "native_json", "kserve_v1", "open_inference", "hugging_face", "page")
-STATUSES = tuple(str(status) for status in sorted({200, *(code.status for code in Code)}))
+STATUSES = tuple(str(status) for status in sorted({200, *(code.status for code in ErrorCode)}))
 OUTCOMES = ("recognized", "not_recognized", "refused")
 DECILES = tuple(f"0.{tenth}" for tenth in range(10))
 _LARGEST_RANGE = 64
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One request of a batch: its answer, what became of its images, and from where on these count as recognized."""
+class CompletedRequest:
+    """One answered request of a batch: its reply, its images' outcomes, and their recognition threshold in 0..1."""
 
     reply: Reply
     outcomes: Sequence[Outcome] = ()
@@ -57,7 +59,7 @@ class Answered:
 
 
 class Clock:
-    """Seconds that a batch takes: in all since the clock was made, and by verb."""
+    """Measure the seconds that a batch takes: in total, and by verb."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
@@ -65,106 +67,109 @@ class Clock:
         self.seconds: dict[str, float] = dict.fromkeys(VERBS, 0.0)
 
     @property
-    def whole(self) -> float:
-        """Since the start."""
+    def total(self) -> float:
+        """Return the seconds since the clock was created."""
         return self._now() - self._started
 
     @contextmanager
     def measure(self, verb: str) -> Iterator[None]:
-        """Around a verb's work on the whole batch."""
+        """Add the duration of the block, which handles the whole batch, to a verb's seconds."""
         started = self._now()
         yield
         self.seconds[verb] += self._now() - started
 
-    def move(self, seconds: float, away_from: str, to: str) -> None:
-        """What was measured with one verb and belongs to another."""
-        self.seconds[away_from] -= seconds
+    def move(self, seconds: float, source: str, to: str) -> None:
+        """Move seconds that were measured with one verb to the verb that they belong to."""
+        self.seconds[source] -= seconds
         self.seconds[to] += seconds
 
 
 @dataclass(frozen=True)
 class Observation:
-    """A time for a histogram, or how much a counter grows."""
+    """A duration in seconds for a histogram, or the increment of a counter."""
 
     name: str
     value: float
     labels: tuple[str, ...] = ()
 
 
-def observe(batch: Sequence[Answered], clock: Clock) -> list[Observation]:
-    """What a batch adds. Times are those of batches with an image: a probe or a bad form would only blur them."""
-    outcomes = [outcome for answered in batch for outcome in answered.outcomes]
+def observe(batch: Sequence[CompletedRequest], clock: Clock) -> list[Observation]:
+    """Return a batch's observations.
+
+    Durations are recorded only for batches with images: health probes and bad forms would distort the histograms.
+    """
+    outcomes = [outcome for completed in batch for outcome in completed.outcomes]
     times = []
     if outcomes:
-        times += [Observation(DECODE, clock.seconds["decode"]), Observation(HANDLE, clock.whole)]
-    if any(isinstance(outcome, Seen) for outcome in outcomes):
+        times += [Observation(DECODE, clock.seconds["decode"]), Observation(HANDLE, clock.total)]
+    if any(isinstance(outcome, ImageResult) for outcome in outcomes):
         times += [Observation(TIMES[verb], clock.seconds[verb]) for verb in ("transform", "score")]
     counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
-    for answered in batch:
-        counts[REQUESTS, (answered.reply.protocol, str(answered.reply.status))] += 1
-        for name, label in _of_images(answered):
+    for completed in batch:
+        counts[REQUESTS, (completed.reply.protocol, str(completed.reply.status))] += 1
+        for name, label in _count_images(completed):
             counts[name, (label,)] += 1
-        counts.update((REFUSALS, (code.value,)) for code in reasons(answered))
+        counts.update((REFUSALS, (code.value,)) for code in error_codes(completed))
     if outcomes:
         counts[BATCHES, (_range(len(batch)), _range(len(outcomes)))] += 1
     return times + [Observation(name, count, labels) for (name, labels), count in counts.items()]
 
 
-def reasons(answered: Answered) -> list[Code]:
-    """Why something was refused: a code for every image, and one for the request where none of them is the cause."""
-    codes = [outcome.code for outcome in answered.outcomes if isinstance(outcome, Failure)]
-    if answered.reply.code and answered.reply.code not in codes:
-        codes.append(answered.reply.code)
+def error_codes(completed: CompletedRequest) -> list[ErrorCode]:
+    """Return the code of every rejected image, and the request's own code if no image caused the rejection."""
+    codes = [outcome.code for outcome in completed.outcomes if isinstance(outcome, RequestError)]
+    if completed.reply.code and completed.reply.code not in codes:
+        codes.append(completed.reply.code)
     return codes
 
 
 def outcome_of(outcome: Outcome, min_probability: float) -> str:
-    """One of OUTCOMES. Of what is no number no answer can be made."""
-    if isinstance(outcome, Failure) or math.isnan(outcome.predictions[0].probability):
+    """Return an image's outcome, one of OUTCOMES. NaN counts as refused because it cannot be written as JSON."""
+    if isinstance(outcome, RequestError) or math.isnan(outcome.predictions[0].probability):
         return "refused"
     return "recognized" if outcome.recognized(min_probability) else "not_recognized"
 
 
 def zeros() -> list[Observation]:
-    """Every series whose labels are known beforehand, so that its first increase is seen as one."""
-    known = [(IMAGES, OUTCOMES), (REFUSALS, tuple(code.value for code in Code)), (PROBABILITY, DECILES)]
+    """Return a zero for every series with predictable labels, so that Prometheus sees the first increase."""
+    predictable = [(IMAGES, OUTCOMES), (REFUSALS, tuple(code.value for code in ErrorCode)), (PROBABILITY, DECILES)]
     requests = [(protocol, status) for protocol in PROTOCOLS for status in STATUSES]
     return [
-        *(Observation(name, 0, (label,)) for name, labels in known for label in labels),
+        *(Observation(name, 0, (label,)) for name, labels in predictable for label in labels),
         *(Observation(REQUESTS, 0, labels) for labels in requests),
     ]
 
 
 class Meter:
-    """Tells TorchServe, through the metrics of its context; where there are none, nobody."""
+    """Pass observations to TorchServe through its context's metrics. metrics: None to record nothing."""
 
     def __init__(self, metrics: Any, model: Mapping[str, str]) -> None:
-        # What would break TorchServe's line cannot be in a label.
+        # Replace characters in label values that would break the line that TorchServe parses.
         self._model = [re.sub(r"[^\w.-]", "_", model[key], flags=re.ASCII) for key in ("name", "version")]
         self._metrics: dict[str, Any] = {}
         if metrics is not None:
             self._metrics = {name: _declared(metrics, name) for name in (*HISTOGRAMS, *COUNTERS)}
-        self.tell([*zeros(), Observation(WORKERS, 1)])
+        self.record([*zeros(), Observation(WORKERS, 1)])
 
-    def tell(self, observations: Sequence[Observation]) -> None:
-        """One line each. No request ids: Prometheus would not have them, and they would be most of the line."""
+    def record(self, observations: Sequence[Observation]) -> None:
+        """Print one line per observation, without request ids: Prometheus does not need them, and they are long."""
         if self._metrics:
-            for one in observations:
-                # TorchServe reads no exponent such as 1e-05.
-                value = round(one.value, 6) if one.value >= 1e-4 else 0
-                self._metrics[one.name].add_or_update(value, [*self._model, *one.labels])
+            for observation in observations:
+                # TorchServe cannot parse exponents such as 1e-05.
+                value = round(observation.value, 6) if observation.value >= 1e-4 else 0
+                self._metrics[observation.name].add_or_update(value, [*self._model, *observation.labels])
 
 
-def _of_images(answered: Answered) -> Iterator[tuple[str, str]]:
-    for outcome in answered.outcomes:
-        became = outcome_of(outcome, answered.min_probability)
-        yield IMAGES, became
-        if isinstance(outcome, Seen) and became != "refused":
+def _count_images(completed: CompletedRequest) -> Iterator[tuple[str, str]]:
+    for outcome in completed.outcomes:
+        label = outcome_of(outcome, completed.min_probability)
+        yield IMAGES, label
+        if isinstance(outcome, ImageResult) and label != "refused":
             yield PROBABILITY, DECILES[min(int(outcome.predictions[0].probability * 10), 9)]
 
 
 def _range(count: int) -> str:
-    """1, 2-3, 4-7, 8-15 …: a power of two up to the next."""
+    """Return the range of a count, between powers of two: 1, 2-3, 4-7, 8-15 … 64+."""
     if count >= _LARGEST_RANGE:
         return f"{_LARGEST_RANGE}+"
     low = 1 << (count.bit_length() - 1)
@@ -172,8 +177,8 @@ def _range(count: int) -> str:
 
 
 def _declared(metrics: Any, name: str) -> Any:
-    """TorchServe's metric, which its configuration declares, or which is made here and told in vain."""
-    # Who has metrics is TorchServe; the handler runs without it, too.
+    """Return TorchServe's metric. One that metrics.yaml does not declare is created here, but not exported."""
+    # Imported here because the handler also runs without TorchServe, and then without metrics.
     from ts.metrics.metric_cache_errors import MetricsCacheKeyError  # type: ignore[import-untyped]
     from ts.metrics.metric_type_enum import MetricTypes  # type: ignore[import-untyped]
 

@@ -1,7 +1,7 @@
-"""The way of a batch through the service, one verb after the other: read, decode, transform, score, rank, reply.
+"""Process a batch in six steps: read, decode, transform, score, rank, reply.
 
-There is one record a request and one an image. Each verb goes over the records that have come so far, and fills in the
-next field of each. An error ends the way of its own record: no image hurts another one, no request another one.
+Each request and each image has a record. Each step goes over the records without an error and fills in their next
+field. An error affects only its own record, never other images or requests.
 """
 
 import logging
@@ -13,16 +13,17 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from handler import encoding, explaining, fair_share, labels, metrics, scoring, transform
+from handler import explaining, fair_share, json_images, metrics, ranking, scoring, transform
 from handler.decoder import Decoded, Decoder
-from handler.failures import Code, Failure
+from handler.errors import ErrorCode, RequestError
 from handler.fair_share import Task
-from handler.labels import ClassIndex
 from handler.metrics import Clock
 from handler.payload import Row
-from handler.protocols import Asked
+from handler.protocols import ParsedRequest
+from handler.ranking import ClassIndex
 from handler.reply import Reply
-from handler.request import Outcome, Seen, Upload
+from handler.request import Upload
+from handler.results import ImageResult, Outcome
 from handler.routing import Router
 from handler.scoring import Network, Scores
 from handler.settings import Settings
@@ -32,23 +33,23 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class RequestRecord:
-    """One request on its way."""
+    """The state of one request."""
 
     row: Row
-    asked: Asked | None = None
+    parsed: ParsedRequest | None = None
     images: Sequence["ImageRecord"] = ()
     reply: Reply | None = None
-    error: Failure | None = None
+    error: RequestError | None = None
 
     @property
     def request_id(self) -> str | None:
-        """TorchServe's id of the request."""
+        """Return TorchServe's id of the request."""
         return self.row.request_id
 
 
 @dataclass
 class ImageRecord:
-    """One image on its way. Fields are None until their verb was there; after an error they stay so."""
+    """The state of one image. A field is None until its step has run, and stays None after an error."""
 
     request: RequestRecord
     upload: Upload
@@ -59,23 +60,23 @@ class ImageRecord:
     """float32, (classes,)."""
     activations: torch.Tensor | None = None
     """float32, (49, 1024)."""
-    result: Seen | None = None
-    error: Failure | None = None
+    result: ImageResult | None = None
+    error: RequestError | None = None
 
     @property
     def request_id(self) -> str | None:
-        """TorchServe's id of the request that the image came in."""
+        """Return TorchServe's id of the image's request."""
         return self.request.request_id
 
     @property
-    def asked(self) -> Asked:
-        """What is asked about the image."""
-        assert self.request.asked is not None
-        return self.request.asked
+    def parsed(self) -> ParsedRequest:
+        """Return the image's parsed request."""
+        assert self.request.parsed is not None
+        return self.request.parsed
 
     @property
     def outcome(self) -> Outcome:
-        """What became of the image, at the end of the way."""
+        """Return the image's result or its error; valid after the last step."""
         outcome = self.error or self.result
         assert outcome is not None
         return outcome
@@ -83,7 +84,10 @@ class ImageRecord:
 
 @dataclass
 class Pipeline:
-    """The way of a batch, for one loaded model. model: what answers say of it."""
+    """The steps for one loaded model.
+
+    model: its name, version, weights and precision, as responses contain them.
+    """
 
     settings: Settings
     classes: ClassIndex
@@ -92,11 +96,11 @@ class Pipeline:
     router: Router
     model: Mapping[str, str]
     batch_seconds: float
-    """Processor time for decoding a batch."""
+    """Limit of processor time in seconds for decoding a batch."""
     clock: Clock = field(default_factory=Clock)
 
-    def run(self, rows: Sequence[Row]) -> list[metrics.Answered]:
-        """Answer a batch. Never raises for what a row holds."""
+    def run(self, rows: Sequence[Row]) -> list[metrics.CompletedRequest]:
+        """Answer a batch: one completed request per row, in order. Never raises because of a row's content."""
         self.clock = Clock()
         requests = [RequestRecord(row) for row in rows]
         self.read(requests)
@@ -110,36 +114,39 @@ class Pipeline:
         return [_completed(request) for request in requests]
 
     def read(self, requests: Sequence[RequestRecord]) -> None:
-        """Request row → what is asked, and a record for each of its images; or a reply at once."""
+        """Parse each row into a request with a record per image, or into an immediate reply."""
         for request in requests:
             with _isolated(request):
                 routed = self.router.route(request.row)
                 if isinstance(routed, Reply):
                     request.reply = routed
                 else:
-                    request.asked = routed
+                    request.parsed = routed
                     request.images = [ImageRecord(request, upload) for upload in routed.request.uploads]
 
     def decode(self, images: Sequence[ImageRecord]) -> None:
-        """Encoded image → crop, and the image made smaller where the answer shows it."""
+        """Decode each upload to a crop and, if the answer contains it, the scaled-down whole image."""
         with self.clock.measure("decode"):
             tasks = {
-                id(image): Task(id(image.request), image.upload.content, image.asked.request.shown)
+                id(image): Task(id(image.request), image.upload.content, image.parsed.request.shown)
                 for image in images
                 if isinstance(image.upload.content, bytes)
             }
             fair_share.decode_all(self.decoder, list(tasks.values()), self.settings, self.batch_seconds)
             for image in images:
                 with _isolated(image):
-                    if isinstance(image.upload.content, Failure):
+                    if isinstance(image.upload.content, RequestError):
                         raise image.upload.content
                     if task := tasks.get(id(image)):
                         image.decoded = task.get()
 
     def transform(self, images: Sequence[ImageRecord]) -> None:
-        """Crop → tensor. The crop itself was cut in the decoder's process, and its time counts here."""
+        """Convert each crop to a tensor.
+
+        The decoder process has already cut the crop; the time for it counts as transform.
+        """
         with self.clock.measure("transform"):
-            for image in _going(images):
+            for image in _without_error(images):
                 with _isolated(image):
                     if isinstance(image.upload.content, torch.Tensor):
                         image.tensor = image.upload.content.unsqueeze(0)
@@ -149,23 +156,23 @@ class Pipeline:
         self.clock.move(cropping, "decode", "transform")
 
     def score(self, images: Sequence[ImageRecord]) -> None:
-        """Tensors → logits and activations, all images together."""
+        """Compute logits and activations of all tensors in one batch."""
         with self.clock.measure("score"):
-            going = _going(images)
-            if len(going) > 1 and self._score_together(going):
+            pending = _without_error(images)
+            if len(pending) > 1 and self._score_together(pending):
                 return
-            # One image must not take the others down: each for itself then.
-            for image in going:
+            # If the batch fails, score each image separately, so that one image does not make the others fail.
+            for image in pending:
                 with _isolated(image):
                     self._score([image])
                 if image.error and scoring.is_lost(self.network):
-                    sys.exit("the GPU is in error; TorchServe starts another worker")
+                    sys.exit("the GPU has failed; TorchServe restarts the worker")
 
     def _score_together(self, images: Sequence[ImageRecord]) -> bool:
         try:
             self._score(images)
         except Exception as error:
-            log.warning("a batch of %d images fails in the network, each is scored alone: %a", len(images), error)
+            log.warning("scoring a batch of %d images failed; scoring each image separately: %a", len(images), error)
             return False
         return True
 
@@ -175,75 +182,78 @@ class Pipeline:
             image.logits, image.activations = logits, activations
 
     def score_batch(self, batch: torch.Tensor) -> Scores:
-        """float32, (N, 3, 224, 224), normalized → the network's scores."""
+        """Return the network's scores of a batch: float32, (N, 3, 224, 224), normalized."""
         return scoring.score(self.network, batch, chunk=self.settings.network_batch)
 
     def rank(self, images: Sequence[ImageRecord]) -> None:
-        """Logits → ranked labels."""
+        """Rank each image's classes by its logits."""
         with self.clock.measure("rank"):
-            for image in _going(images):
+            for image in _without_error(images):
                 with _isolated(image):
                     assert image.logits is not None
-                    if not image.decoded:  # a preprocessed image, whose numbers are the client's
-                        encoding.check_finite(image.logits)
-                    ranked = labels.rank(image.logits, self.classes, image.asked.request.top_k)
-                    image.result = Seen(ranked, shown=image.decoded.shown if image.decoded else None)
+                    if not image.decoded:  # a preprocessed tensor with values from the client
+                        json_images.check_finite(image.logits)
+                    ranked = ranking.top_k(image.logits, self.classes, image.parsed.request.top_k)
+                    image.result = ImageResult(ranked, shown=image.decoded.shown if image.decoded else None)
 
     def explain(self, images: Sequence[ImageRecord]) -> None:
-        """Activations → maps of classes, where they are asked for."""
-        for image in _going(images):
-            if not (why := image.asked.request.why):
+        """Compute explanations for the images whose requests ask for them."""
+        for image in _without_error(images):
+            if not (explain_options := image.parsed.request.explain_options):
                 continue
             with _isolated(image):
                 assert image.result is not None
                 assert image.logits is not None
                 assert image.activations is not None
                 explanations = explaining.explain(
-                    self.network, image.logits, image.activations, self.classes, why, image.decoded
+                    self.network, image.logits, image.activations, self.classes, explain_options, image.decoded
                 )
                 crop = image.decoded.box if image.decoded else None
                 image.result = replace(image.result, explanations=explanations, crop=crop)
 
     def reply(self, requests: Sequence[RequestRecord]) -> None:
-        """Ranked labels → JSON, page or PNG, in the request's protocol."""
+        """Build each request's reply, JSON, HTML or PNG, in its protocol."""
         with self.clock.measure("reply"):
             for request in requests:
                 with _isolated(request):
-                    if request.asked and not request.error:
-                        request.reply = self._answer(request.asked, [image.outcome for image in request.images])
+                    if request.parsed and not request.error:
+                        request.reply = self._answer(request.parsed, [image.outcome for image in request.images])
                 if request.error:
-                    request.reply = self.router.refuse(request.row, request.asked, request.error)
+                    request.reply = self.router.refuse(request.row, request.parsed, request.error)
 
-    def _answer(self, asked: Asked, outcomes: Sequence[Outcome]) -> Reply:
-        answer = asked.request.answer(outcomes, self.model)
+    def _answer(self, parsed: ParsedRequest, outcomes: Sequence[Outcome]) -> Reply:
+        answer = parsed.request.answer(outcomes, self.model)
         if len(answer.body) > self.settings.max_response_bytes:
-            raise Failure(
-                Code.ANSWER_TOO_LARGE,
-                "the answer would be too large; ask for a smaller top_k, fewer targets, overlays or images",
+            raise RequestError(
+                ErrorCode.ANSWER_TOO_LARGE,
+                f"the answer has {len(answer.body)} bytes, more than {self.settings.max_response_bytes}; request a "
+                "smaller top_k, or fewer targets, overlays or images",
             )
-        return replace(answer, protocol=asked.protocol.name)
+        return replace(answer, protocol=parsed.protocol.name)
 
 
 @contextmanager
 def _isolated(record: RequestRecord | ImageRecord) -> Iterator[None]:
-    """Keep one record's failure from the others. A defect of ours leaves a traceback in the log."""
+    """Store an error in its record, so that other records are not affected. Log the traceback of a bug."""
     try:
         yield
-    except Failure as failure:
-        record.error = failure
+    except RequestError as error:
+        record.error = error
     except Exception:
-        # On one line and escaped: TorchServe acts on what a worker prints at the start of a line.
+        # On one line and escaped, because TorchServe parses the start of every line that a worker prints.
         log.error("request %s: unexpected failure: %a", record.request_id, traceback.format_exc())
-        record.error = Failure(Code.INTERNAL_ERROR, "the service failed on this image; its log has the reason")
+        record.error = RequestError(
+            ErrorCode.INTERNAL_ERROR, "the service failed to process this image; its log contains the reason"
+        )
 
 
-def _going(images: Sequence[ImageRecord]) -> list[ImageRecord]:
-    """Those whose way has not ended."""
+def _without_error(images: Sequence[ImageRecord]) -> list[ImageRecord]:
+    """Return the images without an error."""
     return [image for image in images if not image.error]
 
 
-def _completed(request: RequestRecord) -> metrics.Answered:
+def _completed(request: RequestRecord) -> metrics.CompletedRequest:
     assert request.reply is not None
     outcomes = [image.outcome for image in request.images]
-    least = request.asked.request.min_probability if request.asked else 0.0
-    return metrics.Answered(request.reply, outcomes, least)
+    min_probability = request.parsed.request.min_probability if request.parsed else 0.0
+    return metrics.CompletedRequest(request.reply, outcomes, min_probability)

@@ -1,4 +1,4 @@
-"""Score: from a batch of pictures to logits, by the TorchScript network."""
+"""Score: compute logits of a batch of tensors with the TorchScript network."""
 
 import hashlib
 import io
@@ -16,8 +16,8 @@ from handler.cropping import CROP
 
 CPU = torch.device("cpu")
 
-# What lays weights out as the processor at hand likes them best. The result cannot be kept in a file, so the file
-# has the plain weights, and these calls.
+# These operations arrange weights in the best layout for the current processor. Packed weights cannot be saved, so the
+# file contains the original weights and calls of these operations.
 _PACKING = (
     "mkldnn::_reorder_linear_weight",
     "mkldnn::_reorder_convolution_weight",
@@ -28,42 +28,42 @@ _PACKING = (
 
 @dataclass(frozen=True)
 class Network:
-    """The network that export wrote, in its two parts, each frozen."""
+    """The exported network in two parts, each frozen."""
 
-    trunk: torch.jit.ScriptModule
-    """float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024) of the 7×7 places of a picture."""
+    features: torch.jit.ScriptModule
+    """Maps float32 (N, 3, 224, 224), normalized, to float32 activations (N, 49, 1024) at the 7 × 7 positions."""
     head: torch.jit.ScriptModule
-    """Activations (N, P, 1024) of any P places → logits (N, classes), float32."""
+    """Maps activations (N, P, 1024) at any P positions to float32 logits (N, classes)."""
     device: torch.device
-    """Where both are."""
+    """The device of both parts."""
 
-    def see(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures → activations, which stay where the network is."""
-        activations: torch.Tensor = self.trunk(images.to(self.device))
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        """Return activations (N, 49, 1024), on the network's device. images: float32 (N, 3, 224, 224), normalized."""
+        activations: torch.Tensor = self.features(images.to(self.device))
         return activations
 
-    def judge(self, activations: torch.Tensor) -> torch.Tensor:
-        """Activations → logits, on the CPU."""
+    def forward_head(self, activations: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, classes) on the CPU. activations: float32 (N, P, 1024)."""
         logits: torch.Tensor = self.head(activations.to(self.device))
         return logits.cpu()
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Pictures → logits."""
-        return self.judge(self.see(images))
+        """Return logits (N, classes) on the CPU. images: float32 (N, 3, 224, 224), normalized."""
+        return self.forward_head(self.forward_features(images))
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the network makes of N pictures."""
+    """The network's outputs for N images."""
 
     logits: torch.Tensor
     """float32 (N, classes)."""
     activations: Sequence[torch.Tensor]
-    """float32 (49, 1024) of each picture, not copied from what the trunk gave."""
+    """float32 (49, 1024) for each image: views of the batch's activations, not copies."""
 
 
 def is_lost(network: Network) -> bool:
-    """Whether the network's GPU is in error for good: after some errors every call of the process fails."""
+    """Return whether the network's GPU has failed permanently: after some errors every CUDA call fails."""
     if network.device.type != "cuda":
         return False
     try:
@@ -74,53 +74,60 @@ def is_lost(network: Network) -> bool:
 
 
 def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Network:
-    """Loads the network that export wrote, after checking that it is that very file, and warms it up.
+    """Load the exported network, verify its digest, and warm it up.
 
-    threads: CPU threads of this process's network.
-    Raises ValueError when the file's digest is not the one in the model card.
+    threads: number of CPU threads of this process's network.
+
+    Raises:
+        ValueError: the file's digest is not the one in the model card, or see read().
     """
     content = path.read_bytes()
     if (digest := hashlib.sha256(content).hexdigest()) != sha256:
-        raise ValueError(f"{path.name} is not the file that the model card describes: its sha256 is {digest}")
+        raise ValueError(
+            f"{path.name} is not the file that the model card describes: its sha256 is {digest}, not {sha256}"
+        )
     torch.set_num_threads(threads)
     network = read(content, device)
-    for _ in range(2):  # the profiling executor settles on its second run
+    for _ in range(2):  # TorchScript's profiling executor optimizes during the first two runs
         score(network, torch.zeros(1, 3, CROP, CROP), chunk=1)
     return network
 
 
 def read(content: bytes, device: torch.device = CPU) -> Network:
-    """A TorchScript file's content as a network on the device, its weights packed.
+    """Read a TorchScript file's content as a network on the device, with packed weights.
 
-    Raises ValueError for a file of another export than ours, or of an older one.
+    Raises:
+        ValueError: the file does not have the parts that this version's export writes.
     """
     if device.type == "cuda":
-        # The fuser for GPUs compiles anew for every batch size that it meets, in the middle of a request.
+        # The GPU fuser would compile for every new batch size, in the middle of a request.
         torch._C._jit_set_texpr_fuser_enabled(False)
     with warnings.catch_warnings():
-        # TorchScript is deprecated as of torch 2.x; versions are pinned, and a warning per worker helps nobody.
+        # TorchScript is deprecated in torch 2.x; torch is pinned, so a warning per worker would be noise.
         warnings.simplefilter("ignore")
-        whole: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location=device).eval()
-        if not all(hasattr(whole, part) for part in PARTS):
-            raise ValueError("this network was made by an older export; make it anew with python -m export")
-        trunk, head = (torch.jit.freeze(getattr(whole, part)) for part in PARTS)
-    _pack(trunk.graph)
-    return Network(trunk, head, device)
+        module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location=device).eval()
+        if not all(hasattr(module, part) for part in PARTS):
+            raise ValueError("the network file is from an older export; create it again with python -m export")
+        features, head = (torch.jit.freeze(getattr(module, part)) for part in PARTS)
+    _pack(features.graph)
+    return Network(features, head, device)
 
 
 def score(network: Network, batch: torch.Tensor, *, chunk: int) -> Scores:
-    """float32 (N, 3, 224, 224), normalized → the scores of N pictures; at most `chunk` of them go in one pass."""
+    """Return the scores of N images. batch: float32 (N, 3, 224, 224), normalized. chunk: maximum images per pass."""
     with torch.inference_mode(), _denormals_flushed():
-        seen = [network.see(part) for part in batch.split(chunk)]
-        logits = torch.cat([network.judge(part) for part in seen])
-    return Scores(logits, [picture for part in seen for picture in part])
+        activations = [network.forward_features(part) for part in batch.split(chunk)]
+        logits = torch.cat([network.forward_head(part) for part in activations])
+    return Scores(logits, [image for part in activations for image in part])
 
 
 @contextmanager
 def _denormals_flushed() -> Iterator[None]:
-    """Take numbers next to zero for zero: a processor needs a hundred times as long for them, and a preprocessed image
-    may be made of nothing else. Only here, since it holds for a thread's whole arithmetic; the network's other threads
-    are started here, and keep it."""
+    """Treat denormal numbers as zero within the block.
+
+    A processor takes a hundred times as long for them, and a preprocessed tensor could consist of them. The mode
+    affects all arithmetic of a thread, so it is limited to the block; the network's threads start here and keep it.
+    """
     torch.set_flush_denormal(True)
     try:
         yield
@@ -129,9 +136,9 @@ def _denormals_flushed() -> Iterator[None]:
 
 
 def _pack(graph: Any) -> None:
-    """Runs the packing calls of a frozen graph and puts their results in their places.
+    """Run the packing calls of a frozen graph and replace them by their results.
 
-    torch's own constant propagation leaves them alone, since packed tensors have no storage that it could save.
+    torch's constant propagation skips them, because packed tensors have no storage that could be saved.
     """
     for node in list(graph.nodes()):
         if node.kind() not in _PACKING:

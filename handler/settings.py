@@ -1,66 +1,69 @@
-"""The `handler` section of model-config.yaml, checked once when a worker starts."""
+"""Read and validate the `handler` section of model-config.yaml when a worker starts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from handler.cropping import ENOUGH
+from handler.cropping import MIN_SIDE
 
-# Pillow refuses images of more than twice its MAX_IMAGE_PIXELS by itself; a higher limit of ours would do nothing.
+# Pillow rejects images with more than twice its MAX_IMAGE_PIXELS, so a higher limit here would have no effect.
 PILLOW_PIXEL_LIMIT = 2 * 89_478_485
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What an operator may change. Each field: its default here, a number's range in `_RANGES`."""
+    """The settings of an operator, with their defaults; `_RANGES` has the valid ranges of numbers."""
 
     top_k: int = 5
-    """How many classes an answer lists, where the request does not say."""
+    """Number of classes that an answer lists, unless the request sets it."""
     min_probability: float = 0.2
-    """Below this probability of the best class an image counts as not recognized; a request may override it."""
+    """Minimum probability of the best class for an image to be recognized; a request may override it."""
     max_images: int = 16
-    """The most images in one request."""
+    """Maximum number of images in one request."""
     max_image_pixels: int = 64_000_000
-    """The most pixels (width × height) of one image; 64 million take about 1 GB of memory to decode."""
+    """Maximum pixels (width × height) of one image; decoding 64 million takes about 1 GB of memory."""
     max_request_pixels: int = 128_000_000
-    """The most pixels of all images of one request together."""
+    """Maximum total of pixels of all images of one request."""
     decode_seconds: float = 5.0
-    """The most processor time that decoding one image may take. The costliest honest pixels take 67 ns each."""
+    """Maximum processor time for decoding one image. The slowest legitimate images take 67 ns per pixel."""
     request_seconds: float = 15.0
-    """The most processor time that decoding all images of one request may take."""
+    """Maximum processor time for decoding all images of one request."""
     decode_memory: int = 1_500_000_000
-    """Bytes of address space of the process that decodes, 70 million of which it has for itself."""
+    """Address space of the decoder process in bytes; the process itself takes 70 million."""
     exact_decoding: bool = False
-    """Whether large JPEGs are decoded whole, pixel for pixel as the tutorials do, at several times the cost."""
+    """Decode large JPEGs at full size, with exactly the tutorials' pixels, at several times the cost."""
     max_request_bytes: int = 10_485_760
-    """TorchServe's max_request_size, which no handler is told; the page warns people before they send more."""
+    """TorchServe's max_request_size, which handlers cannot read; the page scales larger photos down."""
     max_response_bytes: int = 6_000_000
-    """The largest answer; must stay below TorchServe's max_response_size, past which it kills the worker."""
+    """Maximum size of a response. Must be below TorchServe's max_response_size, above which it kills the worker."""
     threads: int = 1
-    """CPU threads of one worker's network. Workers × threads should not exceed the cores."""
+    """CPU threads of each worker's network. Workers × threads should not exceed the number of cores."""
     network_batch: int = 16
-    """The most images that go through the network at once; more are cut into several passes to bound memory."""
+    """Maximum number of images per pass through the network, which limits memory; more take several passes."""
 
     @property
     def min_side(self) -> int | None:
-        """Pixels of the shorter side that a large JPEG is scaled down to while it is decoded; None for not at all."""
-        return None if self.exact_decoding else ENOUGH
+        """Return the minimum shorter side in pixels of JPEGs scaled down during decoding; None for no scaling."""
+        return None if self.exact_decoding else MIN_SIDE
 
     @classmethod
     def from_config(cls, config: Mapping[str, object] | None) -> "Settings":
-        """Reads the whole model-config.yaml as TorchServe parsed it.
+        """Read the settings from model-config.yaml, as TorchServe parsed it.
 
-        Raises ValueError naming the key and the value that cannot be used.
+        Raises:
+            ValueError: names the invalid setting and its value.
         """
         section = (config or {}).get("handler")
         if section is None:
             return cls()
         if not isinstance(section, Mapping):
-            raise ValueError(f"model-config.yaml: handler must be a list of settings, not {section!r}")
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(map(str, section)) - set(known))
+            raise ValueError(f"model-config.yaml: handler must be a mapping of settings, not {section!r}")
+        valid = [field.name for field in fields(cls)]
+        unknown = sorted(set(map(str, section)) - set(valid))
         if unknown:
-            raise ValueError(f"model-config.yaml: handler.{unknown[0]} is no setting; there are {', '.join(known)}")
+            raise ValueError(
+                f"model-config.yaml: unknown setting handler.{unknown[0]}; valid settings: {', '.join(valid)}"
+            )
         values: dict[str, Any] = {name: _checked(name, value) for name, value in section.items()}
         return cls(**values)
 
@@ -87,9 +90,9 @@ def _checked(name: str, value: object) -> bool | int | float:
             raise ValueError(f"model-config.yaml: handler.{name} must be true or false, not {value!r}")
         return value
     low, high = _RANGES[name]
-    whole = {field.name: field.type for field in fields(Settings)}[name] is int
-    right_type = isinstance(value, int) if whole else isinstance(value, int | float)
+    is_integer = {field.name: field.type for field in fields(Settings)}[name] is int
+    right_type = isinstance(value, int) if is_integer else isinstance(value, int | float)
     if isinstance(value, bool) or not right_type or not low <= value <= high:  # type: ignore[operator]
-        kind = "a whole number" if whole else "a number"
+        kind = "a whole number" if is_integer else "a number"
         raise ValueError(f"model-config.yaml: handler.{name} must be {kind} from {low} to {high}, not {value!r}")
     return value  # type: ignore[return-value]

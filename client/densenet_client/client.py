@@ -12,24 +12,24 @@ import stamina
 
 from densenet_client import exchange
 from densenet_client.answers import Answer
-from densenet_client.errors import NotThere, Refused, ServiceError, Unauthorized
+from densenet_client.errors import RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
 from densenet_client.exchange import DEFAULT_URL, Exchange
 from densenet_client.images import Source, prepare
 
-Result: TypeAlias = Answer | Refused | ServiceError | OSError
-"""What became of one image of many."""
+Result: TypeAlias = Answer | RequestRejected | ServiceError | OSError
+"""The result for one of several images."""
 
 
 class Client:
-    """The service at one address, over connections that are kept open. Threads may share a client.
+    """A client of the service at one URL. Connections are kept open, and threads may share a client.
 
     Use it in a `with` statement, or close() it.
 
-    url: where images are sent. token: sent as `Authorization: Bearer`. timeout: seconds, for each of connecting and
-    waiting for an answer. retries: further tries of a request that met a full queue (503), came too soon (429) or lost
-    its connection. parallel: requests at once, at most. verify: whether a certificate is checked, or the path of a CA
-    bundle.
-    Raises ValueError for any of them out of its range.
+    url: address that receives images. token: sent as `Authorization: Bearer`. timeout: seconds, for connecting and for
+    waiting for an answer. retries: further attempts after a full queue (503), a rate limit (429) or a lost connection.
+    parallel: maximum number of concurrent requests. verify: whether to verify certificates, or the path of a CA bundle.
+
+    Raises: ValueError for a setting out of its range.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Client:
         verify: bool | str = True,
     ) -> None:
         self._exchange = Exchange(url, token=token, timeout=timeout, retries=retries, parallel=parallel, verify=verify)
-        # Nothing is passed through stamina but functions: it logs arguments, and images and tokens are not for logs.
+        # stamina logs arguments, and logs must not contain images or tokens, so it gets only functions.
         self._retrying = stamina.RetryingCaller(attempts=self._exchange.attempts, timeout=None)
         self._opening = Lock()
         self._opened: httpx.Client | None = None
@@ -55,16 +55,18 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         if self._opened is not None:
             self._opened.close()
 
     def classify(self, image: Source, *, top_k: int | None = None, min_probability: float | None = None) -> Answer:
-        """What is on an image: the path of a file, its bytes, or a Pillow picture, which is sent without any loss.
+        """Classify an image: the path of a file, its bytes, or a Pillow image, which is sent losslessly.
 
-        top_k: classes wanted, 1..1000. min_probability: 0..1, below it nothing is recognized. None: as the service
-        has it. Raises Refused for an image or option that the service does not accept, ServiceError where there is no
-        answer, OSError for a file or picture that cannot be read.
+        top_k: number of classes, 1..1000. min_probability: threshold of `recognized`, 0..1. None: the service's
+        default.
+
+        Raises: RequestRejected for an image or option that the service rejects; ServiceError without an answer;
+        OSError for a file or image that cannot be read.
         """
         return self._ask(prepare(image), exchange.options(top_k, min_probability), Event())
 
@@ -77,12 +79,13 @@ class Client:
         top_k: int | None = None,
         min_probability: float | None = None,
     ) -> Answer:
-        """Like classify(), and where on the image classes were seen: the answer's `explanations`.
+        """Classify an image and explain classes by maps of evidence in the answer's `explanations`.
 
-        target: a class by its id, its position or its name, or up to ten of them; None: the best one. overlays: the
-        pictures wanted, "crop", "picture", "both" (None) or "none".
-        Raises ValueError where the client's url has no /predictions/ in it, which becomes /explanations/; else as
-        classify().
+        target: a class by id, position or name, or up to ten of them; None: the best class. overlays: the overlays to
+        return: "crop", "picture", "both" (None) or "none".
+
+        Raises: ValueError if the client's url lacks /predictions/, which becomes /explanations/; otherwise the same
+        errors as classify().
         """
         options = exchange.options(top_k, min_probability) | exchange.explaining_options(target, overlays)
         return self._ask(prepare(image), options, Event(), exchange.explaining(self._exchange.url))
@@ -90,11 +93,13 @@ class Client:
     def classify_many(
         self, images: Iterable[Source], *, top_k: int | None = None, min_probability: float | None = None
     ) -> Generator[Result, None, None]:
-        """Like classify() for each image, `parallel` of them at once; what it raises of an image stands in its place.
+        """Classify many images, `parallel` at a time. An error of one image takes the place of its answer.
 
-        Results come in the order of the images, each as soon as it and those before it are known. `images` may be
-        endless: it is advanced in the caller's thread, at most 2 × parallel ahead of the results. Closing the
-        generator waits for requests under way. Raises NotThere and Unauthorized, which all other images would meet.
+        Results come in the order of the images, each as soon as all previous ones are known. `images` may be endless:
+        it advances in the caller's thread, at most 2 × parallel images ahead of the results. Closing the generator
+        waits for requests in flight.
+
+        Raises: ServiceUnavailable and Unauthorized, because they would affect all other images.
         """
         exchange.check_several(images)
         return self._classify_many(images, exchange.options(top_k, min_probability))
@@ -141,7 +146,7 @@ class Client:
         return self._exchange.read(response)
 
     def _session(self) -> httpx.Client:
-        """Opened with the first request, of which a missing CA bundle is an error."""
+        """Open the session with the first request, so that a missing CA bundle is an error of that request."""
         with self._opening:
             if self._opened is None:
                 self._opened = self._exchange.open(httpx.Client)
@@ -157,7 +162,7 @@ def classify(
     token: str | None = None,
     timeout: float = 60,
 ) -> Answer:
-    """One image through a Client for the moment; see there, and Client.classify(). For more images keep a Client."""
+    """Classify one image with a temporary Client; see Client.classify(). For several images keep a Client."""
     with Client(url, token=token, timeout=timeout) as client:
         return client.classify(image, top_k=top_k, min_probability=min_probability)
 
@@ -165,7 +170,7 @@ def classify(
 def _result(future: Future[Answer]) -> Result:
     try:
         return future.result()
-    except (NotThere, Unauthorized):
+    except (ServiceUnavailable, Unauthorized):
         raise
-    except (Refused, ServiceError, OSError) as error:
+    except (RequestRejected, ServiceError, OSError) as error:
         return exchange.without_traceback(error)

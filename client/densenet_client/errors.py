@@ -1,15 +1,15 @@
-"""What can go wrong: the service refuses an image, or there is no answer about it."""
+"""The client's errors: the service rejects a request, or there is no answer."""
 
 
-class Refused(Exception):
-    """The service refused the image, or an option.
+class RequestRejected(Exception):
+    """The service rejected the image or an option.
 
-    code: one of the stable error codes, for programs; message: the service's words, saying what to send instead;
-    status: of HTTP.
+    code: a stable error code for programs. message: the service's text, which says what to send instead. status: the
+    HTTP status.
     """
 
     def __init__(self, code: str, message: str, status: int) -> None:
-        super().__init__(code, message, status)  # all three, or it could not be pickled
+        super().__init__(code, message, status)  # pickle needs all three arguments
         self.code = code
         self.message = message
         self.status = status
@@ -19,21 +19,21 @@ class Refused(Exception):
 
 
 class ServiceError(Exception):
-    """No answer about the image: the service is not there, too slow, or failed, or this is not the service."""
+    """There is no answer: the service is unavailable, too slow or failing, or the URL is not the service's."""
 
 
-class NotThere(ServiceError):
-    """Nothing listens at the address."""
+class ServiceUnavailable(ServiceError):
+    """Nothing listens at the URL."""
 
 
 class Unauthorized(ServiceError):
-    """The service, or a proxy before it, asks for a token, or does not accept the one it was given."""
+    """The service, or a proxy before it, requires a token or rejects the one that was sent."""
 
 
 class Unavailable(ServiceError):
-    """Busy just now (503, 429), or the connection was lost: what another try may mend. Raised once none is left.
+    """The service is busy (503, 429) or the connection was lost. Raised after the last attempt.
 
-    retry_after: seconds after which the service asks to be tried again, where it says so.
+    retry_after: seconds from the service's Retry-After header, if it sent one.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:

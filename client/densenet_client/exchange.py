@@ -1,4 +1,4 @@
-"""What both clients share: how a request is made, and what its outcome means. Only the sending is each client's own."""
+"""The code that both clients share: building requests and interpreting responses. Each client only sends them."""
 
 import math
 import os
@@ -13,20 +13,20 @@ import httpx
 
 from densenet_client import answers
 from densenet_client.answers import Answer
-from densenet_client.errors import NotThere, ServiceError, Unauthorized, Unavailable
+from densenet_client.errors import ServiceError, ServiceUnavailable, Unauthorized, Unavailable
 
 DEFAULT_URL = "http://127.0.0.1:8080/predictions/densenet"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OCTETS = "application/octet-stream"
 _LOST = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
-# What the sending of a request raises.
+# httpx raises these when sending a request fails.
 NO_RESPONSE = (httpx.HTTPError, httpx.InvalidURL)
 _Error = TypeVar("_Error", bound=Exception)
 _Session = TypeVar("_Session")
 
 
 class Body(TypedDict, total=False):
-    """Arguments of httpx's post(): the image and what goes with it."""
+    """Arguments of httpx's post()."""
 
     content: bytes
     data: dict[str, str]
@@ -35,9 +35,9 @@ class Body(TypedDict, total=False):
 
 
 class Exchange:
-    """The settings of a client, checked, and its requests and responses.
+    """The validated settings of a client, and the interpretation of its responses.
 
-    Raises ValueError for a setting out of its range.
+    Raises: ValueError for a setting out of its range.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Exchange:
         self._token = token
         self._timeout = timeout
         self._verify = verify
-        # No proxy of the environment stands between this machine and itself.
+        # Proxies set in the environment do not apply to loopback addresses.
         self._trusts_environment = urlsplit(url).hostname not in _LOOPBACK
 
     def open(self, kind: Callable[..., _Session]) -> _Session:
-        """One of httpx's clients with these settings.
+        """Create one of httpx's clients with these settings.
 
-        Raises ServiceError for certificates that cannot be read, and a proxy of the environment that cannot be used.
+        Raises: ServiceError for unreadable certificates or an unusable proxy in the environment.
         """
         try:
             return kind(**self._settings())
@@ -67,7 +67,7 @@ class Exchange:
         return {
             "verify": self._certificates(),
             "trust_env": self._trusts_environment,
-            # A request waits for its turn as long as it takes; connections are kept until the service ends them.
+            # Waiting for a free connection has no timeout, and connections stay open until the service closes them.
             "timeout": httpx.Timeout(self._timeout, pool=None),
             "limits": httpx.Limits(
                 max_connections=self.parallel, max_keepalive_connections=self.parallel, keepalive_expiry=None
@@ -77,7 +77,7 @@ class Exchange:
         }
 
     def _certificates(self) -> ssl.SSLContext | bool:
-        encrypted = urlsplit(self.url).scheme == "https" or self._trusts_environment  # by a proxy's https, too
+        encrypted = urlsplit(self.url).scheme == "https" or self._trusts_environment  # a proxy may use https, too
         if not (self._verify and encrypted):
             return False
         bundle = self._verify if isinstance(self._verify, str) else None
@@ -91,24 +91,27 @@ class Exchange:
             return ssl.create_default_context(cafile=bundle)
         except OSError as error:
             where = bundle or "SSL_CERT_FILE or SSL_CERT_DIR"
-            raise ServiceError(f"the certificates of {where} cannot be read: {error.strerror or error}") from error
+            raise ServiceError(f"cannot read the certificates of {where}: {error.strerror or error}") from error
 
     def again(self, error: Exception) -> bool | float:
-        """Whether to try again, or in how many seconds; without a number stamina backs off exponentially, jittered."""
+        """Return whether to retry, or the seconds to wait. For True, stamina uses exponential backoff with jitter."""
         if not isinstance(error, Unavailable):
             return False
         return True if error.retry_after is None else min(error.retry_after, self._timeout)
 
     def read(self, response: httpx.Response) -> Answer:
-        """The answer in a response. Raises Refused and ServiceError."""
+        """Read the answer in a response.
+
+        Raises: RequestRejected and ServiceError.
+        """
         if response.status_code in (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS):
             raise Unavailable(answers.describe(response), _retry_after(response))
         if answers.is_unauthorized(response):
-            raise Unauthorized(self._token_wanted())
+            raise Unauthorized(self._token_message())
         return answers.read(response)
 
     def failure(self, error: Exception) -> ServiceError:
-        """What it means that there is no response."""
+        """Convert httpx's error for a request without a response."""
         if isinstance(error, httpx.ConnectTimeout):
             return ServiceError(f"no connection to {self.url} within {self._timeout:g} seconds")
         if isinstance(error, httpx.TimeoutException):
@@ -116,13 +119,13 @@ class Exchange:
         if isinstance(error, httpx.ConnectError) and not _is_of_tls(error):
             if proxy := self._proxy():
                 return ServiceError(f"no answer from {self.url}: cannot connect to proxy {proxy}: {error}")
-            return NotThere(f"nothing answers at {self.url}; start the service with scripts/serve")
+            return ServiceUnavailable(f"nothing answers at {self.url}; start the service with scripts/serve")
         if isinstance(error, _LOST):
             return Unavailable(f"the connection to {self.url} was lost")
         return ServiceError(f"no answer from {self.url}: {error}")
 
     def _proxy(self) -> str | None:
-        """The environment's proxy that stands before the service, without the password that its address may hold."""
+        """Return the environment's proxy for the service, without the credentials in its URL."""
         parts = urlsplit(self.url)
         if not self._trusts_environment or proxy_bypass(parts.netloc):
             return None
@@ -130,20 +133,20 @@ class Exchange:
         proxy = proxies.get(parts.scheme) or proxies.get("all")
         return proxy and proxy.rpartition("@")[2]
 
-    def _token_wanted(self) -> str:
+    def _token_message(self) -> str:
         if self._token is None:
-            return f"{self.url} asks for a token: give one, such as the inference key of TorchServe's key_file.json"
-        return f"{self.url} does not accept the token: it is wrong or has expired; give the current one"
+            return f"{self.url} requires a token; give one, such as the inference key of TorchServe's key_file.json"
+        return f"{self.url} rejects the token, which is wrong or expired; give the current one"
 
 
 def options(top_k: int | None, min_probability: float | None) -> dict[str, str]:
-    """The options of classify() that were given, by their headers' names."""
+    """Return the given options of classify() as headers."""
     chosen = {"X-Top-K": top_k, "X-Min-Probability": min_probability}
     return {name: str(value) for name, value in chosen.items() if value is not None}
 
 
 def explaining_options(target: str | int | Sequence[str | int] | None, overlays: str | None) -> dict[str, str]:
-    """The options that explain() has beyond these."""
+    """Return the additional options of explain() as headers."""
     chosen = {"X-Target": _target(target), "X-Overlays": overlays}
     return {name: value for name, value in chosen.items() if value is not None}
 
@@ -155,7 +158,7 @@ def _target(target: str | int | Sequence[str | int] | None) -> str | None:
 
 
 def body(content: bytes, options: dict[str, str]) -> Body:
-    """The image as the body and options as headers; a form, if no header can hold one of them, such as 고양이."""
+    """Build the request: the image as body and options as headers, or a form for non-ASCII values such as 고양이."""
     fields = {name: value for name, value in options.items() if not (value.isascii() and value.isprintable())}
     headers = {name: value for name, value in options.items() if name not in fields}
     if not fields:
@@ -165,23 +168,29 @@ def body(content: bytes, options: dict[str, str]) -> Body:
 
 
 def explaining(url: str) -> str:
-    """The address of explanations. Raises ValueError where the one of predictions does not tell it."""
+    """Return the URL of explanations for the URL of predictions.
+
+    Raises: ValueError if the URL does not contain /predictions/.
+    """
     parts = urlsplit(url)
     if "/predictions/" not in parts.path:
-        raise ValueError(f"explain() needs an address with /predictions/ in it, such as {DEFAULT_URL}, not {url!r}")
+        raise ValueError(f"explain() needs a url with /predictions/, such as {DEFAULT_URL}, not {url!r}")
     return urlunsplit(parts._replace(path=parts.path.replace("/predictions/", "/explanations/", 1)))
 
 
 def without_traceback(error: _Error) -> _Error:
-    """A list of results must not keep the images alive, which tracebacks and httpx's own errors hold."""
+    """Remove traceback and causes, which hold references to the image, so that a list of results does not keep it."""
     error.__cause__ = error.__context__ = error.__traceback__ = None
     return error
 
 
 def check_several(images: object) -> None:
-    """Raises TypeError for one image in place of several."""
+    """Check that the argument is not a single image.
+
+    Raises: TypeError if it is.
+    """
     if isinstance(images, str | bytes | bytearray | memoryview):
-        raise TypeError("several images are wanted, such as a list of paths; classify() takes one")
+        raise TypeError("classify_many() needs several images, such as a list of paths; use classify() for one image")
 
 
 def _check(url: str, token: str | None, *, timeout: float, retries: int, parallel: int) -> None:
@@ -189,16 +198,16 @@ def _check(url: str, token: str | None, *, timeout: float, retries: int, paralle
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"url must be an address such as {DEFAULT_URL}, not {url!r}")
     if token is not None and not (token and token.isascii() and token.isprintable()):
-        raise ValueError("token must be of printable ASCII characters; this one is empty, or has a line break or worse")
+        raise ValueError("token must be printable ASCII and not empty; check it for line breaks and other characters")
     if not 0 < timeout < math.inf:
         raise ValueError(f"timeout must be a number of seconds above 0, not {timeout!r}")
-    for name, value, least in (("retries", retries, 0), ("parallel", parallel, 1)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value!r}")
+    for name, value, minimum in (("retries", retries, 0), ("parallel", parallel, 1)):
+        if value < minimum:
+            raise ValueError(f"{name} must be at least {minimum}, not {value!r}")
 
 
 def _is_of_tls(error: BaseException) -> bool:
-    """Whether a connection was made, and TLS failed on it: httpx has one error for both."""
+    """Return whether TLS failed on an established connection; httpx uses the same error for both."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError):
@@ -209,4 +218,4 @@ def _is_of_tls(error: BaseException) -> bool:
 
 def _retry_after(response: httpx.Response) -> float | None:
     text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else None  # a date, the other form, would need clocks that agree
+    return float(text) if text.isdecimal() else None  # dates are ignored, because they need synchronized clocks

@@ -1,4 +1,4 @@
-"""From what a program holds of an image to the bytes that are sent."""
+"""Encode images for sending."""
 
 import io
 import os
@@ -13,54 +13,56 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Source: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image"
-"""An image: the path of a file, its content, or a Pillow picture."""
+"""An image: the path of a file, its bytes, or a Pillow image."""
 
-# Pillow's modes that a PNG holds as they are. What is in neither list goes into a TIFF: CMYK, and numbers wider than
-# 8 bits, which the service treats in ways of its own.
+# Pillow's modes that PNG supports. Modes in neither list are sent as TIFF: CMYK and samples wider than 8 bits, which
+# the service must convert itself.
 _PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I;16B")
-# Modes that the service would make RGB of in the same way.
+# The service would convert these modes to RGB in the same way.
 _CONVERTED = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA", "RGBX": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB"}
-_COMPRESSION = 1  # zlib's fastest; on photos level 6 takes three to four times as long, to save an eighth at most
+_COMPRESSION = 1  # zlib's fastest level; on photos level 6 takes 3 to 4 times as long and saves an eighth at most
 
 
 def prepare(image: Source) -> Callable[[], bytes]:
-    """What gives the encoded image, in any thread. What its owner could change meanwhile is copied now; a file is not
-    opened yet.
+    """Return a function that encodes the image in any thread.
 
-    Raises OSError, now or when called: no such file, a folder, a picture that cannot be decoded or encoded.
+    Data that the caller could change is copied now. A file is opened when the function is called.
+
+    Raises: OSError, now or in that function, for a missing file, a folder, or an image that cannot be decoded or
+    encoded; TypeError for another type.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         content = bytes(image)
         return lambda: content
     if isinstance(image, str | os.PathLike):
         return Path(image).read_bytes
-    # Whoever has a picture has loaded Pillow; all others do without.
+    # A caller with a Pillow image has imported Pillow; others do not need it.
     pillow = sys.modules.get("PIL.Image")
     if pillow is None or not isinstance(image, pillow.Image):
-        raise TypeError(f"an image is a path, bytes or a Pillow picture, not {type(image).__name__}")
+        raise TypeError(f"an image must be a path, bytes or a Pillow image, not {type(image).__name__}")
     with _os_error():
         return partial(_encode, _upright(image))
 
 
-def _upright(picture: "Image.Image") -> "Image.Image":
-    """A copy, turned by its EXIF orientation as the service turns a file; damaged EXIF leaves it as it is."""
+def _upright(image: "Image.Image") -> "Image.Image":
+    """Return a copy with its EXIF orientation applied, as the service does for files; ignore damaged EXIF data."""
     from PIL import ImageOps
 
     with suppress(Exception):
-        return ImageOps.exif_transpose(picture)
-    return picture.copy()
+        return ImageOps.exif_transpose(image)
+    return image.copy()
 
 
-def _encode(picture: "Image.Image") -> bytes:
-    """Without any loss, so that the answer is that of the picture itself."""
+def _encode(image: "Image.Image") -> bytes:
+    """Encode losslessly, so that the encoding does not affect the answer."""
     buffer = io.BytesIO()
     with _os_error():
-        if picture.mode in _CONVERTED:
-            picture = picture.convert(_CONVERTED[picture.mode])
-        if picture.mode in _PNG:
-            picture.save(buffer, "PNG", compress_level=_COMPRESSION)
+        if image.mode in _CONVERTED:
+            image = image.convert(_CONVERTED[image.mode])
+        if image.mode in _PNG:
+            image.save(buffer, "PNG", compress_level=_COMPRESSION)
         else:
-            picture.save(buffer, "TIFF", compression="tiff_adobe_deflate")
+            image.save(buffer, "TIFF", compression="tiff_adobe_deflate")
     return buffer.getvalue()
 
 
@@ -70,5 +72,5 @@ def _os_error() -> Iterator[None]:
         yield
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # Pillow raises whatever a damaged, closed or empty picture leads it into
-        raise OSError(f"the picture cannot be encoded: {error}") from error
+    except Exception as error:  # Pillow raises many types for damaged, closed or empty images
+        raise OSError(f"the image cannot be encoded: {error}") from error

@@ -1,4 +1,4 @@
-"""densenet-predict: classifies files, folders or standard input through the running service."""
+"""densenet-predict: classify files, folders or standard input with the running service."""
 
 import csv
 import json
@@ -17,38 +17,38 @@ from rich.table import Table
 
 from densenet_client.answers import Answer
 from densenet_client.client import Result
-from densenet_client.errors import NotThere, Refused, ServiceError, Unauthorized
+from densenet_client.errors import RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
 from densenet_client.exchange import DEFAULT_URL
 from densenet_client.terminal import EXTENSIONS, TOKEN, CaOption, KeyFileOption, TokenOption, connect
 
 STDIN = "-"
-# Piped, a table takes the width it needs.
+# Without a terminal, tables are as wide as their content.
 _out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 Row = tuple[str, Result]
 
 
 def main(
-    files: Annotated[list[str], typer.Argument(help="Files, folders (searched for images), or - for standard input.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, as soon as it is known.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="One line an image and class.")] = False,
+    files: Annotated[list[str], typer.Argument(help="Files, folders to search for images, or - for standard input.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, as results arrive.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per image and class.")] = False,
     top_k: Annotated[int, typer.Option(min=1, max=1000, help="Classes to list for each image.")] = 5,
     min_probability: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Below it an image counts as not recognized.")
+        float | None, typer.Option(min=0, max=1, help="Minimum probability for an image to count as recognized.")
     ] = None,
-    url: Annotated[str, typer.Option(help="Where the service answers.")] = DEFAULT_URL,
-    parallel: Annotated[int, typer.Option(min=1, max=64, help="Requests in flight at once.")] = 4,
+    url: Annotated[str, typer.Option(help="URL of the service.")] = DEFAULT_URL,
+    parallel: Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests.")] = 4,
     token: TokenOption = None,
     key_file: KeyFileOption = None,
     ca: CaOption = None,
-    timeout: Annotated[float, typer.Option(help="Seconds, for each of connecting and waiting for an answer.")] = 60,
+    timeout: Annotated[float, typer.Option(help="Timeout in seconds, for connecting and for waiting.")] = 60,
 ) -> None:
-    """Classifies images through the running service. The exit status is 1 if any of them was refused."""
+    """Classify images with the running service. Exits 1 if any of them was rejected."""
     if as_json and as_csv:
-        _fail("--json and --csv exclude each other")
+        _fail("--json and --csv exclude each other; use one of them")
     names = list(_expand(files))
     if not names:
-        _fail("no images found; in folders, only files with an image's extension are taken")
+        _fail("no images found; folders are searched for files with an image extension, such as .jpg")
     show = _print_json if as_json else _print_csv if as_csv else _print_table
     images = (sys.stdin.buffer.read() if name == STDIN else name for name in names)
     try:
@@ -57,7 +57,7 @@ def main(
             closing(client.classify_many(images, top_k=top_k, min_probability=min_probability)) as results,
         ):
             failed = show(_tracked(zip(names, results, strict=True), len(names)))
-    except (NotThere, Unauthorized) as error:
+    except (ServiceUnavailable, Unauthorized) as error:
         hint = f" (--token, --key-file, or {TOKEN} in the environment)" if isinstance(error, Unauthorized) else ""
         _fail(f"{error}{hint}")
     except ValueError as error:  # an option out of its range
@@ -67,7 +67,7 @@ def main(
 
 
 def _tracked(rows: Iterable[Row], count: int) -> Iterable[Row]:
-    """The same, with a progress bar where a person watches."""
+    """Add a progress bar if stderr is a terminal."""
     return track(rows, "classifying", count, console=_err, transient=True, disable=not sys.stderr.isatty())
 
 
@@ -75,8 +75,8 @@ def _expand(files: Iterable[str]) -> Iterator[str]:
     for name in files:
         path = Path(name)
         if name != STDIN and path.is_dir():
-            found = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            yield from map(str, sorted(found))
+            images = (p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            yield from map(str, sorted(images))
         else:
             yield name
 
@@ -129,24 +129,24 @@ def _print_csv(rows: Iterable[Row]) -> int:
     return failed
 
 
-def _code(error: Refused | ServiceError | OSError) -> str:
-    if isinstance(error, Refused):
+def _code(error: RequestRejected | ServiceError | OSError) -> str:
+    if isinstance(error, RequestRejected):
         return error.code
     return "unreadable_file" if isinstance(error, OSError) else "no_answer"
 
 
-def _reason(error: Refused | ServiceError | OSError) -> str:
+def _reason(error: RequestRejected | ServiceError | OSError) -> str:
     return str(error.strerror or error) if isinstance(error, OSError) else str(error)
 
 
 def _fail(reason: str) -> NoReturn:
-    """Ends the command with one line."""
+    """Print one line and exit with status 1."""
     _err.print(f"predict: {reason}", markup=False)
     raise typer.Exit(1)
 
 
 def run() -> None:
-    """The program densenet-predict."""
+    """Run densenet-predict."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(main)
     app()

@@ -1,4 +1,4 @@
-"""What the commands that ask the service share."""
+"""The options and the connection that all commands which call the service share."""
 
 import json
 from pathlib import Path
@@ -11,13 +11,13 @@ from densenet_client.client import Client
 
 TOKEN = "DENSENET_TOKEN"  # environment variable that keeps a token off the command line
 TokenOption = Annotated[
-    str | None, typer.Option(envvar=TOKEN, help="For a service that asks for one; the variable keeps it unseen.")
+    str | None, typer.Option(envvar=TOKEN, help="Token, if the service requires one; the variable hides it.")
 ]
 KeyFileOption = Annotated[
-    Path | None, typer.Option(help="TorchServe's key_file.json, to take the token from.", metavar="FILE")
+    Path | None, typer.Option(help="TorchServe's key_file.json, from which to read the token.", metavar="FILE")
 ]
 CaOption = Annotated[
-    Path | None, typer.Option("--ca", envvar="DENSENET_CA", help="CA of the service's certificate.", metavar="FILE")
+    Path | None, typer.Option("--ca", envvar="DENSENET_CA", help="CA certificate of the service.", metavar="FILE")
 ]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 
@@ -25,13 +25,16 @@ EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff",
 def connect(
     url: str, *, token: str | None, key_file: Path | None, ca: Path | None, timeout: float, parallel: int
 ) -> Client:
-    """A Client that keeps quiet about further tries. Raises ValueError for an option out of its range."""
-    # Which request was tried again is no news to the person at the terminal.
+    """Return a Client that does not log retries.
+
+    Raises: ValueError for an option out of its range.
+    """
+    # Retries are of no interest to the user at the terminal.
     stamina.instrumentation.set_on_retry_hooks([])
     if key_file:
         token = _inference_key(key_file)
     if ca and not ca.is_file():
-        raise ValueError(f"there is no CA file {ca}")
+        raise ValueError(f"no such CA file: {ca}")
     return Client(url, token=token, timeout=timeout, parallel=parallel, verify=str(ca) if ca else True)
 
 
@@ -39,7 +42,5 @@ def _inference_key(key_file: Path) -> str:
     try:
         key: str = json.loads(key_file.read_text())["inference"]["key"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"there is no inference key in {key_file}; it is TorchServe's key_file.json that is wanted"
-        ) from error
+        raise ValueError(f"no inference key in {key_file}; give TorchServe's key_file.json") from error
     return key

@@ -1,1 +1,1 @@
-"""How fast the service is, beside the tutorial, TorchServe's own handler, OpenVINO and ONNX Runtime, in one run."""
+"""Benchmark the service against the Flask tutorial, TorchServe's own handler, OpenVINO and ONNX Runtime."""

@@ -1,4 +1,4 @@
-"""scripts/benchmark: how fast the service is, beside the tutorial, TorchServe's own handler and other engines."""
+"""scripts/benchmark: compare the service's speed with the tutorial, TorchServe's own handler and other engines."""
 
 import signal
 import sys
@@ -14,14 +14,14 @@ import typer
 
 from densenet.benchmark import decoding, gpu, machine, network, overload, plan, plot, report, speed, targets, workers
 from densenet.benchmark.convert import Models
-from densenet.benchmark.plan import LOADS, QUICK_LOADS, Contender, Effort, Part, System
-from densenet.benchmark.record import Record, tell
+from densenet.benchmark.plan import LOADS, QUICK_LOADS, Effort, Part, ServedSystem, System
+from densenet.benchmark.record import Record, log
 from densenet.benchmark.run import Run, draw_calibration, draw_photos
 from densenet.paths import BUILD
 from export import console
-from export.console import Problem
+from export.console import CliError
 
-NAME = "performance"  # of the three files
+NAME = "performance"  # base name of the three report files
 _MEASURES = {
     Part.NETWORK: network.measure,
     Part.DECODING: decoding.measure,
@@ -32,34 +32,32 @@ _MEASURES = {
 }
 
 
-class Interrupted(Problem):
-    """Ctrl-C, told in one line; the exit status is the shell's for SIGINT."""
+class Interrupted(CliError):
+    """An interruption by Ctrl-C, printed in one line; the exit status is the shell's for SIGINT."""
 
     status = 130
 
 
 Rounds = Annotated[
     int | None,
-    typer.Option(min=1, max=100, help="How often all is measured, in changing order. [default: 3; quick: 1]"),
+    typer.Option(min=1, max=100, help="Number of rounds, in changing order. [default: 3; quick: 1]"),
 ]
 Seconds = Annotated[
     int | None,
-    typer.Option(min=1, max=600, help="Of every load in a round, after a second of ramp. [default: 4; quick: 2]"),
+    typer.Option(min=1, max=600, help="Duration of each load, after a ramp of 1 s. [default: 4; quick: 2]"),
 ]
-Only = Annotated[list[Part] | None, typer.Option(help="One part; may be given again. [default: all]")]
+Only = Annotated[list[Part] | None, typer.Option(help="Part to measure; repeatable. [default: all]")]
 Chosen = Annotated[
     list[str] | None,
-    typer.Option("--contender", metavar="NAME", help="One service, such as ours-int8-2; may be given again."),
+    typer.Option("--contender", metavar="NAME", help="Service to measure, such as ours-int8-2; repeatable."),
 ]
-Quick = Annotated[
-    bool, typer.Option("--quick", help="Fewer loads, and by default one short round: a look, not a measurement.")
-]
-Weights = Annotated[str, typer.Option(help="imagenet, untrained or a file; speed does not depend on them.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer loads and one short round by default; a rough check only.")]
+Weights = Annotated[str, typer.Option(help="imagenet, untrained or a file; speed does not depend on the weights.")]
 Images = Annotated[
     Path | None,
-    typer.Option("--calibration-images", metavar="DIR", help="Photos to quantise with. [default: cut-outs of ours]"),
+    typer.Option("--calibration-images", metavar="DIR", help="Photos for quantisation. [default: windows of our own]"),
 ]
-Output = Annotated[Path, typer.Option(metavar="DIR", help=f"For {NAME}.md, {NAME}.svg and {NAME}.json.")]
+Output = Annotated[Path, typer.Option(metavar="DIR", help=f"Folder for {NAME}.md, .svg and .json.")]
 
 
 def main(
@@ -72,16 +70,16 @@ def main(
     calibration_images: Images = None,
     output: Output = BUILD / "benchmark",
 ) -> None:
-    """Measures the service beside the Flask tutorial, TorchServe's own handler, OpenVINO and ONNX Runtime.
+    """Compare the service with the Flask tutorial, TorchServe's own handler, OpenVINO and ONNX Runtime.
 
-    All on this machine and in one run, one after the other in alternating order; nothing else should run on it.
+    Measures all of them in one run on this machine, in alternating order. No other program should run meanwhile.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     parts = [part for part in Part if part in (only or Part)]
-    contenders = _choose(plan.contenders(), chosen) if Part.HTTP in parts else []
-    if chosen and not contenders:
-        raise Problem("--contender chooses among the services of the part http; add --only http")
+    served_systems = _choose(plan.served_systems(), chosen) if Part.HTTP in parts else []
+    if chosen and not served_systems:
+        raise CliError("--contender selects services of the part http, which --only excludes; add --only http")
     effort = Effort(rounds or (1 if quick else 3), seconds or (2 if quick else 4), QUICK_LOADS if quick else LOADS)
     output.mkdir(parents=True, exist_ok=True)
     about = {
@@ -93,65 +91,66 @@ def main(
         "machine": machine.describe(),
     }
     record = Record(output / f"{NAME}.json", about)
-    minutes = plan.minutes(parts, contenders, effort)
-    console.err.print(f"{effort.rounds} round(s), about {minutes:.0f} minutes; everything started ends with it")
+    minutes = plan.minutes(parts, served_systems, effort)
+    console.err.print(f"{effort.rounds} round(s), about {minutes:.0f} minutes; all processes end with the run")
     with _reporting(record, output), tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        run = _prepare(Path(folder), parts, contenders, effort, record, weights, calibration_images)
+        run = _prepare(Path(folder), parts, served_systems, effort, record, weights, calibration_images)
         for part in parts:
             _MEASURES[part](run)
 
 
 @contextmanager
 def _reporting(record: Record, output: Path) -> Iterator[None]:
-    """The report at the end, however the block ends; of a run without any number there is none."""
+    """Write the report at the end of the block, even after an error; write none if nothing was measured."""
     begun = time.monotonic()
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted("interrupted; what was measured until then is in the report") from error
+        raise Interrupted("interrupted; the report has the measurements made so far") from error
     finally:
         record.finish((time.monotonic() - begun) / 60)
         if record.measured:
             _report(record, output)
 
 
-def _choose(known: Sequence[Contender], names: Sequence[str] | None) -> list[Contender]:
-    by_name = {contender.name: contender for contender in known}
+def _choose(available: Sequence[ServedSystem], names: Sequence[str] | None) -> list[ServedSystem]:
+    by_name = {served.name: served for served in available}
     if unknown := next((name for name in names or () if name not in by_name), None):
-        raise Problem(f"there is no contender {unknown} on this machine; there are {', '.join(by_name)}")
-    return [contender for contender in known if not names or contender.name in names]
+        raise CliError(f"unknown contender {unknown} on this machine; valid contenders: {', '.join(by_name)}")
+    return [served for served in available if not names or served.name in names]
 
 
 def _prepare(
     folder: Path,
     parts: Sequence[Part],
-    contenders: Sequence[Contender],
+    served_systems: Sequence[ServedSystem],
     effort: Effort,
     record: Record,
     weights: str,
     calibration_images: Path | None,
 ) -> Run:
-    """Makes all files before anything is measured; who cannot be converted takes no part, and the report says so.
+    """Create all files before measuring. Systems whose conversion fails are left out, and the report lists them.
 
-    Raises Problem where the weights or the calibration images are none.
+    Raises: CliError if the weights or the calibration images cannot be read.
     """
     if calibration_images and not calibration_images.is_dir():
-        raise Problem(f"there is no folder {calibration_images}; --calibration-images takes one with photos")
+        raise CliError(f"no such folder: {calibration_images}; --calibration-images needs a folder of photos")
     flags = machine.flags(machine.cpuinfo())
-    tell("drawing photos")
+    log("drawing photos")
     photos = draw_photos(folder)
     models = Models(folder, weights, calibration_images or draw_calibration(folder))
     models.make_state()
     engines = plan.engines(flags) if Part.NETWORK in parts else []
     ours = plan.SERVED if {Part.WORKERS, Part.OVERLOAD} & set(parts) else []
-    wanted = [(one.system, one.precision) for one in engines] + [(one.system, one.precision) for one in contenders]
-    ready = models.prepare([*wanted, *((System.OURS, precision) for precision in ours)], record)
+    compared = [(engine.system, engine.precision) for engine in engines]
+    compared += [(served.system, served.precision) for served in served_systems]
+    ready = models.prepare([*compared, *((System.OURS, precision) for precision in ours)], record)
     return Run(
         folder,
         models,
         photos,
         [engine for engine in engines if (engine.system, engine.precision) in ready],
-        [contender for contender in contenders if (contender.system, contender.precision) in ready],
+        [served for served in served_systems if (served.system, served.precision) in ready],
         [precision for precision in ours if (System.OURS, precision) in ready],
         effort,
         record,
@@ -159,8 +158,8 @@ def _prepare(
 
 
 def _report(record: Record, output: Path) -> None:
-    picture = output / f"{NAME}.svg"
-    name = picture.name if plot.write(record.document, picture) else None
+    figure = output / f"{NAME}.svg"
+    name = figure.name if plot.write(record.document, figure) else None
     (output / f"{NAME}.md").write_text(report.markdown(record.document, name), encoding="utf-8")
     for verdict in targets.judge(record.document):
         console.out.print(verdict.line, markup=False)

@@ -1,4 +1,4 @@
-"""Convert: from one set of weights to the file that each engine runs, made when it is first asked for."""
+"""Convert one set of weights to each engine's file format, on first use."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -10,7 +10,7 @@ import numpy as np
 from densenet.benchmark import processes
 from densenet.benchmark.baselines.engines import Floats
 from densenet.benchmark.plan import System
-from densenet.benchmark.record import Record, tell
+from densenet.benchmark.record import Record, log
 
 _UNTRAINED = "untrained"
 _SHAPE = (1, 3, 224, 224)
@@ -18,7 +18,7 @@ _SHAPE = (1, 3, 224, 224)
 
 @dataclass(frozen=True)
 class Models:
-    """The files of a run, all below `folder`. weights: imagenet, untrained or a file.
+    """The model files of a run, all below `folder`. weights: imagenet, untrained or a file.
 
     calibration: a folder of photos.
     """
@@ -27,17 +27,20 @@ class Models:
     weights: str
     calibration: Path
 
-    def prepare(self, wanted: Iterable[tuple[System, str]], record: Record) -> set[tuple[System, str]]:
-        """Makes every file that is wanted; those that can be made. What others lack is a failure in the record."""
+    def prepare(self, requested: Iterable[tuple[System, str]], record: Record) -> set[tuple[System, str]]:
+        """Create the requested files; return those that succeeded and record the failures."""
         ready = set()
-        for system, precision in dict.fromkeys(wanted):
+        for system, precision in dict.fromkeys(requested):
             with record.guarded("converting", f"{system} {precision}"):
                 self.file(system, precision)
                 ready.add((system, precision))
         return ready
 
     def file(self, system: System, precision: str) -> Path:
-        """What engines.load wants for that system. Raises Problem where the conversion fails."""
+        """Return the file or folder that engines.load needs for the system.
+
+        Raises: CliError if the conversion fails.
+        """
         if system in (System.OURS, System.STOCK):
             return self.exported(precision)
         if system is System.OPENVINO:
@@ -46,22 +49,25 @@ class Models:
 
     @property
     def state(self) -> Path:
-        """The weights as a state dict of tensors alone, which everything else is made of."""
+        """Return the path of the weights as a state dict, the source of all conversions."""
         return self.folder / "weights.pth"
 
     def make_state(self) -> None:
-        """Reads the weights. Raises Problem where there are none."""
+        """Read the weights and save them as a state dict.
+
+        Raises: CliError if they cannot be read.
+        """
         self._made(self.state.name, "reading the weights", _save_state, self.weights)
 
     def exported(self, precision: str) -> Path:
-        """The folder that this project's own export wrote."""
+        """Return the folder written by this project's export."""
         folder = self.folder / f"exported-{precision}"
         if not folder.exists():
-            tell(f"exporting {precision}")
+            log(f"exporting {precision}")
             arguments = ["--weights", self.weights, "--precision", precision, "--output", str(folder)]
             if precision == "int8":
                 arguments += ["--calibration-images", str(self.calibration)]
-                # Of random weights the best class is a matter of chance; speed is not.
+                # With random weights the best class is arbitrary, so agreement cannot be required.
                 arguments += ["--min-agreement", "0"] if self.weights == _UNTRAINED else []
             processes.run("export", *arguments, log=self.folder / f"export-{precision}.log")
         return folder
@@ -79,14 +85,14 @@ class Models:
         return self._made("int8.onnx", "quantising with ONNX Runtime", _quantize_onnx, original, self.calibration)
 
     def _made(self, name: str, doing: str, make: Callable[..., None], *sources: object) -> Path:
-        """The file of that name; make(*sources, path) is called in a process of its own where there is none."""
+        """Return the file of that name; if missing, call make(*sources, path) in a subprocess first."""
         path = self.folder / name
         if not path.exists():
-            tell(doing)
-            # An engine's file may be two, which is why it is made in a folder and named by its first.
+            log(doing)
+            # An engine may write two files, so they are made in a folder; the first one's name identifies them.
             partial = self.folder / "partial" / name
             partial.parent.mkdir(exist_ok=True)
-            processes.apart(make, *sources, partial)
+            processes.run_in_subprocess(make, *sources, partial)
             for made in sorted(partial.parent.iterdir(), reverse=True):
                 made.replace(self.folder / made.name)
         return path
@@ -107,7 +113,7 @@ def _to_openvino(state: Path, path: Path) -> None:
     from export import network
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it traces, which is deprecated; torch is pinned
+        warnings.simplefilter("ignore")  # OpenVINO traces the network, which is deprecated; torch is pinned
         eager = network.build(torch.load(state, weights_only=True))
         model = openvino.convert_model(eager, example_input=torch.zeros(_SHAPE), input=_SHAPE)
     openvino.save_model(model, path, compress_to_fp16=False)
@@ -131,7 +137,7 @@ def _to_onnx(state: Path, path: Path) -> None:
     eager = network.build(torch.load(state, weights_only=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # The newer exporter's own optimisations need a further package; ONNX Runtime optimises what it loads anyway.
+        # The newer exporter's optimisations need another package, and ONNX Runtime optimises on loading anyway.
         torch.onnx.export(eager, (torch.zeros(_SHAPE),), path, dynamo=False, input_names=["photo"], opset_version=17)
 
 
@@ -140,13 +146,13 @@ def _quantize_onnx(original: Path, calibration: Path, path: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """Its way of asking for one batch after the other."""
+        """ONNX Runtime's interface for calibration batches."""
 
         def __init__(self) -> None:
             self._batches = _batches(calibration)
 
         def get_next(self) -> dict[str, Floats] | None:
-            """None after the last one."""
+            """Return the next batch, or None after the last one."""
             return next(({"photo": batch} for batch in self._batches), None)
 
     prepared = path.with_name("prepared.onnx")
@@ -157,7 +163,7 @@ def _quantize_onnx(original: Path, calibration: Path, path: Path) -> None:
         Reader(),
         quant_format=quantization.QuantFormat.QDQ,
         per_channel=True,
-        # Signed activations, its default, have no fast kernels on x86; batch-norms in int8 cost more than they save.
+        # Signed activations, the default, have no fast kernels on x86. Batch norms in int8 are slower than in fp32.
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         op_types_to_quantize=["Conv", "Gemm"],
@@ -166,7 +172,7 @@ def _quantize_onnx(original: Path, calibration: Path, path: Path) -> None:
 
 
 def _batches(calibration: Path) -> Iterator[Floats]:
-    """The calibrating images of this project's own int8, one at a time: float32 (1, 3, 224, 224)."""
+    """Yield the images that calibrate this project's int8 export, one at a time: float32 (1, 3, 224, 224)."""
     from export import calibration as images
 
     for image in images.read(calibration).calibrating:

@@ -1,4 +1,4 @@
-"""Decoding and transforming alone: from an encoded photo to what the network takes, the tutorial's way and ours."""
+"""Measure decoding and transforming without the network: the tutorial's implementation and ours."""
 
 import io
 import time
@@ -9,26 +9,26 @@ from typing import Any
 
 from densenet.benchmark import images, plan, processes
 from densenet.benchmark.plan import LARGE, MEDIUM, SMALL, Part
-from densenet.benchmark.record import tell
+from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
 
 SIZES = (SMALL, MEDIUM, LARGE)
 TUTORIAL, OURS, EXACT = "tutorial", "ours", "ours, exact_decoding"
-_PASSES = 5  # of a round, of which the median counts
-_PHOTOS = 3  # different ones of a size
+_PASSES = 5  # per round; the median counts
+_PHOTOS = 3  # distinct photos of each size
 
 
 def measure(run: Run) -> None:
-    """Adds a row a size, way and round: milliseconds for one photo on one thread."""
+    """Add a row for each size, way and round: milliseconds for one photo on one thread."""
     with run.record.guarded(Part.DECODING, "decoding"):
         photos = {str(size): images.write(run.folder / "decoding", size, _PHOTOS) for size in SIZES}
-        for row in processes.apart(times, photos, run.effort.rounds):
+        for row in processes.run_in_subprocess(times, photos, run.effort.rounds):
             run.record.add(Part.DECODING, **row)
-        tell(f"decoding alone: {len(SIZES)} sizes, {run.effort.rounds} rounds")
+        log(f"decoding: {len(SIZES)} sizes, {run.effort.rounds} rounds")
 
 
 def times(photos: dict[str, list[Path]], rounds: int) -> list[dict[str, Any]]:
-    """The rows; photos: files by size."""
+    """Return the rows. photos: files by size."""
     import torch
 
     torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def _ways() -> dict[str, Callable[[bytes], object]]:
     from PIL import Image
     from torchvision import transforms
 
-    from handler import cropping, imaging, transform
+    from handler import cropping, decoding, transform
     from handler.settings import Settings
 
     def tutorial(content: bytes) -> object:
@@ -60,19 +60,19 @@ def _ways() -> dict[str, Callable[[bytes], object]]:
         )
         return compose(Image.open(io.BytesIO(content))).unsqueeze(0)
 
-    def ours(content: bytes, enough: int | None = cropping.ENOUGH) -> object:
-        decoded = imaging.decode(content, max_pixels=Settings().max_image_pixels, enough=enough)
+    def ours(content: bytes, min_side: int | None = cropping.MIN_SIDE) -> object:
+        decoded = decoding.decode(content, max_pixels=Settings().max_image_pixels, min_side=min_side)
         return transform.normalize([cropping.crop(decoded).tobytes()])
 
     return {TUTORIAL: tutorial, OURS: ours, EXACT: lambda content: ours(content, None)}
 
 
 def _milliseconds(way: Callable[[bytes], object], contents: list[bytes]) -> float:
-    """The median of some passes over all photos."""
-    found = []
+    """Return the median milliseconds of several passes over all photos."""
+    times = []
     for _ in range(_PASSES):
         for content in contents:
             begun = time.perf_counter()
             way(content)
-            found.append(1000 * (time.perf_counter() - begun))
-    return median(found)
+            times.append(1000 * (time.perf_counter() - begun))
+    return median(times)

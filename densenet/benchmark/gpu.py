@@ -1,4 +1,4 @@
-"""A GPU, where there is one: images a second by the batch, eager, compiled, and as exported in fp16."""
+"""Measure the throughput on a GPU by batch size: eager, compiled, and exported in fp16."""
 
 import time
 from collections.abc import Callable
@@ -7,41 +7,41 @@ from typing import Any
 
 from densenet.benchmark import plan, processes
 from densenet.benchmark.plan import Part, System
-from densenet.benchmark.record import tell
+from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
 
 BATCHES = (1, 8, 32, 128)
 EAGER, COMPILED, OURS = "eager fp32", "torch.compile fp16, channels last", "ours fp16"
-_SECONDS = 1  # of a batch size, way and round
+_SECONDS = 1  # for each batch size, way and round
 
 
 def measure(run: Run) -> None:
-    """Adds a row a batch size, way and round; without a GPU none."""
+    """Add a row for each batch size, way and round: images per second. Do nothing without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
-        tell("no GPU here")
+        log("no GPU on this machine")
         return
     with run.record.guarded(Part.GPU, "GPU"):
         exported, state = run.models.exported("fp16"), run.models.file(System.EAGER, "fp32")
-        for row in processes.apart(throughputs, exported, state, run.effort.rounds):
+        for row in processes.run_in_subprocess(throughputs, exported, state, run.effort.rounds):
             run.record.add(Part.GPU, **row)
-        tell(f"GPU: {len(BATCHES)} batch sizes, {run.effort.rounds} rounds")
+        log(f"GPU: {len(BATCHES)} batch sizes, {run.effort.rounds} rounds")
 
 
 def throughputs(exported: Path, state: Path, rounds: int) -> list[dict[str, Any]]:
-    """The rows; exported: folder of the fp16 export; state: the same weights' state dict."""
+    """Return the rows. exported: folder of the fp16 export. state: state dict of the same weights."""
     import torch
 
     with torch.inference_mode():
         ways = _ways(exported, state)
-        pictures = {count: torch.randn(count, 3, 224, 224, device="cuda") for count in BATCHES}
+        batches = {count: torch.randn(count, 3, 224, 224, device="cuda") for count in BATCHES}
         every = [(way, count) for count in BATCHES for way in ways]
-        for way, count in every:  # compiles, and chooses kernels for the shape
+        for way, count in every:  # compiles the network and selects kernels for the shape
             for _ in range(3):
-                ways[way](pictures[count])
+                ways[way](batches[count])
         return [
-            {"round": turn, "way": way, "batch": count, "throughput": _throughput(ways[way], pictures[count])}
+            {"round": turn, "way": way, "batch": count, "throughput": _throughput(ways[way], batches[count])}
             for turn in range(rounds)
             for way, count in plan.in_order(every, turn)
         ]
@@ -66,7 +66,7 @@ def _ways(exported: Path, state: Path) -> dict[str, Callable[[Any], object]]:
 
 
 def _throughput(network: Callable[[Any], object], images: Any) -> float:
-    """Images a second, from pictures on the GPU to logits on the CPU."""
+    """Return images per second, from a batch on the GPU to logits on the CPU."""
     import torch
 
     torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Pictures: many different photos of a size, cut out of the few in export/photos. The same ones on every machine."""
+"""Generate many distinct photos of a size from the few in export/photos, identical on every machine."""
 
 import random
 from functools import cache
@@ -12,12 +12,12 @@ from densenet.paths import PHOTOS
 
 _SOURCES = sorted(PHOTOS.glob("*.jpg"))
 _QUALITY = 92
-# An enlarged photo is smooth and would make a file of a tenth of a camera's; with a sensor's noise it has 3 to 6 MB.
+# An enlarged photo is smooth and compresses to a tenth of a camera's file. With sensor noise it has 3 to 6 MB.
 _NOISE = 5.0  # standard deviation, in levels of 255
 
 
 def write(folder: Path, size: Size, count: int) -> list[Path]:
-    """`count` JPEGs of the size, no two alike."""
+    """Write `count` distinct JPEGs of the size and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{size.width}x{size.height}-{number:03}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
@@ -26,14 +26,14 @@ def write(folder: Path, size: Size, count: int) -> list[Path]:
 
 
 def draw(size: Size, number: int) -> Image.Image:
-    """The picture of that number: a window of a photo, at a place and of a size of its own, perhaps mirrored."""
+    """Draw image `number`: a window of a photo at a random position and scale, possibly mirrored."""
     photo = _photo(number % len(_SOURCES))
-    chance = random.Random(number)
-    share = chance.uniform(0.5, 1)
+    rng = random.Random(number)
+    share = rng.uniform(0.5, 1)
     width, height = round(photo.width * share), round(photo.height * share)
-    left, top = chance.randint(0, photo.width - width), chance.randint(0, photo.height - height)
+    left, top = rng.randint(0, photo.width - width), rng.randint(0, photo.height - height)
     window = photo.crop((left, top, left + width, top + height))
-    if chance.random() < 0.5:
+    if rng.random() < 0.5:
         window = ImageOps.mirror(window)
     fitted = ImageOps.fit(window, (size.width, size.height), Image.Resampling.BICUBIC)
     return fitted if fitted.width <= photo.width else _with_noise(fitted, number)

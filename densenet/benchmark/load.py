@@ -1,4 +1,4 @@
-"""Load: clients against an address, by locust in a process of its own, and what they measured."""
+"""Load: run locust clients against an address in a subprocess and read their measurements."""
 
 import json
 from collections import Counter
@@ -10,16 +10,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from densenet.benchmark import processes
-from export.console import Problem
+from export.console import CliError
 
-RAMP = 1  # seconds in which connections are made, and nothing is counted
-_PATIENCE = 120  # seconds for the last answers; locust would cut them off
+RAMP = 1  # seconds for opening connections; their requests are not counted
+_STOP_TIMEOUT = 120  # seconds for the last answers; without it locust cancels them
 OK = 200
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where photos are sent, and how: as the part of a form, or as the body where `part` is None."""
+    """The URL that receives photos. part: name of the form part, or None to send the photo as the body."""
 
     url: str
     part: str | None = None
@@ -27,9 +27,9 @@ class Address:
 
 @dataclass(frozen=True)
 class Answer:
-    """One request: when it ended (seconds since 1970), how long it took, and, of a refusal, what it said.
+    """One request: when it ended (seconds since 1970), how long it took, its status, and the text of an error.
 
-    A status of 0: no answer came.
+    A status of 0 means that no answer came.
     """
 
     finished: float
@@ -40,14 +40,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sent:
-    """What one run of the load generator did. cpu_seconds: its own."""
+    """The result of one run of the load generator. cpu_seconds: CPU time of the load generator itself."""
 
     answers: tuple[Answer, ...]
     cpu_seconds: float
 
     @property
     def cost(self) -> float:
-        """The load generator's own milliseconds of CPU a request."""
+        """Return the load generator's CPU time per request, in milliseconds."""
         return 1000 * self.cpu_seconds / max(1, len(self.answers))
 
 
@@ -60,7 +60,10 @@ def send(
     *,
     wait_after_refusal: float = 0,
 ) -> Sent:
-    """So many clients for so many seconds, ramp included; those under way are waited for. Raises Problem."""
+    """Run clients for some seconds, ramp included, and wait for requests in flight.
+
+    Raises: CliError if locust fails.
+    """
     url = urlsplit(address.url)
     job, answers = scratch / "job.json", scratch / "answers.json"
     answers.unlink(missing_ok=True)
@@ -77,7 +80,7 @@ def send(
         "locust",
         *("--locustfile", str(Path(__file__).with_name("locustfile.py")), "--headless", "--only-summary"),
         *("--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{seconds}s"),
-        *("--stop-timeout", str(_PATIENCE), "--exit-code-on-error", "0"),
+        *("--stop-timeout", str(_STOP_TIMEOUT), "--exit-code-on-error", "0"),
         log=scratch / "locust.log",
         BENCHMARK_JOB=str(job),
     )
@@ -85,26 +88,28 @@ def send(
 
 
 def read(text: str) -> Sent:
-    """What locustfile.py wrote, in the order in which the requests ended."""
+    """Read the file that locustfile.py wrote; sort the answers by the time at which they ended."""
     document = json.loads(text)
     answers = sorted((Answer(*row) for row in document["answers"]), key=lambda answer: answer.finished)
     return Sent(tuple(answers), document["cpu_seconds"])
 
 
 def summarise(answers: Sequence[Answer], seconds: int) -> dict[str, Any]:
-    """Images a second and milliseconds of the right answers after the ramp; refusals and failures by status.
+    """Return images per second and latencies (ms) of successful answers after the ramp, and other answers by status.
 
-    seconds: how long was sent, the ramp included. Raises Problem where there are too few right answers to say anything.
+    seconds: duration of the load, ramp included.
+
+    Raises: CliError if there are fewer than two successful answers.
     """
     first = min((answer.finished - answer.milliseconds / 1000 for answer in answers), default=0.0)
     counted = [answer for answer in answers if first + RAMP <= answer.finished <= first + seconds]
     right = [answer for answer in counted if answer.status == OK]
     others = Counter(str(answer.status) for answer in answers if answer.status != OK)
     if len(right) < 2:
-        raise Problem(f"{len(right)} right answers in {seconds - RAMP} seconds, others by status: {dict(others)}")
+        raise CliError(f"{len(right)} right answers in {seconds - RAMP} seconds, others by status: {dict(others)}")
     times = sorted(answer.milliseconds for answer in right)
     return {
-        # From answer to answer: counting those within a given time would be wrong by up to one of them.
+        # Measured from the first to the last answer; counting answers in a fixed time is off by up to one of them.
         "throughput": (len(right) - 1) / max(1e-9, right[-1].finished - right[0].finished),
         "p50": quantile(times, 50),
         "p95": quantile(times, 95),
@@ -114,5 +119,5 @@ def summarise(answers: Sequence[Answer], seconds: int) -> dict[str, Any]:
 
 
 def quantile(values: Sequence[float], percent: int) -> float:
-    """The value that so many percent of them do not exceed, interpolated."""
+    """Return the interpolated percentile of the values."""
     return quantiles(values, n=100, method="inclusive")[percent - 1]

@@ -1,7 +1,7 @@
-"""What locust runs: users who send photos without a pause; what became of each request goes into a file.
+"""Locust users that send photos without a pause and write every result to a file.
 
-Locust's own statistics round times above 100 ms to 10, too coarse for ratios. The job comes by the environment, as the
-JSON that load.py writes.
+Locust's own statistics round times above 100 ms to 10 ms, too coarse for ratios. BENCHMARK_JOB names the JSON file
+with the job, which load.py writes.
 """
 
 import itertools
@@ -22,7 +22,7 @@ _cpu_seconds = [0.0]
 
 
 def _request(path: str) -> tuple[bytes, str]:
-    """A photo's body and its content type: a form with one file where a part is named, else the bytes alone."""
+    """Return a request's body and content type: a form with one file if a part is named, else the photo itself."""
     content = Path(path).read_bytes()
     if not _JOB["part"]:
         return content, "image/jpeg"
@@ -33,13 +33,13 @@ _requests = itertools.cycle([_request(path) for path in _JOB["photos"]])
 
 
 class User(FastHttpUser):
-    """Sends the next photo as soon as the last one was answered; after a refusal it waits first."""
+    """Send the next photo as soon as the last one was answered; wait first after a refusal."""
 
     host = _JOB["host"]
 
     @task
     def send(self) -> None:
-        """One photo."""
+        """Send one photo."""
         body, content_type = next(_requests)
         response = self.client.post(_JOB["path"], data=body, headers={"Content-Type": content_type})
         if response.status_code != _OK:

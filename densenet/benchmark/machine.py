@@ -1,4 +1,4 @@
-"""The machine and the versions that numbers belong to."""
+"""Describe the machine and the versions on which the numbers were measured."""
 
 import os
 import platform
@@ -14,27 +14,27 @@ _PACKAGES = (
     *("torch", "torchvision", "torchserve", "pillow", "flask", "gunicorn", "starlette", "uvicorn"),
     *("openvino", "nncf", "onnx", "onnxruntime", "locust"),
 )
-# What decides how fast a network can be computed on a CPU.
-_TELLING = (
+# Instruction sets that determine the speed of a network on a CPU.
+_RELEVANT_FLAGS = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_int8", "amx_bf16"),
 )
 
 
 def flags(cpuinfo: str) -> list[str]:
-    """The processor's flags that matter here, of the text of /proc/cpuinfo."""
-    found = set(_line(cpuinfo, "flags").split())
-    return [flag for flag in _TELLING if flag in found]
+    """Return the relevant flags of the processor from the text of /proc/cpuinfo."""
+    supported = set(_line(cpuinfo, "flags").split())
+    return [flag for flag in _RELEVANT_FLAGS if flag in supported]
 
 
 def cpuinfo() -> str:
-    """What Linux says of its processors; empty elsewhere."""
+    """Return the text of /proc/cpuinfo, or "" on systems other than Linux."""
     path = Path("/proc/cpuinfo")
     return path.read_text() if path.exists() else ""
 
 
 def describe() -> dict[str, Any]:
-    """Processor, cores, memory in GiB, system, load before the run, and versions by package."""
+    """Return processor, cores, memory in GiB, system, load before the run, and versions by package."""
     text = cpuinfo()
     return {
         "processor": _line(text, "model name") or platform.processor() or platform.machine(),
@@ -50,13 +50,13 @@ def describe() -> dict[str, Any]:
 
 
 class Elsewhere:
-    """How much of the processor programs that do not belong to this run take, from the moment this is made."""
+    """The share of CPU time used by programs outside this run, counted from the creation of the object."""
 
     def __init__(self) -> None:
         self._begun, self._busy, self._ours = time.monotonic(), _busy_seconds(), _our_seconds()
 
     def share(self) -> float:
-        """Of all cores' time since then, 0..1. Time that a virtual machine's host took away counts, too."""
+        """Return the share of all cores' time, 0..1. Includes time that the host of a virtual machine took."""
         seconds = (time.monotonic() - self._begun) * (psutil.cpu_count() or 1)
         others = (_busy_seconds() - self._busy) - (_our_seconds() - self._ours)
         return min(1.0, max(0.0, others / seconds))
@@ -64,12 +64,12 @@ class Elsewhere:
 
 def _busy_seconds() -> float:
     times = psutil.cpu_times()
-    # Linux counts a guest's time as the host's own, too.
+    # Linux includes guest time in user time, so it must not be added again.
     return float(sum(times) - times.idle - getattr(times, "iowait", 0) - getattr(times, "guest", 0))
 
 
 def _our_seconds() -> float:
-    """Of this process and all below it, those that have ended and were waited for included."""
+    """Return the CPU seconds of this process and its descendants, including those that ended and were waited for."""
     this = psutil.Process()
     total = 0.0
     for process in [this, *this.children(recursive=True)]:
@@ -86,6 +86,6 @@ def _version(package: str) -> str:
 
 
 def _line(cpuinfo: str, key: str) -> str:
-    """The first value of a key; "" where there is none."""
+    """Return the first value of a key, or ""."""
     pairs = (line.partition(":") for line in cpuinfo.splitlines())
     return next((value.strip() for name, _, value in pairs if name.strip() == key), "")

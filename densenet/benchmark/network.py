@@ -1,4 +1,4 @@
-"""The network alone: every engine in a process that is kept, driven in turn, so that at most one of them is busy."""
+"""Measure the network without HTTP: each engine has its own process, and they run in turn, one at a time."""
 
 import time
 from contextlib import ExitStack
@@ -11,57 +11,57 @@ import numpy as np
 from densenet.benchmark import machine, plan, processes
 from densenet.benchmark.baselines import engines
 from densenet.benchmark.plan import Engine, Part, System
-from densenet.benchmark.record import tell
+from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
 
 THREADS = (1, 2)
-_PASSES = 5  # timed ones of a round
-_ROUNDS = 3  # turns of every engine in each of the run's rounds; they are short
+_PASSES = 5  # timed passes per turn
+_ROUNDS = 3  # turns of each engine per round of the run; they are short
 
 
 def measure(run: Run) -> None:
-    """Adds a row an engine, number of threads and turn: the median of milliseconds for one image."""
+    """Add a row for each engine, number of threads and turn: median milliseconds for one image."""
     for threads in THREADS:
         with ExitStack() as stack:
             connections = _start(run, threads, stack)
             for turn in range(run.effort.rounds * _ROUNDS):
                 elsewhere = machine.Elsewhere()
                 times = {}
-                for one in plan.in_order(list(connections), turn):
-                    with run.record.guarded(Part.NETWORK, f"{one.name}, {threads} thread(s), turn {turn + 1}"):
-                        times[one] = _time(connections[one])
+                for engine in plan.in_order(list(connections), turn):
+                    with run.record.guarded(Part.NETWORK, f"{engine.name}, {threads} thread(s), turn {turn + 1}"):
+                        times[engine] = _time(connections[engine])
                 beside = {"threads": threads, "elsewhere": elsewhere.share()}
                 for engine, milliseconds in times.items():
                     run.record.add(Part.NETWORK, round=turn, engine=engine.name, milliseconds=milliseconds, **beside)
-        tell(f"network alone, {threads} thread(s): {len(connections)} engines, {run.effort.rounds * _ROUNDS} rounds")
+        log(f"network, {threads} thread(s): {len(connections)} engines, {run.effort.rounds * _ROUNDS} rounds")
 
 
 def serve(connection: Connection, system: System, precision: str, model: Path, threads: int) -> None:
-    """The process of one engine: for every number that comes it answers as many times, in milliseconds."""
+    """Run one engine in a subprocess: for each received number of passes, send that many times in milliseconds."""
     try:
         network = engines.load(system, precision, model, threads=threads)
         batch = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
         batch = engines.lay_out(system, batch)
         connection.send(network(batch).shape)
     except Exception as error:
-        connection.send(processes.problem(error))
+        connection.send(processes.to_cli_error(error))
         return
     while True:
         passes = connection.recv()
-        network(batch)  # what lay in the caches belonged to another engine
+        network(batch)  # warm the caches, which hold another engine's data
         connection.send([_milliseconds(network, batch) for _ in range(passes)])
 
 
 def _start(run: Run, threads: int, stack: ExitStack) -> dict[Engine, Connection]:
-    found = {}
+    connections = {}
     for engine in run.engines:
         with run.record.guarded(Part.NETWORK, f"{engine.name}, {threads} thread(s)"):
             model = run.models.file(engine.system, engine.precision)
             arguments = (engine.system, engine.precision, model, threads)
-            connection = stack.enter_context(processes.conversation(serve, *arguments))
+            connection = stack.enter_context(processes.subprocess_rpc(serve, *arguments))
             processes.receive(connection)
-            found[engine] = connection
-    return found
+            connections[engine] = connection
+    return connections
 
 
 def _time(connection: Connection) -> float:

@@ -1,4 +1,4 @@
-"""Overload: many more clients at once than the queue holds. Who is refused, what others get, what comes after."""
+"""Measure an overload: more concurrent clients than the queue holds, and the recovery afterwards."""
 
 import threading
 import time
@@ -14,23 +14,23 @@ import requests
 from densenet.benchmark import load, serving, speed
 from densenet.benchmark.load import Address, Answer
 from densenet.benchmark.plan import SMALL, Load, Part
-from densenet.benchmark.record import tell
+from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
 
 CLIENTS = 200
 WORKERS = 2
-WAIT_AFTER_REFUSAL = 1.0  # seconds, as a client does that means well
-_SATURATING = (8, 32)  # clients, of which the better one is the best throughput
+WAIT_AFTER_REFUSAL = 1.0  # seconds, as a well-behaved client waits
+_SATURATING = (8, 32)  # numbers of clients; the better result is the best throughput
 _SECONDS = 8
 _PROBE_PAUSE = 0.02  # seconds between an answer and the next probe
 _BEFORE, _AFTER = 2.0, 4.0  # seconds of probing without any other load
-NORMAL = 1.5  # times the median latency before, up to which a latency is normal
+NORMAL = 1.5  # a latency is normal up to this multiple of the median before the load
 _UNAVAILABLE = 503
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One request beside the load: when it began and ended (seconds since 1970), and its status."""
+    """One request during the load: when it began and ended (seconds since 1970), and its status."""
 
     begun: float
     ended: float
@@ -38,12 +38,12 @@ class Probe:
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """Return the duration in seconds."""
         return self.ended - self.begun
 
 
 def measure(run: Run) -> None:
-    """Adds a row a precision and round."""
+    """Add a row for each precision and round."""
     for precision in run.precisions:
         for turn in range(run.effort.rounds):
             with run.record.guarded(Part.OVERLOAD, f"{precision}, round {turn + 1}"):
@@ -51,21 +51,22 @@ def measure(run: Run) -> None:
                 with serving.ours(precision, WORKERS, run.models, scratch) as service:
                     row = _overload(run, Address(service.url), scratch)
                 run.record.add(Part.OVERLOAD, round=turn, precision=precision, **row)
-                tell(
+                log(
                     f"{CLIENTS} clients, {precision}: {row['throughput']:.1f} images/s, {row['best']:.1f} at best, "
                     f"others {row['others']}, normal after {row['seconds_to_normal']} s"
                 )
 
 
 def clear(answer: Answer) -> bool:
-    """Whether a refusal is a 503 that says in words what is the matter."""
+    """Return whether a refusal is a 503 with a message."""
     return answer.status == _UNAVAILABLE and '"message"' in answer.text
 
 
 def seconds_to_normal(probes: Sequence[Probe], begun: float, ended: float) -> float | None:
-    """From the end of a load to the first of the probes that are all answered, and as fast as before the load began.
+    """Return the seconds from the end of a load until probes are answered as fast as before the load.
 
-    A single slow one of those that follow is anybody's scheduler. None where they are never as fast again.
+    From then on nine in ten probes must be normal, because a few may be slow due to scheduling. Return None if they
+    never are.
     """
     before = [probe.seconds for probe in probes if probe.ended <= begun]
     after = [probe for probe in probes if probe.begun >= ended]
@@ -98,20 +99,20 @@ def _overload(run: Run, address: Address, scratch: Path) -> dict[str, Any]:
 
 @contextmanager
 def _probing(address: Address, photo: Path) -> Iterator[list[Probe]]:
-    """One client of its own that asks again and again, until the end of the block."""
+    """Run one more client that sends requests until the end of the block, and collect its probes."""
     probes: list[Probe] = []
     over = threading.Event()
 
-    def ask() -> None:
+    def probe() -> None:
         while not over.wait(_PROBE_PAUSE):
             begun = time.time()
             try:
-                status = serving.ask(address, photo).status_code
-            except requests.RequestException:  # no answer: TorchServe ends a refused connection by a reset
+                status = serving.send(address, photo).status_code
+            except requests.RequestException:  # no answer: TorchServe resets refused connections
                 status = 0
             probes.append(Probe(begun, time.time(), status))
 
-    thread = threading.Thread(target=ask, daemon=True)
+    thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     try:
         yield probes

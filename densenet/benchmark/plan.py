@@ -1,4 +1,4 @@
-"""The plan: who is measured under which load, in which order, and about how long that takes. All of it is data."""
+"""The plan: which systems are measured under which loads, in which order, and the estimated duration."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from export import Precision
 
 T = TypeVar("T")
 
-# Flags of /proc/cpuinfo, one of which a precision needs to be worth measuring.
+# A precision is measured only if /proc/cpuinfo has one of these flags.
 _NEEDS = {"bf16": {"avx512_bf16", "amx_bf16"}}
 _FP32, _INT8, _BF16 = "fp32", "int8", "bf16"
 
 
 class Part(StrEnum):
-    """What can be measured by itself."""
+    """A part of the benchmark that can be run separately."""
 
     NETWORK = "network"
     DECODING = "decoding"
@@ -26,7 +26,7 @@ class Part(StrEnum):
 
 
 class System(StrEnum):
-    """Who computes or serves."""
+    """A system that computes or serves the network."""
 
     OURS = "ours"
     EAGER = "eager"
@@ -39,7 +39,7 @@ class System(StrEnum):
 
 @dataclass(frozen=True)
 class Size:
-    """Of a photo, in pixels."""
+    """The size of a photo, in pixels."""
 
     width: int
     height: int
@@ -53,7 +53,7 @@ SMALL, MEDIUM, LARGE = Size(500, 335), Size(1920, 1080), Size(4000, 3000)
 
 @dataclass(frozen=True)
 class Load:
-    """So many clients, each of whom sends the next photo as soon as the last one was answered."""
+    """A number of clients, each of which sends the next photo as soon as the last one was answered."""
 
     size: Size
     clients: int
@@ -64,7 +64,7 @@ class Load:
 
 LOADS = (*(Load(SMALL, clients) for clients in (1, 2, 8, 32)), *(Load(LARGE, clients) for clients in (1, 2)))
 QUICK_LOADS = (Load(SMALL, 1), Load(SMALL, 8), Load(LARGE, 1))
-_SCALING_LOADS = (Load(SMALL, 1), Load(SMALL, 8))  # what a second worker is compared by
+_SCALING_LOADS = (Load(SMALL, 1), Load(SMALL, 8))  # for comparing one worker with two
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """As in the report."""
+        """Return the name in the report."""
         return f"{self.system} {self.precision}"
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A network behind HTTP; each worker has one thread except where the system has its own way."""
+class ServedSystem:
+    """A network served over HTTP. Each worker has one thread unless the system manages its own."""
 
     system: System
     precision: str
@@ -91,13 +91,13 @@ class Contender:
 
     @property
     def name(self) -> str:
-        """As on the command line and in the report."""
+        """Return the name on the command line and in the report."""
         return f"{self.system}-{self.precision}-{self.workers}"
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured: rounds, seconds of each load in a round, and which loads."""
+    """The amount of measuring: rounds, seconds per load, and the loads."""
 
     rounds: int
     seconds: int
@@ -105,56 +105,58 @@ class Effort:
 
 
 def precisions(flags: Collection[str]) -> list[str]:
-    """What this project exports and a processor with these flags can compute in."""
+    """Return the precisions that this project exports and a processor with these flags supports."""
     on_processors = (Precision.FP32, Precision.BF16, Precision.INT8)
-    return [one.value for one in on_processors if _supported(one.value, flags)]
+    return [precision.value for precision in on_processors if _supported(precision.value, flags)]
 
 
-# Those that are served: the targets' own. What bf16 would be over HTTP follows from the network alone.
+# Precisions measured over HTTP. The speed of bf16 over HTTP follows from the measurement of the network.
 SERVED = (_FP32, _INT8)
 
 
 def engines(flags: Collection[str]) -> list[Engine]:
-    """The networks to compare on a processor with these flags; what is compared stands side by side."""
-    peers = [(System.OPENVINO, p) for p in (_FP32, _INT8, _BF16)] + [(System.ONNXRUNTIME, p) for p in (_FP32, _INT8)]
-    every = [(System.EAGER, _FP32), *((System.OURS, one) for one in precisions(flags)), *peers]
+    """Return the engines to compare on a processor with these flags."""
+    baselines = [(System.OPENVINO, p) for p in (_FP32, _INT8, _BF16)] + [
+        (System.ONNXRUNTIME, p) for p in (_FP32, _INT8)
+    ]
+    every = [(System.EAGER, _FP32), *((System.OURS, precision) for precision in precisions(flags)), *baselines]
     return [Engine(system, precision) for system, precision in every if _supported(precision, flags)]
 
 
-def contenders() -> list[Contender]:
-    """The services to compare."""
-    tutorials = [Contender(System.FLASK, _FP32, 1), Contender(System.GUNICORN, _FP32, 2)]
+def served_systems() -> list[ServedSystem]:
+    """Return the services to compare."""
+    tutorials = [ServedSystem(System.FLASK, _FP32, 1), ServedSystem(System.GUNICORN, _FP32, 2)]
     ours = [
-        Contender(System.OURS, precision, workers, LOADS if workers > 1 else _SCALING_LOADS)
+        ServedSystem(System.OURS, precision, workers, LOADS if workers > 1 else _SCALING_LOADS)
         for precision in SERVED
         for workers in (1, 2)
     ]
-    peers = [Contender(system, one, 2) for system in (System.OPENVINO, System.ONNXRUNTIME) for one in SERVED]
-    return [*tutorials, *ours, Contender(System.STOCK, _FP32, 2), *peers]
+    baselines = [ServedSystem(system, p, 2) for system in (System.OPENVINO, System.ONNXRUNTIME) for p in SERVED]
+    return [*tutorials, *ours, ServedSystem(System.STOCK, _FP32, 2), *baselines]
 
 
-def loads(contender: Contender, effort: Effort) -> list[Load]:
-    """What the contender is put under."""
-    return [load for load in effort.loads if load in contender.loads]
+def loads(served: ServedSystem, effort: Effort) -> list[Load]:
+    """Return the loads for a served system."""
+    return [load for load in effort.loads if load in served.loads]
 
 
 def in_order(items: Sequence[T], turn: int) -> list[T]:
-    """The same items, begun elsewhere in each round and backwards in every other: drift then favours nobody."""
+    """Rotate the items in each round and reverse them in every other one, so that drift favours none of them."""
     start = turn % len(items) if items else 0
     rotated = [*items[start:], *items[:start]]
     return rotated[::-1] if turn % 2 else rotated
 
 
-def minutes(parts: Collection[Part], chosen: Sequence[Contender], effort: Effort) -> float:
-    """About how long a run takes, by what its steps took on two cores."""
-    a_load = effort.seconds + 2  # locust's start, its ramp and the last answers
+def minutes(parts: Collection[Part], chosen: Sequence[ServedSystem], effort: Effort) -> float:
+    """Estimate the minutes of a run from the times its steps took on two cores."""
+    load_seconds = effort.seconds + 2  # with locust's start, its ramp and the last answers
     each = {
         Part.NETWORK: 20 + 15 * effort.rounds,
         Part.DECODING: 5 + 10 * effort.rounds,
-        Part.HTTP: effort.rounds * sum(10 + a_load * len(loads(one, effort)) for one in chosen),
+        Part.HTTP: effort.rounds * sum(10 + load_seconds * len(loads(served, effort)) for served in chosen),
         Part.WORKERS: 2 * (10 + 5 * effort.rounds),
-        Part.OVERLOAD: 2 * effort.rounds * (28 + 2 * a_load),
-        Part.GPU: 0,  # without one; with one some minutes, most of them compiling
+        Part.OVERLOAD: 2 * effort.rounds * (28 + 2 * load_seconds),
+        Part.GPU: 0,  # without a GPU; with one a few minutes, mostly compiling
     }
     preparing = 80
     return (preparing + sum(each[part] for part in parts)) / 60

@@ -1,4 +1,4 @@
-"""The plot: throughput, latency and the network alone, side by side, as an SVG file."""
+"""Plot throughput, latency and the network's speed side by side, as an SVG file."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from matplotlib.typing import RcKeyType
 
 from densenet.benchmark.plan import SMALL, Load, Part
 from densenet.benchmark.report import in_order_of_appearance
-from densenet.benchmark.statistics import Spread, spread
+from densenet.benchmark.statistics import Summary, summarize
 from densenet.benchmark.targets import Document
 
 _BLUE, _GREY = "#3b6ea5", "#b0b0b0"
@@ -27,14 +27,17 @@ _STYLE: dict[RcKeyType, Any] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """A bar for each of `who` in the rows of a part that are of one kind: the spread of `value`."""
+    """A panel with one bar for each `name_key` among a part's rows with row[filter_key] == filter_value.
+
+    value_key: the measured value in a row.
+    """
 
     title: str
     part: Part
-    who: str
-    key: str
-    wanted: object
-    value: str
+    name_key: str
+    filter_key: str
+    filter_value: object
+    value_key: str
 
 
 _PANELS = (
@@ -45,7 +48,7 @@ _PANELS = (
 
 
 def write(document: Document, path: Path) -> bool:
-    """The document's plot; what was not measured has no panel. Whether there is any, and so a file."""
+    """Plot the document; leave out what was not measured. Return whether a file was written."""
     panels = [(panel.title, bars) for panel in _PANELS if (bars := _bars(document, panel))]
     if not panels:
         path.unlink(missing_ok=True)
@@ -59,19 +62,19 @@ def write(document: Document, path: Path) -> bool:
     return True
 
 
-def _bars(document: Document, panel: Panel) -> dict[str, Spread]:
-    rows = [row for row in document[panel.part] if row[panel.key] == panel.wanted]
-    names = in_order_of_appearance(rows, panel.who)
-    found = {name: spread([row[panel.value] for row in rows if row[panel.who] == name]) for name in names}
-    return {name: one for name, one in found.items() if one}
+def _bars(document: Document, panel: Panel) -> dict[str, Summary]:
+    rows = [row for row in document[panel.part] if row[panel.filter_key] == panel.filter_value]
+    names = in_order_of_appearance(rows, panel.name_key)
+    values = {name: [row[panel.value_key] for row in rows if row[panel.name_key] == name] for name in names}
+    return {name: summary for name in names if (summary := summarize(values[name]))}
 
 
-def _draw(axes: Axes, title: str, bars: Mapping[str, Spread]) -> None:
+def _draw(axes: Axes, title: str, bars: Mapping[str, Summary]) -> None:
     names = list(bars)
     medians = [bars[name].median for name in names]
     whiskers: Sequence[Sequence[float]] = (
-        [one.median - one.low for one in bars.values()],
-        [one.high - one.median for one in bars.values()],
+        [bar.median - bar.low for bar in bars.values()],
+        [bar.high - bar.median for bar in bars.values()],
     )
     colours = [_BLUE if name.startswith("ours") else _GREY for name in names]
     axes.barh(names, medians, color=colours, xerr=whiskers, error_kw={"lw": 1, "ecolor": "#333333"})

@@ -1,4 +1,4 @@
-"""Processes: started for one purpose, and ended with the block that needs them, whatever happens in it."""
+"""Processes that end with the block that started them, and functions that run in a subprocess."""
 
 import multiprocessing
 import os
@@ -15,24 +15,24 @@ from typing import Any, ParamSpec, TypeVar
 
 import psutil
 
-from export.console import Problem
+from export.console import CliError
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_GRACE = 10  # seconds for a process to end by itself
-_STILL = 0.5  # seconds without work after which a process counts as idle
+_GRACE = 10  # seconds for a process to exit by itself
+_IDLE_INTERVAL = 0.5  # seconds without work after which a process counts as idle
 
 
 @contextmanager
 def program(module: str, *arguments: str, log: Path, **environment: str) -> Iterator[psutil.Process]:
-    """`python -m module arguments`, and all its children, for as long as the block.
+    """Run `python -m module arguments` for the duration of the block, then end it and its children.
 
-    log: takes its output.
+    log: file for its output.
     """
     inherited = os.environ | environment
     command = [sys.executable, "-m", module, *arguments]
     with log.open("wb") as output:
-        # In a session of its own: Ctrl-C is for this process, which then ends the others in order.
+        # Its own session keeps Ctrl-C away from it; this process handles Ctrl-C and ends the others in order.
         started = subprocess.Popen(
             command, env=inherited, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
@@ -43,24 +43,27 @@ def program(module: str, *arguments: str, log: Path, **environment: str) -> Iter
 
 
 def run(module: str, *arguments: str, log: Path, **environment: str) -> None:
-    """`python -m module arguments` to its end. Raises Problem with the last line that it printed when it fails."""
+    """Run `python -m module arguments` to its end.
+
+    Raises: CliError with the last line that it printed if it fails.
+    """
     with program(module, *arguments, log=log, **environment) as process:
         if process.wait():
-            raise Problem(f"{module} failed: {last_line(log)}")
+            raise CliError(f"{module} failed: {last_line(log)}")
 
 
 def last_line(log: Path) -> str:
-    """What a program said last, which of a traceback is its reason."""
+    """Return the last line that a program printed; in a traceback that is the reason."""
     lines = log.read_text(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
 
 
 @contextmanager
-def conversation(function: Callable[..., None], *arguments: object) -> Iterator[Connection]:
-    """A fresh process that runs function(connection, *arguments); the other end of its connection."""
+def subprocess_rpc(function: Callable[..., None], *arguments: object) -> Iterator[Connection]:
+    """Run function(connection, *arguments) in a new process; yield the other end of its connection."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    process = context.Process(target=_undisturbed, args=(function, there, *arguments), daemon=True)
+    process = context.Process(target=_run_silently, args=(function, there, *arguments), daemon=True)
     process.start()
     there.close()
     try:
@@ -72,93 +75,102 @@ def conversation(function: Callable[..., None], *arguments: object) -> Iterator[
         process.join()
 
 
-def apart(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """function(*args, **kwargs) in a fresh process, whose imports and memory are gone afterwards. Raises Problem."""
-    with conversation(_answer, function, args, kwargs) as connection:
+def run_in_subprocess(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a new process, so that its imports and memory are released afterwards.
+
+    Raises: CliError with the reason if the function fails.
+    """
+    with subprocess_rpc(_send_result, function, args, kwargs) as connection:
         result: T = receive(connection)
         return result
 
 
 def receive(connection: Connection) -> Any:
-    """What the other side of a conversation answers. Raises Problem with the reason where it failed."""
+    """Receive a result from the subprocess.
+
+    Raises: CliError with the reason if the subprocess failed.
+    """
     try:
         answer = connection.recv()
     except EOFError as error:
-        raise Problem("a process ended before it answered") from error
-    if isinstance(answer, Problem):
+        raise CliError("a subprocess ended before it sent a result") from error
+    if isinstance(answer, CliError):
         raise answer
     return answer
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on."""
+    """Return a free port of the loopback interface."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
 
 
 def wait_until(ready: Callable[[], bool], process: psutil.Process, *, seconds: float, log: Path) -> None:
-    """Returns once ready() is true. Raises Problem when the process ends before, or takes longer."""
+    """Wait until ready() is true.
+
+    Raises: CliError if the process ends before, or after the given seconds.
+    """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if ready():
             return
         if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
-            raise Problem(f"it ended at once: {last_line(log)}")
+            raise CliError(f"the process ended before it was ready: {last_line(log)}")
         time.sleep(0.1)
-    raise Problem(f"it was not ready within {seconds:.0f} seconds: {last_line(log)}")
+    raise CliError(f"the process was not ready within {seconds:.0f} seconds: {last_line(log)}")
 
 
 def wait_until_idle(process: psutil.Process, *, seconds: float = 60) -> None:
-    """Returns once a program and its children compute nothing any more: all of them have loaded what they need."""
+    """Wait until a program and its children use no CPU, which means that all of them have finished loading."""
     deadline = time.monotonic() + seconds
     before = _cpu_seconds(process)
     while time.monotonic() < deadline:
-        time.sleep(_STILL)
+        time.sleep(_IDLE_INTERVAL)
         now = _cpu_seconds(process)
-        if now - before < _STILL / 20:
+        if now - before < _IDLE_INTERVAL / 20:
             return
         before = now
 
 
 def _cpu_seconds(process: psutil.Process) -> float:
     total = 0.0
-    for one in [process, *process.children(recursive=True)]:
+    for member in [process, *process.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
-            times = one.cpu_times()
+            times = member.cpu_times()
             total += times.user + times.system
     return total
 
 
-def _undisturbed(function: Callable[..., None], connection: Connection, *arguments: object) -> None:
+def _run_silently(function: Callable[..., None], connection: Connection, *arguments: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent closes the connection instead
     silence = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):  # of warnings and progress bars; what matters goes over the connection
+    for stream in (1, 2):  # discard warnings and progress bars; results go over the connection
         os.dup2(silence, stream)
     with suppress(EOFError, BrokenPipeError):
         function(connection, *arguments)
 
 
-def _answer(
+def _send_result(
     connection: Connection, function: Callable[..., object], args: Sequence[object], kwargs: Mapping[str, object]
 ) -> None:
     try:
         connection.send(function(*args, **kwargs))
-    except Exception as error:  # whatever it is, it is told on the other side
-        connection.send(problem(error))
+    except Exception as error:  # every error must reach the parent process
+        connection.send(to_cli_error(error))
 
 
-def problem(error: Exception) -> Problem:
-    """What can be sent of an exception: some of those of other packages cannot."""
-    return error if isinstance(error, Problem) else Problem(f"{type(error).__name__}: {error}")
+def to_cli_error(error: Exception) -> CliError:
+    """Convert an exception to a CliError, because some packages' exceptions cannot be pickled."""
+    return error if isinstance(error, CliError) else CliError(f"{type(error).__name__}: {error}")
 
 
 def _end(started: "subprocess.Popen[bytes]") -> None:
     with suppress(psutil.NoSuchProcess):
-        left = [process := psutil.Process(started.pid), *process.children(recursive=True)]
+        remaining = [process := psutil.Process(started.pid), *process.children(recursive=True)]
         for signal_number in (signal.SIGTERM, signal.SIGKILL):
-            for one in left:
+            for process in remaining:
                 with suppress(psutil.NoSuchProcess):
-                    one.send_signal(signal_number)
-            _, left = psutil.wait_procs(left, timeout=_GRACE)
+                    process.send_signal(signal_number)
+            _, remaining = psutil.wait_procs(remaining, timeout=_GRACE)
     started.wait()

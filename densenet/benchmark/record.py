@@ -1,4 +1,4 @@
-"""The record: one document with everything that was measured, on the disk after every step."""
+"""The record: one document with all measurements, saved after every step."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,15 +13,15 @@ from export import console
 FAILURES = "failures"
 
 
-def tell(text: str) -> None:
-    """A line for the person who waits: what begins, or what was just measured."""
+def log(text: str) -> None:
+    """Print a progress line to stderr with the time."""
     console.err.print(f"{datetime.now():%H:%M:%S}  {text}", markup=False)
 
 
 class Record:
-    """The document of a run: what it was about, a list of rows a part, and what failed.
+    """The document of a run: its description, a list of rows per part, and the failures.
 
-    Whoever ends the run early keeps what had been measured by then.
+    An interrupted run keeps the measurements made so far.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -30,30 +30,30 @@ class Record:
 
     @property
     def measured(self) -> bool:
-        """Whether there is anything to report."""
+        """Return whether there is anything to report."""
         return any(self.document[key] for key in (*Part, FAILURES))
 
     def add(self, part: Part, **row: Any) -> None:
-        """Keeps one row of a part."""
+        """Add a row to a part and save the document."""
         self.document[part.value].append(row)
         self._write()
 
     def finish(self, minutes: float) -> None:
-        """Notes how long it took, unless there is nothing: what an earlier run left then stays."""
+        """Record the duration. Without measurements save nothing, so that an earlier run's file stays."""
         self.document["minutes"] = round(minutes, 1)
         if self.measured:
             self._write()
 
     @contextmanager
     def guarded(self, part: str, what: str) -> Iterator[None]:
-        """A step whose failure becomes a line in the report instead of the end of the run."""
+        """Run a step whose failure is recorded in the report and does not end the run."""
         try:
             yield
-        except Exception as error:  # whatever a peer, a conversion or the load generator leads to
+        except Exception as error:  # baselines, conversions and the load generator raise many types
             reason = " ".join(f"{error}".split()) or type(error).__name__
             self.document[FAILURES].append({"part": part, "what": what, "reason": reason[:300]})
             self._write()
-            tell(f"{part}: {what} failed: {reason}")
+            log(f"{part}: {what} failed: {reason}")
 
     def _write(self) -> None:
         partial = self._path.with_suffix(".partial")

@@ -1,4 +1,4 @@
-"""The report: the record of a run as a page of Markdown."""
+"""Render the record of a run as a Markdown report."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -6,20 +6,20 @@ from typing import Any
 from densenet.benchmark import overload, targets
 from densenet.benchmark.plan import Part
 from densenet.benchmark.record import FAILURES
-from densenet.benchmark.statistics import spread
+from densenet.benchmark.statistics import summarize
 from densenet.benchmark.targets import Document, in_words
 
 _COMMAND = "scripts/benchmark"
-_QUIET = 0.1  # of the processor's time, which other programs may take
+_QUIET = 0.1  # maximum share of CPU time for other programs
 Row = Mapping[str, Any]
 
 
 def markdown(document: Document, plot: str | None) -> str:
-    """The whole page. plot: the file name of the picture beside it, if there is one."""
+    """Return the report. plot: file name of the figure next to it, if there is one."""
     sections = (
         _head(document),
         _targets(document),
-        f"![Throughput, latency and the network alone]({plot})" if plot else "",
+        f"![Throughput, latency and the network without HTTP]({plot})" if plot else "",
         _http(document),
         _network(document),
         _decoding(document),
@@ -34,19 +34,20 @@ def markdown(document: Document, plot: str | None) -> str:
 
 
 def in_order_of_appearance(rows: Iterable[Row], key: str) -> list[Any]:
-    """The different values of a key."""
+    """Return the distinct values of a key, in order of appearance."""
     return list(dict.fromkeys(row[key] for row in rows))
 
 
 def _head(document: Document) -> str:
-    quick = " With `--quick`: a look, not a measurement." if document["quick"] else ""
+    quick = " With `--quick`: a rough check only." if document["quick"] else ""
     untrained = (
         " The weights are untrained; speed does not depend on them." if document["weights"] == "untrained" else ""
     )
     return (
         f"# Performance\n\nWritten by `{_COMMAND}` on {document['made']}: {document['rounds']} round(s), "
-        f"{document['seconds']} seconds a load, {document['minutes']} minutes in all.{quick}{untrained}\n\n"
-        "Medians over rounds, lowest and highest round in parentheses; ratios are formed within a round."
+        f"{document['seconds']} seconds per load, {document['minutes']} minutes in total.{quick}{untrained}\n\n"
+        "Numbers are medians over rounds, with the lowest and highest round in parentheses. Ratios are computed within "
+        "a round."
         f"{_elsewhere(document)}"
     )
 
@@ -61,8 +62,9 @@ def _elsewhere(document: Document) -> str:
 
 
 def _targets(document: Document) -> str:
-    rows = [(one.target.what, one.wanted, one.measured, one.word) for one in targets.judge(document)]
-    return "## Targets\n\n" + _table(("ours", "wanted", "measured", ""), rows)
+    verdicts = targets.judge(document)
+    rows = [(verdict.target.what, verdict.required, verdict.measured, verdict.word) for verdict in verdicts]
+    return "## Targets\n\n" + _table(("ours", "required", "measured", ""), rows)
 
 
 def _http(document: Document) -> str:
@@ -81,21 +83,21 @@ def _http(document: Document) -> str:
     fastest = max(rows, key=lambda row: row["throughput"])
     wrong = sum(sum(row["others"].values()) for row in rows)
     return (
-        "## Over HTTP\n\nA name ends in the number of workers. Images a second:\n\n"
-        f"{table('throughput')}\n\nMilliseconds an answer, the median, and the 95th percentile after the slash:\n\n"
+        "## Over HTTP\n\nA name ends in the number of workers. Images per second:\n\n"
+        f"{table('throughput')}\n\nMilliseconds per answer: median / 95th percentile:\n\n"
         f"{table('p50', 'p95')}\n\n"
-        f"{wrong or 'None'} of the answers had another status than 200. The load generator, which has the same cores, "
-        f"takes {fastest['generator_ms']:.1f} ms of CPU a request at {fastest['throughput']:.0f} images/s."
+        f"{wrong or 'None'} of the answers had a status other than 200. The load generator runs on the same cores and "
+        f"uses {fastest['generator_ms']:.1f} ms of CPU per request at {fastest['throughput']:.0f} images/s."
     )
 
 
 def _network(document: Document) -> str:
     rows = [row | {"count": f"{row['threads']} thread(s)"} for row in document[Part.NETWORK]]
-    return _crossed(rows, "The network alone", "milliseconds for one image", "engine", "count", "milliseconds")
+    return _crossed(rows, "The network without HTTP", "milliseconds for one image", "engine", "count", "milliseconds")
 
 
 def _decoding(document: Document) -> str:
-    title = "Decoding and transforming alone, one thread"
+    title = "Decoding and transforming, one thread"
     return _crossed(document[Part.DECODING], title, "milliseconds for one JPEG", "way", "size", "milliseconds")
 
 
@@ -118,17 +120,17 @@ def _overload(document: Document) -> str:
     for name in in_order_of_appearance(rows, "precision"):
         refused = sum(sum(row["others"].values()) for row in rows if row["precision"] == name)
         table.append((name, *(_cell(rows, [key], precision=name) for key in keys), refused))
-    head = ("", "images/s", "at best", "median ms", "unclear answers", "seconds to normal", "refusals in all")
-    return f"## {overload.CLIENTS} clients at once\n\n" + _table(head, table) + f"\n\n{_OVERLOAD}"
+    head = ("", "images/s", "at best", "median ms", "unclear answers", "seconds to normal", "total refusals")
+    return f"## {overload.CLIENTS} concurrent clients\n\n" + _table(head, table) + f"\n\n{_OVERLOAD}"
 
 
 def _gpu(document: Document) -> str:
     title = "The network on the GPU"
-    return _crossed(document[Part.GPU], title, "images a second, by the batch", "way", "batch", "throughput")
+    return _crossed(document[Part.GPU], title, "images per second, by batch size", "way", "batch", "throughput")
 
 
 def _crossed(rows: list[Row], title: str, corner: str, down: str, across: str, value: str) -> str:
-    """A section whose table has a line for each of one field and a column for each of another; nothing without rows."""
+    """Return a section with a table of one field by another, or "" without rows."""
     if not rows:
         return ""
     lines, columns = in_order_of_appearance(rows, down), in_order_of_appearance(rows, across)
@@ -145,7 +147,7 @@ def _machine(machine: Row) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     rows = [
         ("processor", f"{machine['processor']} ({machine['family']}), {machine['cores']} cores"),
-        ("instructions", ", ".join(machine["flags"]) or "none of those that matter here"),
+        ("instructions", ", ".join(machine["flags"]) or "none of the relevant ones"),
         ("memory", f"{machine['memory_gib']} GiB"),
         ("system", f"{machine['system']}, load {machine['load_before']} before the run"),
         ("versions", f"Python {machine['python']}, {versions}"),
@@ -154,10 +156,10 @@ def _machine(machine: Row) -> str:
 
 
 def _cell(rows: Sequence[Row], keys: Sequence[str], **where: object) -> str:
-    """The spread of each key over the rows of one combination; "-" where there are none."""
+    """Return the summary of each key over the rows of one combination, or "-" without rows."""
     chosen = [row for row in rows if all(row[key] == value for key, value in where.items())]
-    found = [spread([row[key] for row in chosen]) for key in keys]
-    return " / ".join(in_words(one) for one in found if one) or "-"
+    summaries = [summarize([row[key] for row in chosen]) for key in keys]
+    return " / ".join(in_words(summary) for summary in summaries if summary) or "-"
 
 
 def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
@@ -166,24 +168,26 @@ def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 
 _OVERLOAD = (
-    "Each client sends the next photo as soon as the last was answered, and waits "
-    f"{overload.WAIT_AFTER_REFUSAL:g} second after a refusal. The best is the better of 8 and 32 clients just before, "
-    "on the same service. A further client probes throughout: normal is an answer within "
-    f"{overload.NORMAL:g} times the median of its answers before the load, from which on nine in ten are; the time "
-    "counts from the last answer of the load."
+    "Each client sends the next photo as soon as the last one was answered, and waits "
+    f"{overload.WAIT_AFTER_REFUSAL:g} second after a refusal. The best throughput is the better one of 8 and 32 "
+    "clients, measured on the same service just before. One more client probes throughout. An answer is normal within "
+    f"{overload.NORMAL:g} times the median of the probe's answers before the load, and the service is back to normal "
+    "when nine in ten answers are. The time counts from the last answer of the load."
 )
 _HOW = """## How
 
-- One contender is up at a time, warmed up, put under its loads in turn, and ended; every round begins with another one
-  and goes the other way round. All serve the same weights, and every fp32 service must say what eager torch says of a
-  photo before it is measured.
-- locust sends, a client being a user that keeps its connection where the service does. The first second does not count.
-  32 different photos of 500×335, 4 of 12 megapixels; as the body, to the tutorial as the form that it wants.
-- `ours`: exported, packed and started as `scripts/serve` does, workers of one thread.
-- `flask`: the tutorial's app on Flask's development server, `gunicorn` under gunicorn, torch's threads as they come.
-- `torchserve`: its `image_classifier` around our TorchScript file, threads as they come. It loads the file as any does,
-  without `handler/scoring.py`, and so lays the weights out anew in each call.
-- `openvino`, `onnxruntime`: behind Starlette and uvicorn, one process whose workers are threads with a thread of the
-  engine each (uvicorn's processes would keep what connections they get, at times all of them); large photos decoded by
-  Pillow at a part of their size, as ours are. OpenVINO is held to fp32, or to bf16 where its name says so. int8 is by
-  NNCF, or by ONNX Runtime's static quantisation (QDQ), with the images that ours was quantised with."""
+- One system runs at a time: it is warmed up, put under its loads in turn, and stopped. Every round begins with another
+  system, and every other round runs in reverse order. All systems serve the same weights, and every fp32 service must
+  agree with eager torch on a photo before it is measured.
+- locust sends the requests. A client is a user that keeps its connection if the service does. The first second does
+  not count. There are 32 distinct photos of 500×335 and 4 of 12 megapixels, sent as the body, or as a form to the
+  tutorial.
+- `ours`: exported, packed and started as by `scripts/serve`, with one thread per worker.
+- `flask`: the tutorial's app on Flask's development server; `gunicorn`: the same app under gunicorn. Both use torch's
+  default number of threads.
+- `torchserve`: its `image_classifier` with our TorchScript file and the default number of threads. It does not use
+  `handler/scoring.py`, so it reorders the weights in each call.
+- `openvino`, `onnxruntime`: behind Starlette and uvicorn, one process with worker threads that have one engine thread
+  each (several uvicorn processes would share connections unevenly). Pillow decodes large photos at a reduced scale, as
+  ours does. OpenVINO is restricted to fp32, or to bf16 if its name says so. int8 is quantised by NNCF, or by ONNX
+  Runtime's static quantisation (QDQ), with the same calibration images as ours."""

@@ -1,63 +1,63 @@
-"""Speed over HTTP: each contender is started, checked, put under its loads and ended, in every round."""
+"""Measure speed over HTTP: in every round start each system, check it, run its loads and stop it."""
 
 from pathlib import Path
 from typing import Any
 
 from densenet.benchmark import load, machine, plan, processes, serving
 from densenet.benchmark.load import Address
-from densenet.benchmark.plan import SMALL, Contender, Load, Part
-from densenet.benchmark.record import tell
+from densenet.benchmark.plan import SMALL, Load, Part, ServedSystem
+from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
-from export.console import Problem
+from export.console import CliError
 
-_EXACT = "fp32"  # the precision whose best class must be everybody's
-_CLIENTS = 8  # of the warm-up
+_EXACT = "fp32"  # the precision in which all systems must agree on the best class
+_CLIENTS = 8  # for the warm-up
 
 
 def measure(run: Run) -> None:
-    """Adds a row a contender, load and round: images a second, latencies in milliseconds, refusals by status."""
+    """Add a row for each system, load and round: images per second, latencies in ms, refusals by status."""
     photo, expected = run.photos[SMALL][0], ""
-    with run.record.guarded(Part.HTTP, "what eager torch says"):
-        expected = processes.apart(eager_class, run.models.state, photo)
+    with run.record.guarded(Part.HTTP, "prediction of eager torch"):
+        expected = processes.run_in_subprocess(eager_class, run.models.state, photo)
     for turn in range(run.effort.rounds):
-        for contender in plan.in_order(run.contenders, turn):
-            with run.record.guarded(Part.HTTP, f"{contender.name}, round {turn + 1}"):
-                scratch = run.scratch(f"http-{turn}-{contender.name}")
-                with serving.serve(contender, run.models, scratch) as address:
-                    if contender.precision == _EXACT:
+        for served in plan.in_order(run.served_systems, turn):
+            with run.record.guarded(Part.HTTP, f"{served.name}, round {turn + 1}"):
+                scratch = run.scratch(f"http-{turn}-{served.name}")
+                with serving.serve(served, run.models, scratch) as address:
+                    if served.precision == _EXACT:
                         _check(address, photo, expected)
-                    _measure(run, contender, address, turn, scratch)
+                    _measure(run, served, address, turn, scratch)
 
 
 def eager_class(state: Path, photo: Path) -> str:
-    """The name of the class that eager torch puts first: what every service of the same weights must say."""
+    """Return the name of eager torch's best class, which every service with the same weights must predict."""
     from densenet.evaluation import eager
 
     source = eager.source(str(state), None)
-    (outcome,) = source.ask([photo])
+    (outcome,) = source.predict([photo])
     return source.names[outcome.classes[0]]
 
 
 def _check(address: Address, photo: Path, expected: str) -> None:
-    if (found := serving.best_class(address, photo)) != expected:
-        raise Problem(f"it says {found} of a photo where eager torch says {expected}; are these the same weights?")
+    if (predicted := serving.best_class(address, photo)) != expected:
+        raise CliError(f"the service predicts {predicted}, eager torch {expected}; check that the weights are the same")
 
 
-def _measure(run: Run, contender: Contender, address: Address, turn: int, scratch: Path) -> None:
-    wanted = plan.loads(contender, run.effort)
-    for size in {one.size for one in wanted}:
+def _measure(run: Run, served: ServedSystem, address: Address, turn: int, scratch: Path) -> None:
+    loads = plan.loads(served, run.effort)
+    for size in {clients.size for clients in loads}:
         serving.warm_up(address, run.photos[size], _CLIENTS)
-    for one in wanted:
-        with run.record.guarded(Part.HTTP, f"{contender.name}, {one}, round {turn + 1}"):
-            found = under_load(run, address, one, scratch)
-            run.record.add(Part.HTTP, round=turn, contender=contender.name, load=str(one), **found)
-            tell(f"{contender.name:20} {one!s:14} {found['throughput']:6.1f} images/s, p50 {found['p50']:5.0f} ms")
+    for clients in loads:
+        with run.record.guarded(Part.HTTP, f"{served.name}, {clients}, round {turn + 1}"):
+            row = under_load(run, address, clients, scratch)
+            run.record.add(Part.HTTP, round=turn, contender=served.name, load=str(clients), **row)
+            log(f"{served.name:20} {clients!s:14} {row['throughput']:6.1f} images/s, p50 {row['p50']:5.0f} ms")
 
 
-def under_load(run: Run, address: Address, one: Load, scratch: Path) -> dict[str, Any]:
-    """One load for the seconds of a round, what the load generator itself took, and who else was busy."""
+def under_load(run: Run, address: Address, clients: Load, scratch: Path) -> dict[str, Any]:
+    """Run one load; return its summary, the load generator's CPU time and the CPU share of other programs."""
     seconds = run.effort.seconds + load.RAMP
     elsewhere = machine.Elsewhere()
-    sent = load.send(address, run.photos[one.size], one.clients, seconds, scratch)
+    sent = load.send(address, run.photos[clients.size], clients.clients, seconds, scratch)
     beside = {"generator_ms": sent.cost, "elsewhere": elsewhere.share()}
     return load.summarise(sent.answers, seconds) | beside

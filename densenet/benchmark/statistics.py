@@ -1,4 +1,4 @@
-"""Spread: from what rounds have measured to a median and how far they lie apart."""
+"""Summarize the measurements of several rounds by their median, minimum and maximum."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from statistics import median
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The median of some rounds' values, the lowest and the highest of them, and how many there were."""
+class Summary:
+    """The median, minimum and maximum of the rounds' values, and the number of rounds."""
 
     median: float
     low: float
@@ -15,11 +15,11 @@ class Spread:
     rounds: int
 
 
-def spread(values: Sequence[float]) -> Spread | None:
-    """None where nothing was measured."""
-    return Spread(median(values), min(values), max(values), len(values)) if values else None
+def summarize(values: Sequence[float]) -> Summary | None:
+    """Summarize the values; return None if there are none."""
+    return Summary(median(values), min(values), max(values), len(values)) if values else None
 
 
-def ratio(dividends: Mapping[int, float], divisors: Mapping[int, float]) -> Spread | None:
-    """The quotients of two measurements by round: what slows a round down slows both of its values."""
-    return spread([dividends[turn] / divisors[turn] for turn in sorted(dividends) if divisors.get(turn)])
+def ratio(dividends: Mapping[int, float], divisors: Mapping[int, float]) -> Summary | None:
+    """Summarize the ratios of two measurements by round, because a slow round slows both of its values."""
+    return summarize([dividends[turn] / divisors[turn] for turn in sorted(dividends) if divisors.get(turn)])

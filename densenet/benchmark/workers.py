@@ -1,4 +1,4 @@
-"""Workers: how long one more takes to be ready, and how much memory it has for itself."""
+"""Measure how long one more worker takes to be ready, and its private memory."""
 
 import time
 from pathlib import Path
@@ -6,18 +6,18 @@ from pathlib import Path
 from densenet.benchmark import serving
 from densenet.benchmark.load import Address
 from densenet.benchmark.plan import SMALL, Part
-from densenet.benchmark.record import tell
+from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
 from densenet.service import management
 from densenet.service.torchserve import Service, private_memory, worker_processes
-from export.console import Problem
+from export.console import CliError
 
-_PATIENCE = 60  # seconds for a worker to come or to go
-_ANSWERS = 20  # that a worker has given before its memory is read, about
+_TIMEOUT = 60  # seconds for a worker to start or stop
+_ANSWERS = 20  # approximate number of a worker's answers before its memory is read
 
 
 def measure(run: Run) -> None:
-    """Adds a row a precision and round: seconds from the request to READY, and the new worker's private MB."""
+    """Add a row for each precision and round: seconds from the request to READY, and the worker's private MB."""
     for precision in run.precisions:
         with run.record.guarded(Part.WORKERS, f"one more worker, {precision}"):
             scratch = run.scratch(f"workers-{precision}")
@@ -26,11 +26,11 @@ def measure(run: Run) -> None:
                     seconds, megabytes = _one_more(service, run.photos[SMALL])
                     row = {"round": turn, "precision": precision, "seconds": seconds, "private_mb": megabytes}
                     run.record.add(Part.WORKERS, **row)
-                    tell(f"one more worker, {precision}: {seconds:.1f} s, private memory {megabytes:.0f} MB")
+                    log(f"one more worker, {precision}: {seconds:.1f} s, private memory {megabytes:.0f} MB")
 
 
 def _one_more(service: Service, photos: list[Path]) -> tuple[float, float]:
-    """A second worker comes, answers some photos, and goes: seconds until it was READY, and MB of its own."""
+    """Start a second worker, send some photos, and stop it; return seconds until READY and private MB."""
     others = {worker.pid for worker in worker_processes(service)}
     seconds = _scale(service, 2)
     serving.warm_up(Address(service.url), photos * (2 * _ANSWERS // len(photos) + 1), 2)
@@ -41,12 +41,15 @@ def _one_more(service: Service, photos: list[Path]) -> tuple[float, float]:
 
 
 def _scale(service: Service, count: int) -> float:
-    """Asks for so many workers; the seconds until they, and no others, are there."""
+    """Scale to `count` workers; return the seconds until exactly these are ready.
+
+    Raises: CliError if it takes longer than a minute.
+    """
     begun = time.monotonic()
     management.scale(service, count, count)
-    while time.monotonic() < begun + _PATIENCE:
+    while time.monotonic() < begun + _TIMEOUT:
         state = management.describe(service)
         if state and state.ready == count and len(worker_processes(service)) == count:
             return time.monotonic() - begun
         time.sleep(0.05)
-    raise Problem(f"there were not {count} workers within {_PATIENCE} seconds")
+    raise CliError(f"the service did not scale to {count} workers within {_TIMEOUT} seconds")

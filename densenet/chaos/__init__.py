@@ -1,1 +1,1 @@
-"""What clients see when something fails: one fault after another under load, each answer held against the known one."""
+"""Chaos tests: inject one fault after another under load and compare every response with the expected one."""

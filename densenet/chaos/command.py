@@ -1,4 +1,4 @@
-"""scripts/chaos: what clients see when something fails, one fault after another."""
+"""scripts/chaos: inject faults one after another and report what clients see."""
 
 import json
 import signal
@@ -14,18 +14,18 @@ from typing import Annotated, Any
 import typer
 
 from densenet.benchmark import machine, processes
-from densenet.benchmark.record import tell
+from densenet.benchmark.record import log
 from densenet.chaos import plot, report
 from densenet.chaos.faults import clock, disk, front_end, mixed, overload, starting, workers
 from densenet.chaos.plan import Check, Fault, Finding, Skipped
-from densenet.chaos.scenario import WORKERS, Scene
+from densenet.chaos.scenario import WORKERS, Scenario
 from densenet.paths import BUILD
 from export import Precision, console
 from export.archive import copy_with_workers, read_card
-from export.console import Problem
+from export.console import CliError
 
-NAME = "reliability"  # of the three files
-_FAULTS: dict[Fault, Callable[[Scene], Finding]] = {
+NAME = "reliability"  # base name of the three report files
+_FAULTS: dict[Fault, Callable[[Scenario], Finding]] = {
     Fault.WORKER_KILLED: workers.killed,
     Fault.WORKER_HUNG: workers.hung,
     Fault.MEMORY_LIMIT: workers.memory_limit,
@@ -38,23 +38,23 @@ _FAULTS: dict[Fault, Callable[[Scene], Finding]] = {
     Fault.QUEUE_FULL: overload.at_once,
     Fault.MIXED_LOAD: mixed.load_for_long,
 }
-# Weights by the name in an archive's card → as export takes them; others are a file that only its owner has.
+# Name of the weights in an archive's card → value of `export --weights`. Other weights are files that we do not have.
 _SOURCES = {"untrained": "untrained", "IMAGENET1K_V1": "imagenet"}
 
 
 def main(
-    only: Annotated[list[Fault] | None, typer.Option(help="One fault; may be given again. [default: all]")] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="Of the mixed load.")] = 30,
+    only: Annotated[list[Fault] | None, typer.Option(help="Fault to inject; repeatable. [default: all]")] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="Duration of the mixed load.")] = 30,
     archive: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="What is served. [default: one of untrained weights]")
+        Path | None, typer.Option(metavar="FILE", help="Archive to serve. [default: one with untrained weights]")
     ] = None,
-    output: Annotated[Path, typer.Option(metavar="DIR", help=f"For {NAME}.md, {NAME}.svg and {NAME}.json.")] = BUILD
+    output: Annotated[Path, typer.Option(metavar="DIR", help=f"Folder for {NAME}.md, .svg and .json.")] = BUILD
     / "chaos",
 ) -> None:
-    """Lets one thing after another fail under a service of its own, and reports what clients saw.
+    """Inject faults one after another, each into its own service, and report what clients see.
 
-    Workers killed, hung and out of memory, the front end killed, a full disk, damaged archives, a bad configuration, a
-    clock that jumps, a full queue, and mixed load for long. Exits 1 where an expectation is not met.
+    The faults: workers killed, hung and out of memory, the front end killed, a full disk, damaged archives, a bad
+    configuration, clock jumps, a full queue, and a long mixed load. Exits 1 if an expectation is not met.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
@@ -67,22 +67,25 @@ def main(
         document = _about(card, minutes)
         begun = time.monotonic()
         for fault in chosen:
-            scene = Scene(served, folder / fault.value, minutes, _eager_weights(card))
-            scene.folder.mkdir()
-            document["findings"].append(asdict(_try(fault, scene)))
+            scenario = Scenario(served, folder / fault.value, minutes, _eager_weights(card))
+            scenario.folder.mkdir()
+            document["findings"].append(asdict(_try(fault, scenario)))
             document["elapsed_minutes"] = round((time.monotonic() - begun) / 60, 1)
             _write(document, output)
-    unmet = [one for one in document["findings"] if not all(check["met"] for check in one["checks"])]
+    unmet = [finding for finding in document["findings"] if not all(check["met"] for check in finding["checks"])]
     console.out.print(f"report: {output / NAME}.md, all numbers in {output / NAME}.json", markup=False)
     if unmet:
-        raise Problem(f"not as expected: {', '.join(one['fault'] for one in unmet)}")
+        raise CliError(f"not as expected: {', '.join(finding['fault'] for finding in unmet)}")
 
 
 def _archive(archive: Path | None, folder: Path) -> Path:
-    """The archive to serve, with two workers. Raises Problem."""
+    """Return a copy of the archive that starts two workers; export untrained weights if no archive is given.
+
+    Raises: CliError if the archive cannot be read.
+    """
     source = archive or folder / "made" / "densenet.mar"
     if archive is None:
-        tell("exporting untrained weights")
+        log("exporting untrained weights")
         exported = str(folder / "exported")
         processes.run("export", "--weights", "untrained", "--output", exported, log=folder / "export.log")
         processes.run("export.archive", "--model", exported, "--output", str(source), log=folder / "archive.log")
@@ -93,7 +96,7 @@ def _archive(archive: Path | None, folder: Path) -> Path:
 
 
 def _eager_weights(card: dict[str, Any]) -> str | None:
-    """The weights of which there can be an eager network that says the same."""
+    """Return the `export --weights` value for an eager network with the same outputs, or None if there is none."""
     return _SOURCES.get(card["weights"]["name"]) if card["precision"] == Precision.FP32 else None
 
 
@@ -109,32 +112,34 @@ def _about(card: dict[str, Any], minutes: float) -> dict[str, Any]:
     }
 
 
-def _try(fault: Fault, scene: Scene) -> Finding:
-    """One fault; what cannot be tried here is skipped, and what goes wrong otherwise is an expectation not met."""
-    tell(fault.value)
+def _try(fault: Fault, scenario: Scenario) -> Finding:
+    """Inject one fault; if this machine cannot run it, record it as skipped; record other errors as failed checks."""
+    log(fault.value)
     try:
-        found = _FAULTS[fault](scene)
+        finding = _FAULTS[fault](scenario)
     except Skipped as reason:
-        found = Finding(fault, "", skipped=str(reason))
-        tell(f"skipped: {reason}")
-    except Exception as error:  # one fault must not keep the others from being tried
-        found = Finding(fault, "")
-        found.checks.append(Check("the chaos test itself", "to its end", " ".join(f"{error}".split())[:300], False))
-    _tell(found.checks)
-    return found
+        finding = Finding(fault, "", skipped=str(reason))
+        log(f"skipped: {reason}")
+    except Exception as error:  # one failing scenario must not prevent the others
+        finding = Finding(fault, "")
+        message = " ".join(f"{error}".split())[:300]
+        finding.checks.append(Check("the chaos test itself", "runs to its end", message, False))
+    _print(finding.checks)
+    return finding
 
 
-def _tell(checks: Iterable[Check]) -> None:
+def _print(checks: Iterable[Check]) -> None:
     for check in checks:
         console.out.print(f"  {check.line}", markup=False)
 
 
 def _write(document: dict[str, Any], output: Path) -> None:
-    samples: list[dict[str, Any]] = next((one["samples"] for one in document["findings"] if one["samples"]), [])
-    picture = output / f"{NAME}.svg"
+    findings = document["findings"]
+    samples: list[dict[str, Any]] = next((finding["samples"] for finding in findings if finding["samples"]), [])
+    figure = output / f"{NAME}.svg"
     if samples:
-        plot.write(samples, picture)
+        plot.write(samples, figure)
     else:
-        picture.unlink(missing_ok=True)
+        figure.unlink(missing_ok=True)
     (output / f"{NAME}.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    (output / f"{NAME}.md").write_text(report.markdown(document, picture.name if samples else None), encoding="utf-8")
+    (output / f"{NAME}.md").write_text(report.markdown(document, figure.name if samples else None), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Surroundings: what a service is started in, and what becomes of the machine again afterwards."""
+"""Environment of a service under test: variables, folders, disks and checkouts, all restored afterwards."""
 
 import os
 import shutil
@@ -14,12 +14,12 @@ from densenet.paths import ROOT
 from densenet.service import temporary_instance
 
 _PACKAGES = ("densenet", "export", "handler")
-_PATIENCE = 120  # seconds for a command that is to fail
+_TIMEOUT = 120  # seconds for a command that is expected to fail
 
 
 @contextmanager
 def environment(**values: str) -> Iterator[None]:
-    """Variables that every process started in the block inherits."""
+    """Set environment variables for every process started in the block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -34,7 +34,7 @@ def environment(**values: str) -> Iterator[None]:
 
 @contextmanager
 def temporary_folders_in(folder: Path) -> Iterator[None]:
-    """Where a service started in the block has its sockets and its extracted archive."""
+    """Use folder for the sockets and the extracted archive of a service started in the block."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
         yield
@@ -44,14 +44,17 @@ def temporary_folders_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
-    """A file system of that size and its own, in memory. Raises Skipped where it cannot be mounted."""
+    """Mount a file system of the given size in memory.
+
+    Raises: Skipped if it cannot be mounted.
+    """
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     if os.geteuid() != 0 or shutil.which("mount") is None:
-        raise Skipped("a small file system can only be mounted by root")
+        raise Skipped("only root can mount a small file system")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Skipped(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+        raise Skipped(f"this machine cannot mount a small file system: {done.stderr.strip()}")
     try:
         yield folder
     finally:
@@ -59,7 +62,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 
 
 class Checkout:
-    """A copy of this repository's code with an archive in its model store, and our commands run in it."""
+    """A copy of this repository's code with an archive in its model store, in which commands can run."""
 
     def __init__(self, root: Path, archive: Path) -> None:
         self.root = root
@@ -75,7 +78,7 @@ class Checkout:
         self.port = temporary_instance.on_free_ports(archive).port
 
     def start(self, *options: str) -> "subprocess.Popen[str]":
-        """scripts/serve, without its making of .venv; it runs on."""
+        """Start scripts/serve, without creating .venv, and return the running process."""
         return subprocess.Popen(
             self._command("serve", "--port", str(self.port), *options),
             env={**os.environ, "PYTHONPATH": str(self.root)},
@@ -88,7 +91,7 @@ class Checkout:
 
     @contextmanager
     def serve(self, *options: str) -> Iterator["subprocess.Popen[str]"]:
-        """The same; killed at the end of the block if it still runs."""
+        """Start scripts/serve and kill it at the end of the block if it still runs."""
         process = self.start(*options)
         try:
             yield process
@@ -96,21 +99,21 @@ class Checkout:
             process.kill()
             process.communicate()
 
-    def fails(self, *options: str) -> tuple[int, list[str]]:
-        """scripts/serve to its end: the exit status, and the lines that it said."""
+    def run_to_end(self, *options: str) -> tuple[int, list[str]]:
+        """Run scripts/serve until it exits; return its exit status and the lines that it printed."""
         with self.serve(*options) as process:
-            output, errors = process.communicate(timeout=_PATIENCE)
+            output, errors = process.communicate(timeout=_TIMEOUT)
             return process.returncode, [line for line in (output + errors).splitlines() if line.strip()]
 
     def stop(self) -> None:
-        """scripts/stop."""
+        """Run scripts/stop."""
         subprocess.run(
             self._command("stop"),
             env={**os.environ, "PYTHONPATH": str(self.root)},
             cwd=self.root,
             capture_output=True,
             check=True,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Flatness: from a process's samples over time to how much it grew, by a line through the second half of them."""
+"""Leak check: fit a line through the second half of a process's samples and bound its rise."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from statistics import linear_regression, median
 
 from densenet.chaos.plan import Check
 
-_FEWEST = 5  # samples in the second half, for a line to mean anything
+_MIN_SAMPLES = 5  # in the second half; fewer do not give a meaningful line
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at a process. seconds: since the load began. memory: private, in MB."""
+    """One measurement of a process. seconds: since the load began. memory: private, in MB."""
 
     seconds: float
     process: str
@@ -22,7 +22,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Trend:
-    """A line through the second half of a run: its rise over that half, the slope an hour, and the median."""
+    """A line through the second half of a run: its rise over that half, its slope per hour, and the median value."""
 
     rise: float
     hourly: float
@@ -30,12 +30,12 @@ class Trend:
 
 
 def trend(seconds: Sequence[float], values: Sequence[float]) -> Trend | None:
-    """Least squares over the second half, by time. None where there are too few samples to say."""
+    """Fit a least-squares line to the second half of a run, by time. Return None if there are too few samples."""
     if not seconds:
         return None
     middle = (seconds[0] + seconds[-1]) / 2
     half = [(at, value) for at, value in zip(seconds, values, strict=True) if at >= middle]
-    if len(half) < _FEWEST:
+    if len(half) < _MIN_SAMPLES:
         return None
     at, value = zip(*half, strict=True)
     slope = linear_regression(at, value).slope
@@ -44,7 +44,7 @@ def trend(seconds: Sequence[float], values: Sequence[float]) -> Trend | None:
 
 @dataclass(frozen=True)
 class Bound:
-    """What a quantity may rise by over the second half of a run, by process."""
+    """The maximum rise of a quantity over the second half of a run, by kind of process."""
 
     quantity: str
     unit: str
@@ -52,8 +52,8 @@ class Bound:
     worker: float
 
 
-# A leak of a kilobyte a request is 15 MB in half an hour of 15 requests a second. The heap of the front end breathes
-# with its garbage collector, and connections come and go.
+# At 15 requests per second, a leak of one kilobyte per request adds 15 MB in 15 minutes. The front end gets wider
+# bounds because its garbage collector and its connections make these quantities fluctuate.
 BOUNDS = (
     Bound("memory", " MB", front_end=50, worker=15),
     Bound("files", "", front_end=10, worker=2),
@@ -63,23 +63,23 @@ FRONT_END = "front end"
 
 
 def checks(samples: Sequence[Sample]) -> list[Check]:
-    """For every process and quantity: that its line does not rise by more than the bound."""
-    found = []
+    """Return a check for every process and quantity that its line rises by no more than the bound."""
+    results = []
     for process in dict.fromkeys(sample.process for sample in samples):
         own = [sample for sample in samples if sample.process == process]
         for bound in BOUNDS:
             line = trend([sample.seconds for sample in own], [getattr(sample, bound.quantity) for sample in own])
-            most = bound.front_end if process == FRONT_END else bound.worker
-            found.append(_check(process, bound, most, line))
-    return found
+            maximum = bound.front_end if process == FRONT_END else bound.worker
+            results.append(_check(process, bound, maximum, line))
+    return results
 
 
-def _check(process: str, bound: Bound, most: float, line: Trend | None) -> Check:
+def _check(process: str, bound: Bound, maximum: float, line: Trend | None) -> Check:
     what = f"{process}: rise of {bound.quantity} over the second half"
-    wanted = f"at most {most:g}{bound.unit}"
+    required = f"at most {maximum:g}{bound.unit}"
     if line is None:
-        return Check(what, wanted, "too few samples", False)
-    told = (
-        f"{line.rise:+.1f}{bound.unit} ({line.hourly:+.1f}{bound.unit} an hour, median {line.median:.0f}{bound.unit})"
+        return Check(what, required, "too few samples", False)
+    measured = (
+        f"{line.rise:+.1f}{bound.unit} ({line.hourly:+.1f}{bound.unit} per hour, median {line.median:.0f}{bound.unit})"
     )
-    return Check(what, wanted, told, line.rise <= most)
+    return Check(what, required, measured, line.rise <= maximum)

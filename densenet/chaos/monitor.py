@@ -1,4 +1,4 @@
-"""Watching: a service's processes, its workers' state and its log, from outside."""
+"""Monitor a service from outside: its processes, the state of its workers, and its logs."""
 
 import re
 import threading
@@ -14,17 +14,17 @@ from densenet.chaos.leak_check import FRONT_END, Sample
 from densenet.service import management
 from densenet.service.log_reader import Tail
 from densenet.service.torchserve import Service, private_memory, worker_processes
-from export.console import Problem
+from export.console import CliError
 
 _LEVEL = re.compile(r"^\S+ (WARN|ERROR) +\S+ (.*?) *$(?=\n?(.*))", re.MULTILINE)
-_OF_WORKERS = re.compile(r"unexpected failure: .+$|Backend worker process died.*$|Killed.*$", re.MULTILINE)
-_OF_ANSWERS = re.compile(r'"POST \S+ HTTP/1\.1" 5\d\d')
-_MOST_LINES, _LONGEST = 3, 160
+_WORKER_FAILURE = re.compile(r"unexpected failure: .+$|Backend worker process died.*$|Killed.*$", re.MULTILINE)
+_SERVER_ERROR = re.compile(r'"POST \S+ HTTP/1\.1" 5\d\d')
+_MAX_LINES, _MAX_LENGTH = 3, 160
 _POLL = 0.05
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> float | None:
-    """The moment, by time.monotonic(), at which a condition was first seen to hold; None where it never did."""
+    """Poll a condition; return the time.monotonic() at which it first held, or None if it never did."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
@@ -33,69 +33,74 @@ def within(seconds: float, condition: Callable[[], bool]) -> float | None:
     return None
 
 
-def whole(service: Service, gone: int | None = None) -> bool:
-    """Whether as many workers as are wanted have loaded the model, by TorchServe's word, and the one killed is gone."""
-    there = {process.pid for process in worker_processes(service)}
-    if gone in there:
+def healthy(service: Service, gone: int | None = None) -> bool:
+    """Return whether TorchServe reports all requested workers as ready and the process `gone` no longer exists."""
+    running = {process.pid for process in worker_processes(service)}
+    if gone in running:
         return False
     try:
         model = management.describe(service)
-    except (requests.RequestException, ValueError, LookupError, Problem):
+    except (requests.RequestException, ValueError, LookupError, CliError):
         return False
-    return model is not None and model.ready >= model.wanted and {w.pid for w in model.workers if w.ready} <= there
+    return (
+        model is not None and model.ready >= model.min_workers and {w.pid for w in model.workers if w.ready} <= running
+    )
 
 
 class Log:
-    """The logs of a service from now on, as an operator reads them."""
+    """The new lines of a service's logs, as an operator reads them."""
 
     def __init__(self, service: Service) -> None:
         self._tail = Tail(Path(service.logs), ("ts_log.log", "model_log.log", "access_log.log"))
 
     def warnings(self) -> list[str]:
-        """Of each log the first few different lines that tell of something wrong."""
+        """Return the first few distinct lines of each log that report a problem."""
         return [
             *warnings(self._tail.new("ts_log.log")),
-            *telling(self._tail.new("model_log.log"), _OF_WORKERS),
-            *telling(self._tail.new("access_log.log"), _OF_ANSWERS),
+            *matches(self._tail.new("model_log.log"), _WORKER_FAILURE),
+            *matches(self._tail.new("access_log.log"), _SERVER_ERROR),
         ]
 
 
-def telling(text: str, pattern: re.Pattern[str]) -> list[str]:
-    """The first few different matches of a pattern, cut short."""
-    return list(dict.fromkeys(found[:_LONGEST] for found in pattern.findall(text)))[:_MOST_LINES]
+def matches(text: str, pattern: re.Pattern[str]) -> list[str]:
+    """Return the first few distinct matches of a pattern, truncated."""
+    return list(dict.fromkeys(match[:_MAX_LENGTH] for match in pattern.findall(text)))[:_MAX_LINES]
 
 
 def warnings(text: str) -> list[str]:
-    """Of a log in our format; a message that begins on the line after its head is told with it."""
-    found = (
+    """Return the first few distinct warnings and errors of ts_log.log, joining a message with the line above it."""
+    lines = (
         f"{match[1]} {match[2]}{' ' + match[3] if match[2].endswith('-') else ''}" for match in _LEVEL.finditer(text)
     )
-    return list(dict.fromkeys(line[:_LONGEST] for line in found))[:_MOST_LINES]
+    return list(dict.fromkeys(line[:_MAX_LENGTH] for line in lines))[:_MAX_LINES]
 
 
 def one_worker(service: Service) -> psutil.Process:
-    """Any of its workers. Raises Problem where there is none."""
-    found = worker_processes(service)
-    if not found:
-        raise Problem("the service has no worker")
-    return found[0]
+    """Return any worker of the service.
+
+    Raises: CliError if it has none.
+    """
+    workers = worker_processes(service)
+    if not workers:
+        raise CliError("the service has no worker; see its logs")
+    return workers[0]
 
 
 @contextmanager
 def sampling(service: Service, every: float) -> Iterator[list[Sample]]:
-    """Looks at the front end and every worker again and again, until the end of the block."""
+    """Sample the front end and every worker periodically until the end of the block. every: seconds."""
     samples: list[Sample] = []
     over, begun = threading.Event(), time.monotonic()
     names = {service.pid: FRONT_END}
     names |= {worker.pid: f"worker {number}" for number, worker in enumerate(worker_processes(service), 1)}
 
-    def look() -> None:
+    def sample() -> None:
         while not over.wait(every):
             for pid, name in names.items():
-                with suppress(psutil.Error):  # a worker that died is told of elsewhere
-                    samples.append(_look(psutil.Process(pid), name, time.monotonic() - begun))
+                with suppress(psutil.Error):  # dead workers are reported elsewhere
+                    samples.append(_sample(psutil.Process(pid), name, time.monotonic() - begun))
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
         yield samples
@@ -104,6 +109,6 @@ def sampling(service: Service, every: float) -> Iterator[list[Sample]]:
         thread.join()
 
 
-def _look(process: psutil.Process, name: str, seconds: float) -> Sample:
+def _sample(process: psutil.Process, name: str, seconds: float) -> Sample:
     memory = private_memory(process) / 1e6
     return Sample(round(seconds, 1), name, round(memory, 1), process.num_fds(), process.num_threads())

@@ -1,4 +1,4 @@
-"""Judging: from what came back to what it is worth, and from many of those to counts and seconds."""
+"""Oracle: judge each response against the expected one, count the verdicts, and measure recovery times."""
 
 import json
 import math
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-_TOLERANCE = 1e-5  # of a probability; what else is in a batch decides on the last digits
+_LIMIT_CODE = "too_costly"
+_TOLERANCE = 1e-5  # of a probability; the last digits depend on the other images in a batch
 
 
 class Verdict(StrEnum):
-    """What an answer is worth."""
+    """The verdict on a response."""
 
-    RIGHT = "right"  # the known answer, which may be a refusal of bad input
-    REFUSED = "clean error"  # no answer, but a JSON document that says so
-    WRONG = "wrong"  # an answer, and not the known one
-    UNCLEAR = "unclear"  # an error that no program could read
+    RIGHT = "right"  # the expected answer, which may be a refusal of bad input
+    REFUSED = "clean error"  # a JSON error document with a code
+    WRONG = "wrong"  # an answer other than the expected one
+    UNCLEAR = "unclear"  # an error that a program cannot parse
     LOST = "connection lost"
     LATE = "no answer in time"
-    LEFT = "left on purpose"  # the client went before there could be one
+    LEFT = "left on purpose"  # the client disconnected before the answer
 
 
 BAD = (Verdict.WRONG, Verdict.UNCLEAR)
@@ -28,8 +29,8 @@ FAILED = (Verdict.REFUSED, Verdict.LOST, Verdict.LATE, *BAD)
 
 
 @dataclass(frozen=True)
-class Known:
-    """The answer that a question is to have."""
+class Expected:
+    """The response that a request must get."""
 
     status: int
     document: Any
@@ -37,7 +38,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one request. begun, ended: time.monotonic()."""
+    """The outcome of one request. begun, ended: time.monotonic()."""
 
     kind: str
     begun: float
@@ -47,37 +48,39 @@ class Outcome:
 
     @property
     def label(self) -> str:
-        """Verdict and detail, as they are counted."""
+        """Return verdict and detail, the key under which outcomes are counted."""
         return f"{self.verdict.value}: {self.detail}" if self.detail else self.verdict.value
 
 
-def judge(status: int, body: bytes, known: Known) -> tuple[Verdict, str]:
-    """What an HTTP answer is worth, and its status with the error's code."""
+def judge(status: int, body: bytes, expected: Expected) -> tuple[Verdict, str]:
+    """Judge an HTTP response; return the verdict and a detail, the status with the error's code."""
     try:
         document = json.loads(body)
     except ValueError:
         return (Verdict.WRONG if status < 400 else Verdict.UNCLEAR), f"{status} {body[:60]!a}"
     if status < 400:
-        right = status == known.status and alike(document, known.document)
+        right = status == expected.status and alike(document, expected.document)
         return (Verdict.RIGHT, str(status)) if right else (Verdict.WRONG, str(status))
     code = error_code(document)
     detail = f"{status} {code or 'without a code'}"
-    if status == known.status and alike(document, known.document):
+    if status == expected.status and alike(document, expected.document):
         return Verdict.RIGHT, detail
     if code is None:
         return Verdict.UNCLEAR, detail
-    # A refusal in our own words says that the input was bad. TorchServe's say that the service is.
-    return (Verdict.WRONG if status < 500 and not _is_torchserves(document) else Verdict.REFUSED), detail
+    # One of our own 4xx errors blames the input, which is wrong here, unless it names a limit that the service reached.
+    # TorchServe's errors blame the service.
+    blames_input = status < 500 and not _is_torchserves(document) and code != _LIMIT_CODE
+    return (Verdict.WRONG if blames_input else Verdict.REFUSED), detail
 
 
 def error_code(document: Any) -> str | None:
-    """Our stable code, or the type that TorchServe names; None where the document is no error of either."""
+    """Return our error code or TorchServe's error type; None if the document is neither kind of error."""
     if not isinstance(document, dict):
         return None
     error = document.get("error")
     if isinstance(error, dict) and "code" in error:
         return str(error["code"])
-    if isinstance(error, str):  # KServe's shape; a word before the colon is the code
+    if isinstance(error, str):  # KServe's format: "code: message"
         return error.partition(":")[0]
     return str(document["type"]) if _is_torchserves(document) else None
 
@@ -86,19 +89,19 @@ def _is_torchserves(document: Any) -> bool:
     return {"code", "type", "message"} <= set(document)
 
 
-def alike(one: Any, other: Any) -> bool:
-    """Whether two JSON documents are equal but for the last digits of numbers."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(alike, one, other))
-    if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    return type(one) is type(other) and bool(one == other)  # True is no 1
+def alike(first: Any, second: Any) -> bool:
+    """Return whether two JSON documents are equal up to the last digits of numbers."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(alike(first[key], second[key]) for key in first)
+    if isinstance(first, list) and isinstance(second, list):
+        return len(first) == len(second) and all(map(alike, first, second))
+    if isinstance(first, float) and isinstance(second, float):
+        return math.isclose(first, second, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+    return type(first) is type(second) and bool(first == second)  # in Python, True == 1
 
 
 def tally(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
-    """Kind of request → what became of it → how often; the kinds in alphabetical order."""
+    """Return kind of request → outcome label → count, with the kinds in alphabetical order."""
     counts: dict[str, Counter[str]] = {}
     for outcome in outcomes:
         counts.setdefault(outcome.kind, Counter())[outcome.label] += 1
@@ -106,14 +109,14 @@ def tally(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
 
 
 def count(outcomes: Iterable[Outcome], *verdicts: Verdict) -> int:
-    """How many are of one of these verdicts."""
+    """Return how many outcomes have one of the verdicts."""
     return sum(outcome.verdict in verdicts for outcome in outcomes)
 
 
 def seconds_to_normal(outcomes: Sequence[Outcome], injected: float, recovered: float | None) -> float | None:
-    """From the fault to the end of the last failed request, or, if that was later, to when the service was whole.
+    """Return the seconds from the fault to the last failed request or to recovery, whichever is later.
 
-    None where it never was, or where nothing was answered rightly afterwards.
+    Return None if the service never recovered, or if no right answer followed.
     """
     if recovered is None:
         return None

@@ -1,4 +1,4 @@
-"""The plan: which faults there are, in which order, and what a test of each finds."""
+"""The faults, in order, and the findings that a test of each yields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Fault(StrEnum):
-    """What goes wrong, by the name that --only takes."""
+    """A fault, by the name that --only takes."""
 
     WORKER_KILLED = "worker-killed"
     WORKER_HUNG = "worker-hung"
@@ -23,12 +23,15 @@ class Fault(StrEnum):
 
 
 class Skipped(Exception):
-    """Why a fault cannot be tried on this machine."""
+    """The reason why this machine cannot run a fault."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """An expectation: what was wanted, what was found, and whether that will do."""
+    """An expectation: the required value, the measured value, and whether the requirement is met.
+
+    The field names are keys of reliability.json.
+    """
 
     what: str
     wanted: str
@@ -37,32 +40,33 @@ class Check:
 
     @property
     def line(self) -> str:
-        """For the terminal."""
-        return f"{'met' if self.met else 'NOT MET':8} {self.what}: {self.found}, wanted {self.wanted}"
+        """Return the line for the terminal."""
+        return f"{'met' if self.met else 'NOT MET':8} {self.what}: {self.found}, required {self.wanted}"
 
 
-def at_most(what: str, found: float | None, bound: float, unit: str = "") -> Check:
-    """A number that must not exceed a bound; None stands for without end, and does."""
-    told = "never" if found is None else f"{found:.4g}{unit}"
-    return Check(what, f"at most {bound:g}{unit}", told, found is not None and found <= bound)
+def at_most(what: str, value: float | None, bound: float, unit: str = "") -> Check:
+    """Check that a number does not exceed a bound; None means "never" and exceeds every bound."""
+    text = "never" if value is None else f"{value:.4g}{unit}"
+    return Check(what, f"at most {bound:g}{unit}", text, value is not None and value <= bound)
 
 
-def at_least(what: str, found: float, bound: float, unit: str = "") -> Check:
-    """A number that must reach a bound."""
-    return Check(what, f"at least {bound:g}{unit}", f"{found:.4g}{unit}", found >= bound)
+def at_least(what: str, value: float, bound: float, unit: str = "") -> Check:
+    """Check that a number reaches a bound."""
+    return Check(what, f"at least {bound:g}{unit}", f"{value:.4g}{unit}", value >= bound)
 
 
-def equal(what: str, found: object, wanted: object) -> Check:
-    """A value that must be this one."""
-    return Check(what, str(wanted), str(found), found == wanted)
+def equal(what: str, value: object, required: object) -> Check:
+    """Check that a value equals the required one."""
+    return Check(what, str(required), str(value), value == required)
 
 
 @dataclass
 class Finding:
-    """What one fault led to.
+    """The result of one fault.
 
-    done: in a sentence. clients: kind of request → what became of it → how often. normal_after: seconds from the
-    fault until everything was as before. operator: what stands in the log or on the terminal.
+    done: description of the fault. clients: kind of request → outcome label → count. normal_after: seconds from the
+    fault until the service was back to normal. operator: lines from the log or the terminal.
+    The field names are keys of reliability.json.
     """
 
     fault: Fault
@@ -77,5 +81,5 @@ class Finding:
 
     @property
     def met(self) -> bool:
-        """Whether every expectation was; of what was skipped there is none."""
+        """Return whether every expectation was met. A skipped fault has no expectations."""
         return all(check.met for check in self.checks)

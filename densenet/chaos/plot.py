@@ -1,4 +1,4 @@
-"""The plot: private memory of the front end and of each worker over the mixed load, as an SVG file."""
+"""Plot the private memory of the front end and of each worker over the mixed load, as an SVG file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ _STYLE: dict[RcKeyType, Any] = {
 
 
 def write(samples: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """A line a process."""
+    """Write an SVG with one line per process."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(7, 2.8), layout="constrained")
         axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""The report: the document of a run as a page of Markdown."""
+"""Render the document of a run as a Markdown report."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,14 +7,14 @@ from typing import Any
 from densenet.chaos.oracle import Verdict
 
 Document = Mapping[str, Any]
-"""What the command writes."""
+"""The content of reliability.json, written by command.py."""
 _SCRATCH = re.compile(r"/\S*/chaos-\w+/")
 _COMMAND = "scripts/chaos"
 _COLUMNS = (Verdict.RIGHT, Verdict.REFUSED, Verdict.LOST, Verdict.LATE, Verdict.LEFT, Verdict.UNCLEAR, Verdict.WRONG)
 
 
 def markdown(document: Document, plot: str | None) -> str:
-    """The whole page. plot: the file name of the picture beside it, if there is one."""
+    """Return the report. plot: file name of the figure next to it, if there is one."""
     findings = document["findings"]
     sections = [_head(document), _overview(findings)]
     for finding in findings:
@@ -23,28 +23,30 @@ def markdown(document: Document, plot: str | None) -> str:
 
 
 def verdict(finding: Mapping[str, Any]) -> str:
-    """skipped, as expected, or not as expected."""
+    """Return "skipped", "as expected" or "not as expected"."""
     if finding["skipped"]:
         return "skipped"
     return "as expected" if all(check["met"] for check in finding["checks"]) else "**not as expected**"
 
 
 def totals(clients: Mapping[str, Mapping[str, int]]) -> dict[Verdict, int]:
-    """Of all kinds of request together, how many of each verdict."""
-    found = dict.fromkeys(_COLUMNS, 0)
+    """Return the number of outcomes per verdict over all kinds of request."""
+    counted = dict.fromkeys(_COLUMNS, 0)
     for counts in clients.values():
         for label, number in counts.items():
-            found[Verdict(label.partition(":")[0])] += number
-    return found
+            counted[Verdict(label.partition(":")[0])] += number
+    return counted
 
 
 def _head(document: Document) -> str:
-    untrained = " The weights are untrained, which changes no fault." if document["weights"] == "untrained" else ""
+    untrained = (
+        " The weights are untrained, which does not affect the faults." if document["weights"] == "untrained" else ""
+    )
     return (
-        f"# Reliability\n\nWritten by `{_COMMAND}` on {document['made']}, {document['elapsed_minutes']} minutes in "
-        f"all.{untrained} Each fault has a service of its own: two workers, started as `scripts/serve` does. Every "
-        "answer is compared with the known one; a wrong one makes the command exit with 1, and so does any other "
-        "expectation that is not met."
+        f"# Reliability\n\nWritten by `{_COMMAND}` on {document['made']} after {document['elapsed_minutes']} minutes."
+        f"{untrained} Each fault has its own service with two workers, started in the same way as by `scripts/serve`. "
+        "Every answer is compared with the expected one. The command exits with 1 if an answer is wrong or if any "
+        "other expectation is not met."
     )
 
 
@@ -54,7 +56,7 @@ def _overview(findings: Sequence[Mapping[str, Any]]) -> str:
         counted = totals(finding["clients"])
         numbers = [counted[column] if finding["clients"] else "-" for column in _COLUMNS]
         rows.append((f"[{finding['fault']}](#{finding['fault']})", *numbers, _seconds(finding), verdict(finding)))
-    head = ("fault", *(column.value for column in _COLUMNS), "normal again after", "")
+    head = ("fault", *(column.value for column in _COLUMNS), "back to normal after", "")
     return "## What clients saw\n\n" + _table(head, rows)
 
 
@@ -68,14 +70,14 @@ def _section(finding: Mapping[str, Any], plot: str | None) -> str:
         return "\n\n".join([*parts, f"Skipped: {finding['skipped']}."])
     if finding["clients"]:
         rows = [(kind, _counts(counts)) for kind, counts in finding["clients"].items()]
-        parts.append(_table(("request", "what came back"), rows))
+        parts.append(_table(("request", "outcomes"), rows))
     if plot:
         parts.append(f"![Memory of the front end and of each worker over the mixed load]({plot})")
     checks = [
         (check["what"], check["wanted"], check["found"], "met" if check["met"] else "**not met**")
         for check in finding["checks"]
     ]
-    parts.append(_table(("expected", "wanted", "found", ""), checks))
+    parts.append(_table(("check", "required", "measured", ""), checks))
     parts += finding["notes"]
     if finding["operator"]:
         parts.append("An operator sees:\n\n```\n" + _SCRATCH.sub("…/", "\n".join(finding["operator"])) + "\n```")
@@ -101,14 +103,14 @@ def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
 
 _HOW = """## How
 
-- Before anything goes wrong every question is asked once, of a service that does nothing else, and its answer kept.
-  Numbers of two answers are the same up to 1e-5. All photos have different answers, or the run ends: a mix-up would
-  show.
-- *Right* is the known answer, which for bad input is its refusal. *Clean error* is a status of 4xx or 5xx with JSON
-  that has a code. *Unclear* is an error that no program could read. *Connection lost* is a refused or reset connection.
-- Four clients ask without a pause, and wait a quarter of a second after a failure. None of them asks again for what
-  failed, as the Python client does.
-- Normal is when TorchServe says that all workers are ready, those that were killed are gone, and the last failed
-  request is over; it counts only if there are right answers afterwards.
-- Growth is the rise of a line, by least squares, through the second half of the samples of a process: private memory
-  (USS), open files, threads."""
+- Before a fault, every request is sent once to an idle service, and its answer is recorded as the expected one.
+  Numbers in two answers are equal up to 1e-5. The run ends if two photos have the same answer, so a mix-up would be
+  detected.
+- *Right* is the expected answer; for bad input that is the error. *Clean error* is a 4xx or 5xx status with JSON that
+  has a code. *Unclear* is an error that a program cannot parse. *Connection lost* is a refused or reset connection.
+- Four clients send requests without a pause and wait a quarter of a second after a failure. They do not retry, unlike
+  the Python client.
+- The service is back to normal when TorchServe reports all workers as ready, killed workers are gone, and the last
+  failed request has ended. This counts only if right answers follow.
+- Growth is the rise of a least-squares line through the second half of a process's samples of private memory (USS),
+  open files and threads."""

@@ -1,4 +1,4 @@
-"""The scene of a fault: a service of its own, clients that ask it, and the answers that they should get."""
+"""The scenario of a fault: its own service, clients that send requests, and the expected answers."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,25 +7,25 @@ from pathlib import Path
 
 from densenet.chaos import load, workload
 from densenet.chaos.load import Load
-from densenet.chaos.oracle import BAD, FAILED, Known, Outcome, Verdict, count, seconds_to_normal, tally
+from densenet.chaos.oracle import BAD, FAILED, Expected, Outcome, Verdict, count, seconds_to_normal, tally
 from densenet.chaos.plan import Check, Fault, Finding, at_least, at_most
-from densenet.chaos.sender import Question
+from densenet.chaos.sender import ClientRequest
 from densenet.service import temporary_instance
 from densenet.service.torchserve import Service
-from export.console import Problem
+from export.console import CliError
 
 CLIENTS = 4
 WORKERS = 2
 BEFORE = AFTER = 15  # answers before a fault, and after it
-PATIENCE = 180  # seconds after which nothing is waited for any more
-SOON = 60  # seconds for a new worker; it takes three, and far more where other programs have the processor
+PATIENCE = 180  # seconds, for every wait
+SOON = 60  # seconds for a new worker; it takes three on an idle machine and far longer on a busy one
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What every fault is tried with. folder: scratch, empty at first. minutes: of the mixed load.
+class Scenario:
+    """The inputs of every fault. folder: for scratch files, initially empty. minutes: duration of the mixed load.
 
-    weights: what the archive was made of, if the eager network can be made of it, too.
+    weights: the `export --weights` value of the archive, if the eager network can be built from it.
     """
 
     archive: Path
@@ -34,50 +34,50 @@ class Scene:
     weights: str | None
 
     def scratch(self, name: str) -> Path:
-        """An empty folder."""
+        """Create an empty folder."""
         path = self.folder / name
         path.mkdir()
         return path
 
     @contextmanager
     def service(self, name: str, archive: Path | None = None) -> Iterator[Service]:
-        """The archive's service, or another's, until the end of the block."""
+        """Serve the scenario's archive, or another one, until the end of the block."""
         with temporary_instance.serving(archive or self.archive, self.scratch(name)) as service:
             yield service
 
 
 @contextmanager
 def steady(base: str, headers: Mapping[str, str] | None = None, clients: int = CLIENTS) -> Iterator[Load]:
-    """Clients that send known photos; the block begins when some were answered, and ends after some more were."""
-    asked = workload.photos()
-    known = workload.learn(base, asked, headers)
-    workload.check_different(known)
-    with load.running(Load(base, pairs(asked, known), headers=headers), clients) as running:
+    """Run clients that send photos with known answers; wait for answers before and after the block."""
+    requests = workload.photos()
+    expected = workload.learn(base, requests, headers)
+    workload.check_different(expected)
+    with load.running(Load(base, pairs(requests, expected), headers=headers), clients) as running:
         _wait(running, "before the fault")
         yield running
         _wait(running, "after the fault")
 
 
-def pairs(asked: list[Question], known: list[Known]) -> list[tuple[Question, Known]]:
-    """Each question with its answer."""
-    return list(zip(asked, known, strict=True))
+def pairs(requests: list[ClientRequest], expected: list[Expected]) -> list[tuple[ClientRequest, Expected]]:
+    """Pair each request with its expected answer."""
+    return list(zip(requests, expected, strict=True))
 
 
 def _wait(running: Load, when: str) -> None:
     if not load.wait_for_answers(running, BEFORE, PATIENCE):
-        raise Problem(f"clients had fewer than {BEFORE} answers within {PATIENCE} seconds {when}")
+        raise CliError(f"clients received fewer than {BEFORE} answers in {PATIENCE} seconds {when}")
 
 
-def finding(
+def make_finding(
     fault: Fault, done: str, outcomes: list[Outcome], injected: float, recovered: float | None, operator: list[str]
 ) -> Finding:
-    """What clients saw, and how long until all was as before."""
+    """Return a finding with what clients saw and how long the recovery took."""
     normal = seconds_to_normal(outcomes, injected, recovered)
     return Finding(fault, done, tally(outcomes), normal, operator, never_wrong(outcomes))
 
 
 def never_wrong(outcomes: list[Outcome]) -> list[Check]:
-    """What is expected under every fault."""
+    """Return the checks that apply to every fault."""
     return [
         at_least("right answers", count(outcomes, Verdict.RIGHT), 1),
         at_most("wrong or unclear answers", count(outcomes, *BAD), 0),
@@ -86,5 +86,5 @@ def never_wrong(outcomes: list[Outcome]) -> list[Check]:
 
 
 def failed(outcomes: list[Outcome]) -> int:
-    """How many requests failed, one way or another."""
+    """Return how many requests failed in any way."""
     return count(outcomes, *FAILED)

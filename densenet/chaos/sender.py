@@ -1,4 +1,4 @@
-"""Asking: one question to the service, in one of the ways that clients have, and what became of it."""
+"""Send one request to the service in one of the ways that clients do, and record its outcome."""
 
 import http.client
 import socket
@@ -11,24 +11,24 @@ from urllib.parse import urlsplit
 
 import requests
 
-from densenet.chaos.oracle import Known, Outcome, Verdict, judge
+from densenet.chaos.oracle import Expected, Outcome, Verdict, judge
 
 TIMEOUT = 90  # seconds for an answer
-_PIECES, _PAUSE = 8, 0.4  # of a slow upload: how many, and the seconds between them
+_PIECES, _PAUSE = 8, 0.4  # of a slow upload: number of pieces, and seconds between them
 
 
 class Way(Enum):
-    """How a question is sent."""
+    """The way a request is sent."""
 
     WHOLE = auto()
     SLOWLY = auto()  # in pieces, with pauses
-    ABORTED = auto()  # half of it, and the connection is reset
-    LEFT = auto()  # all of it, and the connection is closed before the answer
+    ABORTED = auto()  # half of it, then the connection is reset
+    LEFT = auto()  # all of it, then the connection is closed before the answer
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request. kind: what it is counted as; status: of the answer that it is to have."""
+class ClientRequest:
+    """A request. kind: the name under which it is counted. status: the expected HTTP status."""
 
     kind: str
     path: str
@@ -38,33 +38,37 @@ class Question:
     way: Way = Way.WHOLE
 
 
-def ask(
-    session: requests.Session, base: str, question: Question, known: Known, headers: Mapping[str, str] | None = None
+def send(
+    session: requests.Session,
+    base: str,
+    request: ClientRequest,
+    expected: Expected,
+    headers: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Sends a question and judges what comes back; never raises for what a service does. headers: further ones."""
-    sent = {**question.headers, **(headers or {})}
+    """Send a request and judge the response. Connection errors become verdicts. headers: sent in addition."""
+    all_headers = {**request.headers, **(headers or {})}
     begun = time.monotonic()
     try:
-        if question.way in (Way.ABORTED, Way.LEFT):
-            _leave(base, question, sent)
+        if request.way in (Way.ABORTED, Way.LEFT):
+            _leave(base, request, all_headers)
             verdict, detail = Verdict.LEFT, ""
-        elif question.way is Way.SLOWLY:
-            verdict, detail = judge(*_slowly(base, question, sent), known)
+        elif request.way is Way.SLOWLY:
+            verdict, detail = judge(*_slowly(base, request, all_headers), expected)
         else:
-            answer = session.post(base + question.path, data=question.body, headers=sent, timeout=TIMEOUT)
-            verdict, detail = judge(answer.status_code, answer.content, known)
+            answer = session.post(base + request.path, data=request.body, headers=all_headers, timeout=TIMEOUT)
+            verdict, detail = judge(answer.status_code, answer.content, expected)
     except (requests.Timeout, TimeoutError):
         verdict, detail = Verdict.LATE, ""
     except (requests.RequestException, OSError, http.client.HTTPException) as error:
         verdict, detail = Verdict.LOST, _reason(error)
-    return Outcome(question.kind, begun, time.monotonic(), verdict, detail)
+    return Outcome(request.kind, begun, time.monotonic(), verdict, detail)
 
 
 def _reason(error: Exception) -> str:
-    """What the operating system said of a connection, without addresses and objects."""
+    """Return the operating system's reason for a connection error, without addresses and object names."""
     text = str(error)
-    known = ("Connection refused", "Connection reset", "Broken pipe", "closed connection without response")
-    return next((words.lower() for words in known if words.lower() in text.lower()), type(error).__name__)
+    reasons = ("Connection refused", "Connection reset", "Broken pipe", "closed connection without response")
+    return next((reason.lower() for reason in reasons if reason.lower() in text.lower()), type(error).__name__)
 
 
 def _connection(base: str) -> http.client.HTTPConnection:
@@ -72,35 +76,35 @@ def _connection(base: str) -> http.client.HTTPConnection:
     return http.client.HTTPConnection(url.hostname or "", url.port, timeout=TIMEOUT)
 
 
-def _slowly(base: str, question: Question, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    size = -(-len(question.body) // _PIECES)
+def _slowly(base: str, request: ClientRequest, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    size = -(-len(request.body) // _PIECES)
 
     def pieces() -> Iterator[bytes]:
-        for at in range(0, len(question.body), size):
+        for at in range(0, len(request.body), size):
             time.sleep(_PAUSE)
-            yield question.body[at : at + size]
+            yield request.body[at : at + size]
 
     connection = _connection(base)
     try:
-        length = {"Content-Length": str(len(question.body))}
-        connection.request("POST", question.path, body=pieces(), headers={**headers, **length})
+        length = {"Content-Length": str(len(request.body))}
+        connection.request("POST", request.path, body=pieces(), headers={**headers, **length})
         answer = connection.getresponse()
         return answer.status, answer.read()
     finally:
         connection.close()
 
 
-def _leave(base: str, question: Question, headers: Mapping[str, str]) -> None:
+def _leave(base: str, request: ClientRequest, headers: Mapping[str, str]) -> None:
     connection = _connection(base)
     try:
-        connection.putrequest("POST", question.path)
-        for name, value in {**headers, "Content-Length": str(len(question.body))}.items():
+        connection.putrequest("POST", request.path)
+        for name, value in {**headers, "Content-Length": str(len(request.body))}.items():
             connection.putheader(name, value)
         connection.endheaders()
-        aborted = question.way is Way.ABORTED
-        connection.send(question.body[: len(question.body) // 2] if aborted else question.body)
+        aborted = request.way is Way.ABORTED
+        connection.send(request.body[: len(request.body) // 2] if aborted else request.body)
         if aborted and connection.sock:
-            # Closed at once it is reset, as by a phone that lost its network.
+            # A linger time of 0 makes close() reset the connection, as when a phone loses its network.
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     finally:
         connection.close()

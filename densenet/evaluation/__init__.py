@@ -1,1 +1,1 @@
-"""How good the running service is: labelled images → its answers → metrics → report, each step a module."""
+"""Evaluate the running service: labelled images → answers → metrics → report, with one module per step."""

@@ -1,4 +1,4 @@
-"""The answers file: what was said of each image, appended at once, so that a run which ended early can go on."""
+"""The answers file: one line per image, appended at once, so that an interrupted run can be resumed."""
 
 import fcntl
 import json
@@ -9,20 +9,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from export.console import Problem
+from export.console import CliError
 
 NO_ANSWER, UNREADABLE = "no_answer", "unreadable_file"
-_PASSING = (NO_ANSWER, UNREADABLE)  # not a word about the image: the next run asks again
+_TRANSIENT = (NO_ANSWER, UNREADABLE)  # errors that say nothing about the image, so the next run retries it
 
 About = Mapping[str, Mapping[str, object]]
-"""What all answers of a file share: {"model": …, "set": …}."""
+"""The first line of an answers file: {"model": …, "set": …}."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was said of one image: class ids best first and their probabilities in 0..1; or the code why there are none.
+    """The answer for one image: class ids, best first, and their probabilities in 0..1, or an error code and message.
 
-    recognized: whether the service found the best one likely enough.
+    recognized: whether the best class passes the service's threshold.
     """
 
     classes: tuple[str, ...] = ()
@@ -32,10 +32,10 @@ class Outcome:
     message: str | None = None
 
 
-class Journal:
-    """An open answers file: a first line that says who was asked about which set, then a line an answer.
+class ResultsLog:
+    """An open answers file: a first line with the model and the set, then one line per answer.
 
-    outcomes: the newest by file. seconds: of wall time, and lines: of answers, both over all runs.
+    outcomes: the latest by file. seconds: wall time over all runs. lines: number of answers over all runs.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -46,21 +46,21 @@ class Journal:
         self.lines = 0
 
     def settled(self, file: str) -> bool:
-        """Whether nothing is left to ask about the image."""
-        return file in self.outcomes and self.outcomes[file].code not in _PASSING
+        """Return whether the image has a final answer."""
+        return file in self.outcomes and self.outcomes[file].code not in _TRANSIENT
 
     def start(self) -> None:
-        """Begins to count time."""
+        """Start the clock."""
         self._last = time.monotonic()
 
     def append(self, file: str, outcome: Outcome) -> None:
-        """Keeps an answer, whatever happens to this process afterwards. Its time is that since the one before."""
+        """Append an answer and flush it. Its time is counted from the previous answer."""
         now = time.monotonic()
         seconds, self._last = round(now - self._last, 6), now
-        self._take(file, outcome, seconds)
+        self._add(file, outcome, seconds)
         self._write({"file": file, "seconds": seconds} | asdict(outcome))
 
-    def _take(self, file: str, outcome: Outcome, seconds: float) -> None:
+    def _add(self, file: str, outcome: Outcome, seconds: float) -> None:
         self.outcomes[file] = outcome
         self.seconds += seconds
         self.lines += 1
@@ -70,55 +70,58 @@ class Journal:
         self._file.flush()
 
     def resume(self, path: Path, about: About) -> None:
-        """Takes over what the file holds; of a last line that was cut in half nothing. Raises Problem."""
+        """Load the answers in the file and remove an incomplete last line.
+
+        Raises: CliError if the file is damaged or belongs to another model or set.
+        """
         self._file.seek(0)
         content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        if not whole:
+        complete = content.rfind(b"\n") + 1
+        if not complete:
             self._file.truncate(0)
             self._write(about)
             return
-        head, *lines = content[:whole].splitlines()
+        head, *lines = content[:complete].splitlines()
         try:
             _check(path, json.loads(head), about)
             for line in lines:
                 row = json.loads(line)
                 file, seconds = row.pop("file"), row.pop("seconds")
                 outcome = Outcome(tuple(row.pop("classes")), tuple(row.pop("probabilities")), **row)
-                self._take(file, outcome, seconds)
+                self._add(file, outcome, seconds)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Problem(f"{path} is damaged, or no answers file; --restart asks everything again") from error
-        self._file.truncate(whole)
+            raise CliError(f"{path} is damaged or not an answers file; use --restart to start over") from error
+        self._file.truncate(complete)
 
 
 @contextmanager
-def opened(path: Path, about: About, *, restart: bool) -> Iterator[Journal]:
-    """The answers file at path, begun where there is none.
+def opened(path: Path, about: About, *, restart: bool) -> Iterator[ResultsLog]:
+    """Open the answers file at path, or create it.
 
-    Raises Problem when its answers are of another model or about another set, or another run is writing to it.
+    Raises: CliError if its answers belong to another model or set, or if another run is writing to it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise Problem(f"another evaluation is writing to {path}; wait for its end, or name an --output") from error
+            raise CliError(f"another evaluation is writing to {path}; wait for it or use another --output") from error
         if restart:
             file.truncate(0)
-        journal = Journal(file)
-        journal.resume(path, about)
-        yield journal
+        results_log = ResultsLog(file)
+        results_log.resume(path, about)
+        yield results_log
 
 
 def describe(model: Mapping[str, str]) -> str:
-    """The model in words: name densenet, version 1.0, …"""
+    """Describe the model as "name densenet, version 1.0, …"."""
     return ", ".join(f"{key} {value}" for key, value in model.items())
 
 
-def _check(path: Path, found: Mapping[str, Mapping[str, str]], about: About) -> None:
-    choice = "--restart asks everything again, another --output keeps both"
-    if found["set"] != about["set"]:
-        images = f"{found['set']['images']} images then, {about['set']['images']} now"
-        raise Problem(f"{path} is about other images or labels than these ({images}); {choice}")
-    if found["model"] != about["model"]:
-        raise Problem(f"{path} holds the answers of another model ({describe(found['model'])}); {choice}")
+def _check(path: Path, recorded: Mapping[str, Mapping[str, str]], about: About) -> None:
+    choice = "use --restart to start over, or another --output to keep both"
+    if recorded["set"] != about["set"]:
+        images = f"{recorded['set']['images']} images then, {about['set']['images']} now"
+        raise CliError(f"{path} belongs to other images or labels ({images}); {choice}")
+    if recorded["model"] != about["model"]:
+        raise CliError(f"{path} has the answers of another model ({describe(recorded['model'])}); {choice}")

@@ -1,4 +1,4 @@
-"""The eager network as a second opinion: torchvision's DenseNet-121 behind torchvision's transforms."""
+"""The eager network as a reference: torchvision's DenseNet-121 behind torchvision's transforms."""
 
 from collections.abc import Generator, Iterable
 from hashlib import sha256
@@ -13,7 +13,7 @@ from densenet.evaluation.predict import TOP_K, Source
 from export import network, weights
 from export.bundle import class_index_for, class_index_json
 
-# The tutorials' lines; typed again, so that a slip in handler/transform.py cannot hide here.
+# Written separately from handler/transform.py, so that an error there shows as a difference.
 _TRANSFORM = transforms.Compose(
     [
         transforms.Resize(255),
@@ -25,22 +25,25 @@ _TRANSFORM = transforms.Compose(
 
 
 def source(weights_from: str, class_index: Path | None) -> Source:
-    """The network of `imagenet`, `untrained` or a file, on the CPU in fp32, one image at a time. Raises Problem."""
+    """Load the weights `imagenet`, `untrained` or a file; predict on the CPU in fp32, one image at a time.
+
+    Raises: CliError if the weights cannot be read.
+    """
     loaded = weights.load(weights_from)
     eager = network.build(loaded.state)
     classes = class_index_for(class_index, outputs=len(loaded.state["classifier.weight"]))
 
-    def ask(paths: Iterable[Path]) -> Generator[Outcome]:
+    def predict_paths(paths: Iterable[Path]) -> Generator[Outcome]:
         for path in paths:
             try:
                 batch = _TRANSFORM(_read(path)).unsqueeze(0)
-            except Exception as error:  # Pillow's decoders raise whatever a damaged file leads them into
+            except Exception as error:  # Pillow's decoders raise many types for damaged files
                 yield Outcome(code=UNREADABLE, message=str(error))
                 continue
             with torch.inference_mode():
                 best = torch.softmax(eager(batch)[0], dim=0).topk(min(TOP_K, len(classes)))
             ids = tuple(classes.ids[position] for position in best.indices.tolist())
-            # It has no threshold below which nothing counts as recognized.
+            # The eager network has no threshold, so every answer counts as recognized.
             yield Outcome(ids, tuple(best.values.tolist()), recognized=True)
 
     model = {
@@ -50,7 +53,7 @@ def source(weights_from: str, class_index: Path | None) -> Source:
         "precision": "fp32",
         "classes": sha256(class_index_json(classes)).hexdigest()[:8],
     }
-    return Source(model, dict(zip(classes.ids, classes.names, strict=True)), ask)
+    return Source(model, dict(zip(classes.ids, classes.names, strict=True)), predict_paths)
 
 
 def _read(path: Path) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Metrics: pure functions from arrays of labels and predictions to numbers; nothing here reads a file."""
+"""Metrics: pure functions from arrays of labels and predictions to numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from densenet.evaluation.answers import Outcome
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-BINS = 15  # of confidence, equally wide; the number of Guo et al.
-_NONE = -1  # in place of a class: no answer, or fewer classes than columns
+BINS = 15  # confidence bins of equal width, as in Guo et al.
+_NONE = -1  # stands for no class: no answer, or fewer classes than columns
 
 
 @dataclass(frozen=True)
 class Scores:
     """N images as arrays. Classes are positions in `ids`.
 
-    truth: int64 (N,). top: int64 (N, 5), best first, -1 where there is none. confidence: float64 (N,), of the best
-    class, 0..1, NaN where there is no answer. recognized: bool (N,).
+    truth: int64 (N,). top: int64 (N, 5), best first, -1 for none. confidence: float64 (N,), probability of the best
+    class, 0..1, NaN without an answer. recognized: bool (N,).
     """
 
     ids: tuple[str, ...]
@@ -33,7 +33,7 @@ class Scores:
 
     @property
     def answered(self) -> NDArray[np.bool_]:
-        """bool (N,): whether there is an answer at all."""
+        """Return bool (N,): whether the image has an answer."""
         return np.not_equal(self.top[:, 0], _NONE)
 
 
@@ -49,7 +49,7 @@ class Proportion:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """How many images of one class there are, and of how many it came first."""
+    """The number of images of one class, and of those with it as the best class."""
 
     position: int
     images: int
@@ -58,7 +58,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether confidence is what it says.
+    """Confidence compared with accuracy.
 
     edges: float64 (BINS + 1,), 0..1. images: int64 (BINS,). confidence, accuracy: float64 (BINS,), the means of each
     bin, NaN for an empty one. error: the expected calibration error, and mean_confidence, both 0..1 and NaN without
@@ -74,7 +74,7 @@ class Calibration:
 
 
 def score(labels: Sequence[str], outcomes: Sequence[Outcome], ids: Sequence[str], columns: int) -> Scores:
-    """Arrays of labels and outcomes, both in the images' order. Every class id that occurs must be in ids."""
+    """Convert labels and outcomes, both in the images' order, to arrays. Every class id must be in ids."""
     position = {class_id: i for i, class_id in enumerate(ids)}
     top = np.full((len(outcomes), columns), _NONE, dtype=np.int64)
     for row, outcome in zip(top, outcomes, strict=True):
@@ -89,13 +89,13 @@ def score(labels: Sequence[str], outcomes: Sequence[Outcome], ids: Sequence[str]
 
 
 def accuracy(scores: Scores, k: int) -> Proportion:
-    """The share of images whose class is among the k best; an image without an answer is a wrong one."""
+    """Return the share of images whose class is among the k best. Images without an answer count as wrong."""
     hits = (scores.top[:, :k] == scores.truth[:, None]).any(axis=1)
     return proportion(int(hits.sum()), len(hits))
 
 
 def proportion(right: int, count: int) -> Proportion:
-    """right of count, with Wilson's score interval (Wilson 1927), which holds near 0 and 1 and for few images too."""
+    """Return right / count with Wilson's score interval (Wilson 1927), valid near 0 and 1 and for few images."""
     z = NormalDist().inv_cdf(0.975)
     share = right / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
@@ -104,37 +104,37 @@ def proportion(right: int, count: int) -> Proportion:
 
 
 def by_class(scores: Scores) -> list[ClassScore]:
-    """Top-1 of every class that has images, the worst first; of equally bad ones that with the most images."""
+    """Return the top-1 score of every class with images, the worst first; ties by number of images, descending."""
     size = len(scores.ids)
     images = np.bincount(scores.truth, minlength=size)
     right = np.bincount(scores.truth[scores.top[:, 0] == scores.truth], minlength=size)
-    found = [ClassScore(int(i), int(images[i]), int(right[i])) for i in np.flatnonzero(images)]
-    return sorted(found, key=lambda one: (one.right / one.images, -one.images, one.position))
+    class_scores = [ClassScore(int(i), int(images[i]), int(right[i])) for i in np.flatnonzero(images)]
+    return sorted(class_scores, key=lambda item: (item.right / item.images, -item.images, item.position))
 
 
 def confusions(scores: Scores) -> list[tuple[int, int, int]]:
-    """(true class, predicted class, images), the most frequent first."""
+    """Return (true class, predicted class, images), the most frequent first."""
     wrong = scores.answered & (scores.top[:, 0] != scores.truth)
     pairs = np.stack([scores.truth[wrong], scores.top[wrong, 0]], axis=1)
     values, counts = np.unique(pairs, axis=0, return_counts=True)
-    found = [(int(t), int(p), int(n)) for (t, p), n in zip(values, counts, strict=True)]
-    return sorted(found, key=lambda one: (-one[2], one[:2]))
+    triples = [(int(t), int(p), int(n)) for (t, p), n in zip(values, counts, strict=True)]
+    return sorted(triples, key=lambda triple: (-triple[2], triple[:2]))
 
 
 def confusion_matrix(scores: Scores, classes: Sequence[int]) -> Ints:
-    """int64 (C, C): images of the row's class that were taken for the column's, for the C classes given."""
-    place: Mapping[int, int] = {position: i for i, position in enumerate(classes)}
+    """Return int64 (C, C): images of the row's class that were predicted as the column's, for the C classes given."""
+    index: Mapping[int, int] = {position: i for i, position in enumerate(classes)}
     matrix = np.zeros((len(classes), len(classes)), dtype=np.int64)
     for truth, predicted in zip(scores.truth.tolist(), scores.top[:, 0].tolist(), strict=True):
-        if truth in place and predicted in place:
-            matrix[place[truth], place[predicted]] += 1
+        if truth in index and predicted in index:
+            matrix[index[truth], index[predicted]] += 1
     return matrix
 
 
 def calibrate(scores: Scores) -> Calibration:
-    """Confidence against accuracy in 15 bins of equal width, each with its upper edge and without its lower one.
+    """Compare confidence with accuracy in 15 bins of equal width, each including its upper edge only.
 
-    The expected calibration error is the mean distance of the two, weighted by the images of each bin: Guo, Pleiss,
+    The expected calibration error is the mean difference of the two, weighted by the images of each bin: Guo, Pleiss,
     Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, equation 3. Images without an answer have
     no confidence and are left out.
     """
@@ -142,11 +142,11 @@ def calibrate(scores: Scores) -> Calibration:
     confidence = scores.confidence[answered]
     right = (scores.top[answered, 0] == scores.truth[answered]).astype(np.float64)
     edges = np.linspace(0, 1, BINS + 1)
-    # Compared with the inner edges only, 0 falls into the first bin and 1 into the last.
+    # Only the inner edges are used, so that 0 falls into the first bin and 1 into the last.
     bins = np.searchsorted(edges[1:-1], confidence)
     images = np.bincount(bins, minlength=BINS)
     sums = (np.bincount(bins, weights=values, minlength=BINS) for values in (confidence, right))
-    means, shares = (np.divide(one, images, out=np.full(BINS, math.nan), where=images > 0) for one in sums)
+    means, shares = (np.divide(total, images, out=np.full(BINS, math.nan), where=images > 0) for total in sums)
     if not len(confidence):
         return Calibration(edges, images, means, shares, math.nan, math.nan)
     error = np.nansum(np.abs(means - shares) * images) / len(confidence)

@@ -1,4 +1,4 @@
-"""The page: the report's document as one HTML file that needs nothing else; every word from outside is escaped here."""
+"""Render the report's document as one self-contained HTML file; all external text is escaped here."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -12,14 +12,14 @@ from densenet.evaluation import metrics, plots
 from densenet.evaluation.metrics import Scores
 from densenet.evaluation.report import percent, summary
 
-ROWS = 20  # of a table; report.json has all
+ROWS = 20  # maximum per table; report.json has all
 _TEMPLATE = Path(__file__).with_name("page.html")
 _UNTRAINED = "The service runs on untrained weights: every number here is meaningless."
-_NUMBERS = {"images", "right", "top-1", "difference"}  # columns that are set to the right
+_NUMBERS = {"images", "right", "top-1", "difference"}  # right-aligned columns
 
 
 def render(document: Mapping[str, Any], scores: Scores, names: Mapping[str, str]) -> str:
-    """The whole page, plots and all."""
+    """Return the page with its plots."""
     parts = [
         f'<p class="warning">{_UNTRAINED}</p>' if document["model"]["weights"] == "untrained" else "",
         _facts(document),
@@ -49,11 +49,11 @@ def _plots(scores: Scores, names: Mapping[str, str]) -> Iterable[str]:
     if answered.any():
         accuracy = float((scores.top[answered, 0] == scores.truth[answered]).mean())
         figure = plots.reliability(metrics.calibrate(scores), accuracy)
-        yield _figure(figure, "Is confidence what it says? Below the line the model is surer than it is right.")
+        yield _figure(figure, "Calibration: below the line, confidence exceeds accuracy.")
     if heat_map := plots.confusion(scores, names):
-        text = "The most confused classes: images of the row's class taken for the column's; right answers in grey."
+        text = "The most confused classes: images of the row's class predicted as the column's. Grey: right answers."
         yield _figure(heat_map, text)
-    yield _figure(plots.by_class(metrics.by_class(scores)), "How many classes have which top-1 accuracy.")
+    yield _figure(plots.by_class(metrics.by_class(scores)), "Number of classes by top-1 accuracy.")
 
 
 def _figure(figure: Figure, text: str) -> str:
@@ -71,12 +71,12 @@ def _confused(document: Mapping[str, Any]) -> str:
         (f"{c['label']} ({c['class_id']})", f"{c['predicted_label']} ({c['predicted_class_id']})", c["images"])
         for c in document["confusions"]
     ]
-    return _section("What is taken for what", ("true", "predicted", "images"), rows)
+    return _section("Most frequent confusions", ("true", "predicted", "images"), rows)
 
 
 def _failed(document: Mapping[str, Any]) -> str:
     rows = [(f["file"], f["code"], f["message"]) for f in document["failed"]]
-    return _section("Not answered, and counted as wrong", ("file", "code", "reason"), rows)
+    return _section("Not answered, counted as wrong", ("file", "code", "reason"), rows)
 
 
 def _agreement(document: Mapping[str, Any]) -> str:
@@ -84,16 +84,16 @@ def _agreement(document: Mapping[str, Any]) -> str:
     if not agreement:
         return ""
     rows = [
-        (one["file"], one["ours"], one["theirs"], "yes" if one["same_order"] else "no", f"{one['probability']:.1e}")
-        for one in agreement["disagreements"]
+        (row["file"], row["ours"], row["theirs"], "yes" if row["same_order"] else "no", f"{row['probability']:.1e}")
+        for row in agreement["disagreements"]
     ]
     one_sided = [(file,) for file in agreement["answered_by_one"]]
     model = ", ".join(f"{key} {value}" for key, value in agreement["model"].items())
     return _section(
-        f"Least agreement with {agreement['against']} ({model})",
-        ("file", "service", "other", "same top-5 in order", "difference"),
+        f"Largest disagreements with {agreement['against']} ({model})",
+        ("file", "service", "reference", "same top-5 in order", "difference"),
         rows,
-    ) + _section("Answered by one of the two only", ("file",), one_sided)
+    ) + _section("Answered by only one of the two", ("file",), one_sided)
 
 
 def _section(title: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -1,4 +1,4 @@
-"""Plots: from metrics to SVG images, drawn without a display and without pyplot's global state."""
+"""Plot metrics as SVG images, without a display and without pyplot's global state."""
 
 import base64
 import io
@@ -17,10 +17,10 @@ from matplotlib.typing import RcKeyType
 from densenet.evaluation import metrics
 from densenet.evaluation.metrics import Calibration, ClassScore, Scores
 
-MOST_CLASSES = 16  # in the heat map; more cannot be read
+MAX_CLASSES = 16  # in the heat map; more would be unreadable
 _BLUE, _RED, _GREY = "#3b6ea5", "#c8553d", "#8a8a8a"
 _ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
-# Text stays text: the reader's own fonts have the scripts that class names are written in.
+# Text stays text in the SVG, because the reader's fonts support the scripts of class names.
 _STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "evaluation",
@@ -31,7 +31,7 @@ _STYLE: dict[RcKeyType, Any] = {
 
 
 def reliability(calibration: Calibration, accuracy: float) -> Figure:
-    """Accuracy against confidence by bin, over a histogram of the confidence. accuracy: of the answered, 0..1."""
+    """Plot accuracy against confidence by bin, and a histogram of confidence. accuracy: of answered images, 0..1."""
     with rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 5.6), layout="constrained")
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -41,10 +41,10 @@ def reliability(calibration: Calibration, accuracy: float) -> Figure:
         top.bar(left, shares, width, align="edge", color=_BLUE, edgecolor="white", label="accuracy")
         top.vlines(means, np.minimum(shares, means), np.maximum(shares, means), color=_RED, lw=2, label="gap")
         top.plot(means, means, "_", color=_RED, markersize=9)
-        top.plot([0, 1], [0, 1], "--", color=_GREY, lw=1, label="confidence is accuracy")
+        top.plot([0, 1], [0, 1], "--", color=_GREY, lw=1, label="perfect calibration")
         top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
         figure.suptitle(f"expected calibration error {calibration.error:.2%}", fontsize=10)
-        # Legends stand outside: any place inside may hold bars.
+        # Legends are outside the axes, because bars may cover any place inside.
         top.legend(**_ABOVE, ncols=3)
         total = max(1, calibration.images.sum())
         bottom.bar(left, calibration.images[filled] / total, width, align="edge", color=_GREY, edgecolor="white")
@@ -56,17 +56,17 @@ def reliability(calibration: Calibration, accuracy: float) -> Figure:
 
 
 def most_confused(scores: Scores) -> list[int]:
-    """Positions of the classes of the most frequent confusions, neighbours beside each other; at most MOST_CLASSES."""
-    found: dict[int, None] = {}
+    """Return the positions of up to MAX_CLASSES classes in the most frequent confusions, confused pairs adjacent."""
+    positions: dict[int, None] = {}
     for truth, predicted, _ in metrics.confusions(scores):
-        grown = found | {truth: None, predicted: None}
-        if len(grown) <= MOST_CLASSES:
-            found = grown
-    return list(found)
+        extended = positions | {truth: None, predicted: None}
+        if len(extended) <= MAX_CLASSES:
+            positions = extended
+    return list(positions)
 
 
 def confusion(scores: Scores, names: Mapping[str, str]) -> Figure | None:
-    """How often which class was taken for which, for the most confused ones; None where nothing was."""
+    """Plot the confusion matrix of the most confused classes; return None if there are no confusions."""
     classes = most_confused(scores)
     if not classes:
         return None
@@ -76,7 +76,7 @@ def confusion(scores: Scores, names: Mapping[str, str]) -> Figure | None:
     with rc_context(_STYLE):
         figure = Figure(figsize=(side + 0.6, side), layout="constrained")
         axes = figure.subplots()
-        # The right answers on the diagonal would drown the colours of the wrong ones.
+        # The diagonal is left out, because its large counts would hide the colours of the wrong answers.
         axes.pcolormesh(
             np.ma.masked_equal(wrong, 0), cmap="OrRd", norm=LogNorm(1, max(2, wrong.max())), edgecolors="none"
         )
@@ -94,9 +94,9 @@ def confusion(scores: Scores, names: Mapping[str, str]) -> Figure | None:
     return figure
 
 
-def by_class(found: Sequence[ClassScore]) -> Figure:
-    """How many classes have which top-1 accuracy."""
-    shares = np.array([one.right / one.images for one in found])
+def by_class(class_scores: Sequence[ClassScore]) -> Figure:
+    """Plot a histogram of the classes' top-1 accuracy."""
+    shares = np.array([item.right / item.images for item in class_scores])
     with rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 3.0), layout="constrained")
         axes = figure.subplots()
@@ -111,10 +111,10 @@ def by_class(found: Sequence[ClassScore]) -> Figure:
 
 
 def data_uri(figure: Figure) -> str:
-    """The figure as SVG for an <img>: there, whatever a class may be called, no script in it ever runs."""
+    """Return the figure as an SVG data URI for an <img>, where scripts never run, whatever a class is called."""
     buffer = io.BytesIO()
     with rc_context(_STYLE), warnings.catch_warnings():
-        # It measures text with a font of its own, which need not have every script; the reader's will.
+        # matplotlib measures text with its own font, which lacks some scripts; the reader's fonts are used for display.
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -130,8 +130,8 @@ def _number_cells(axes: Axes, matrix: metrics.Ints, wrong: metrics.Ints) -> None
 
 def _name(class_id: str, names: Mapping[str, str]) -> str:
     name = names[class_id]
-    # Two classes are called crane.
-    twice = sum(other == name for other in names.values()) > 1
-    # Control characters are no XML.
-    full = "".join(filter(str.isprintable, f"{name} {class_id}" if twice else name))
+    # Names are not unique: two ImageNet classes are called crane.
+    ambiguous = sum(other == name for other in names.values()) > 1
+    # Control characters are not valid in XML.
+    full = "".join(filter(str.isprintable, f"{name} {class_id}" if ambiguous else name))
     return full if len(full) <= 26 else full[:25] + "…"

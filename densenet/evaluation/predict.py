@@ -1,112 +1,118 @@
-"""Asking: from the files of a labelled set to outcomes, by whoever answers, with the answers kept as they come."""
+"""Predict the images of a labelled set with a source, the service or a reference, and log every answer."""
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from densenet_client import Answer, Client, Refused, ServiceError, Unauthorized
+from densenet_client import Answer, Client, RequestRejected, ServiceError, Unauthorized
 from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from densenet.evaluation import answers
-from densenet.evaluation.answers import About, Journal, Outcome
+from densenet.evaluation.answers import About, Outcome, ResultsLog
 from densenet.evaluation.dataset import LabelledSet
 from densenet.paths import PHOTO
 from export import console
-from export.console import Problem
+from export.console import CliError
 
-TOP_K = 5  # classes asked for; the published numbers are top-1 and top-5
-_ALL = 1000  # the most classes that the service lists
+TOP_K = 5  # requested classes; the published numbers are top-1 and top-5
+_ALL = 1000  # maximum number of classes that the service lists
 
 
-class Interrupted(Problem):
-    """Ctrl-C, told in one line; the exit status is the shell's for SIGINT."""
+class Interrupted(CliError):
+    """An interruption by Ctrl-C, printed in one line; the exit status is the shell's for SIGINT."""
 
     status = 130
 
 
 @dataclass(frozen=True)
 class Source:
-    """Somebody who answers: which model it says it is, its classes id → name, and its outcomes in the files' order."""
+    """A source of predictions. names: class id → name. predict: yields outcomes in the order of the files."""
 
     model: Mapping[str, str]
     names: Mapping[str, str]
-    ask: Callable[[Iterable[Path]], Generator[Outcome]]
+    predict: Callable[[Iterable[Path]], Generator[Outcome]]
 
 
 def service(client: Client) -> Source:
-    """The service, after it has told by one photo who it is. Raises Problem."""
+    """Return the service as a source; classify one photo to get its model and classes.
+
+    Raises: CliError if the service does not answer.
+    """
     try:
         answer = client.classify(PHOTO, top_k=_ALL)
     except Unauthorized as error:
         hint = "--token, --key-file, or DENSENET_TOKEN; --against-token for the second service"
-        raise Problem(f"{error} ({hint})") from error
-    except (Refused, ServiceError) as error:
-        raise Problem(str(error)) from error
+        raise CliError(f"{error} ({hint})") from error
+    except (RequestRejected, ServiceError) as error:
+        raise CliError(str(error)) from error
     model = asdict(answer.model)
 
-    def ask(paths: Iterable[Path]) -> Generator[Outcome]:
+    def predict_paths(paths: Iterable[Path]) -> Generator[Outcome]:
         for result in client.classify_many(paths, top_k=TOP_K):
             if isinstance(result, Answer) and asdict(result.model) != model:
-                raise Problem(f"the service changed while it was asked: it was {answers.describe(model)}")
+                raise CliError(f"the service's model changed during the run; it was {answers.describe(model)}")
             yield _outcome(result)
 
-    return Source(model, {row.class_id: row.label for row in answer.predictions}, ask)
+    return Source(model, {row.class_id: row.label for row in answer.predictions}, predict_paths)
 
 
-def collect(source: Source, images: LabelledSet, path: Path, *, restart: bool, doing: str) -> Journal:
-    """Asks about every image that the answers file at path knows nothing of yet.
+def collect(source: Source, images: LabelledSet, path: Path, *, restart: bool, doing: str) -> ResultsLog:
+    """Predict every image that has no final answer in the answers file at path.
 
-    doing: what the progress bar says. Raises Interrupted on Ctrl-C, Problem when the service goes away; the next call
-    goes on where this one ended.
+    doing: label of the progress bar. The next call continues where this one ended.
+
+    Raises: Interrupted on Ctrl-C; CliError if the service becomes unavailable.
     """
     about = {"model": source.model, "set": images.identity()}
     try:
-        with answers.opened(path, about, restart=restart) as journal:
-            waiting = [file for file in images.files if not journal.settled(file)]
-            if journal.outcomes:
+        with answers.opened(path, about, restart=restart) as results_log:
+            waiting = [file for file in images.files if not results_log.settled(file)]
+            if results_log.outcomes:
                 done = len(images.files) - len(waiting)
-                console.err.print(f"resuming: {done} of {len(images.files)} are done", markup=False)
-            _ask(source, images, waiting, journal, doing)
-            return journal
+                console.err.print(f"resuming: {done} of {len(images.files)} images are done", markup=False)
+            _predict(source, images, waiting, results_log, doing)
+            return results_log
     except KeyboardInterrupt as error:
         raise Interrupted(f"interrupted; {_state(images, path, about, restart)}") from error
     except ServiceError as error:
-        raise Problem(f"{error}; {_state(images, path, about, restart)}") from error
+        raise CliError(f"{error}; {_state(images, path, about, restart)}") from error
 
 
-def _ask(source: Source, images: LabelledSet, waiting: list[str], journal: Journal, doing: str) -> None:
+def _predict(source: Source, images: LabelledSet, waiting: list[str], results_log: ResultsLog, doing: str) -> None:
     right_for = dict(zip(images.files, images.labels, strict=True))
-    right = sum(_is_right(journal.outcomes[file], right_for[file]) for file in right_for if journal.settled(file))
+    right = sum(
+        _is_right(results_log.outcomes[file], right_for[file]) for file in right_for if results_log.settled(file)
+    )
     done = len(images.files) - len(waiting)
-    with _progress() as progress, closing(source.ask(images.root / file for file in waiting)) as outcomes:
+    with _progress() as progress, closing(source.predict(images.root / file for file in waiting)) as outcomes:
         task = progress.add_task(doing, total=len(images.files), completed=done, top1="")
-        journal.start()
+        results_log.start()
         for file, outcome in zip(waiting, outcomes, strict=True):
-            journal.append(file, outcome)
+            results_log.append(file, outcome)
             right, done = right + _is_right(outcome, right_for[file]), done + 1
             progress.update(task, advance=1, top1=f"top-1 {right / done:.2%}")
 
 
 def _state(images: LabelledSet, path: Path, about: About, restart: bool) -> str:
-    # As the next run will read it: Ctrl-C may have come between counting an answer and writing it.
-    with answers.opened(path, about, restart=False) as journal:
-        done = sum(journal.settled(file) for file in images.files)
-    again = "the same command without --restart" if restart else "the same command"
-    return f"{done} of {len(images.files)} are done, {again} goes on from there"
+    # Read the file again, because Ctrl-C may have come between counting an answer and writing it.
+    with answers.opened(path, about, restart=False) as results_log:
+        done = sum(results_log.settled(file) for file in images.files)
+    command = "the same command without --restart" if restart else "the same command"
+    return f"{done} of {len(images.files)} images are done; run {command} to continue"
 
 
 def _is_right(outcome: Outcome, label: str) -> bool:
     return outcome.classes[:1] == (label,)
 
 
-def _outcome(result: Answer | Refused | ServiceError | OSError) -> Outcome:
+def _outcome(result: Answer | RequestRejected | ServiceError | OSError) -> Outcome:
     match result:
         case Answer():
             classes = tuple(row.class_id for row in result.predictions)
             return Outcome(classes, tuple(row.probability for row in result.predictions), result.recognized)
-        case Refused():
+        case RequestRejected():
             return Outcome(code=result.code, message=result.message)
         case OSError():
             return Outcome(code=answers.UNREADABLE, message=result.strerror or str(result))
@@ -119,7 +125,7 @@ class _Rate(ProgressColumn):
 
 
 def _progress() -> Progress:
-    # An address with brackets is no markup.
+    # Markup is off, because addresses may contain brackets.
     description, top1 = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[top1]}"))
     return Progress(
         *(description, MofNCompleteColumn(), _Rate(), TimeRemainingColumn(), top1),

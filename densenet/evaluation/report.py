@@ -1,4 +1,4 @@
-"""The report: one document with every number, from which report.json, the terminal's table and the page are made."""
+"""The report: one document with all numbers, the source of report.json, the terminal's table and the page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from densenet.evaluation.answers import Outcome
 from densenet.evaluation.dataset import LabelledSet
 from densenet.evaluation.metrics import Calibration, Scores
 
-DISAGREEMENTS = 100  # files listed; the counts are of all
+DISAGREEMENTS = 100  # maximum number of listed files; the counts include all
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What an evaluation is about. names: class id → label. seconds, answers: wall time, and what came in it."""
+class Evaluation:
+    """The inputs of a report. names: class id → label. seconds: wall time. answers: number of answers in that time."""
 
     images: LabelledSet
     url: str
@@ -29,23 +29,23 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Second:
-    """The second opinion: where it came from, whose it is, and how far both agree."""
+class Reference:
+    """The reference: its address, its model, and its agreement with the service."""
 
     address: str
     model: Mapping[str, str]
     agreement: Agreement
 
 
-def document(asked: Asked, scores: Scores, second: Second | None) -> dict[str, Any]:
-    """report.json; its fields are described in docs/evaluation.md. Numbers that do not exist are None."""
+def document(evaluation: Evaluation, scores: Scores, reference: Reference | None) -> dict[str, Any]:
+    """Return the content of report.json, described in docs/evaluation.md. Undefined numbers are None."""
     answered = int(scores.answered.sum())
     unrecognized = int((scores.answered & ~scores.recognized).sum())
-    images = asked.images
+    images = evaluation.images
     return {
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "url": asked.url,
-        "model": dict(asked.model),
+        "url": evaluation.url,
+        "model": dict(evaluation.model),
         "set": {
             "path": str(images.source),
             "layout": images.layout,
@@ -55,22 +55,22 @@ def document(asked: Asked, scores: Scores, second: Second | None) -> dict[str, A
         "top1": asdict(metrics.accuracy(scores, 1)),
         "top5": asdict(metrics.accuracy(scores, 5)),
         "answered": answered,
-        "failed": _failed(images, asked.outcomes),
+        "failed": _failed(images, evaluation.outcomes),
         "not_recognized": {"images": unrecognized, "share": unrecognized / answered if answered else None},
         "calibration": _calibration(metrics.calibrate(scores)),
         "time": {
-            "seconds": asked.seconds,
-            "answers": asked.answers,
-            "images_per_second": asked.answers / asked.seconds if asked.seconds else None,
+            "seconds": evaluation.seconds,
+            "answers": evaluation.answers,
+            "images_per_second": evaluation.answers / evaluation.seconds if evaluation.seconds else None,
         },
-        "classes": _classes(scores, asked.names),
-        "confusions": _confusions(scores, asked.names),
-        "agreement": _agreement(second) if second else None,
+        "classes": _classes(scores, evaluation.names),
+        "confusions": _confusions(scores, evaluation.names),
+        "agreement": _agreement(reference) if reference else None,
     }
 
 
 def summary(document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The numbers that matter most, in words: (what, how much)."""
+    """Return the most important numbers as (name, formatted value)."""
     failed, calibration, time = len(document["failed"]), document["calibration"], document["time"]
     rows = [
         ("images", f"{document['set']['images']} of {document['set']['classes']} classes"),
@@ -96,14 +96,14 @@ def summary(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def lines(document: Mapping[str, Any]) -> list[str]:
-    """The summary for the terminal, in two columns."""
+    """Return the summary for the terminal, in two columns."""
     rows = summary(document)
-    width = max(len(what) for what, _ in rows)
-    return [f"{what:{width}}  {how_much}" for what, how_much in rows]
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:{width}}  {value}" for name, value in rows]
 
 
 def percent(share: float | None) -> str:
-    """0.7443 → 74.43 %."""
+    """Format a share: 0.7443 → "74.43%", None → "-"."""
     return "-" if share is None else f"{share:.2%}"
 
 
@@ -124,11 +124,11 @@ def _failed(images: LabelledSet, outcomes: Sequence[Outcome]) -> list[dict[str, 
     ]
 
 
-def _calibration(found: Calibration) -> dict[str, Any]:
-    bins = zip(found.edges[:-1], found.edges[1:], found.images, found.confidence, found.accuracy, strict=True)
+def _calibration(c: Calibration) -> dict[str, Any]:
+    bins = zip(c.edges[:-1], c.edges[1:], c.images, c.confidence, c.accuracy, strict=True)
     return {
-        "error": _number(found.error),
-        "mean_confidence": _number(found.mean_confidence),
+        "error": _number(c.error),
+        "mean_confidence": _number(c.mean_confidence),
         "bins": [
             {
                 "above": float(low),
@@ -145,12 +145,12 @@ def _calibration(found: Calibration) -> dict[str, Any]:
 def _classes(scores: Scores, names: Mapping[str, str]) -> list[dict[str, Any]]:
     return [
         {
-            "class_id": (class_id := scores.ids[one.position]),
+            "class_id": (class_id := scores.ids[class_score.position]),
             "label": names[class_id],
-            "images": one.images,
-            **asdict(metrics.proportion(one.right, one.images)),
+            "images": class_score.images,
+            **asdict(metrics.proportion(class_score.right, class_score.images)),
         }
-        for one in metrics.by_class(scores)
+        for class_score in metrics.by_class(scores)
     ]
 
 
@@ -167,16 +167,16 @@ def _confusions(scores: Scores, names: Mapping[str, str]) -> list[dict[str, Any]
     ]
 
 
-def _agreement(second: Second) -> dict[str, Any]:
-    agreement = second.agreement
+def _agreement(reference: Reference) -> dict[str, Any]:
+    agreement = reference.agreement
     return {
-        "against": second.address,
-        "model": dict(second.model),
+        "against": reference.address,
+        "model": dict(reference.model),
         "compared": agreement.compared,
         "same_top1": agreement.same_top1,
         "same_top5_order": agreement.same_order,
         "largest_difference": agreement.largest,
         "mean_difference": agreement.mean,
         "answered_by_one": list(agreement.one_sided),
-        "disagreements": [asdict(one) for one in agreement.differences[:DISAGREEMENTS]],
+        "disagreements": [asdict(difference) for difference in agreement.differences[:DISAGREEMENTS]],
     }

@@ -1,1 +1,1 @@
-"""Files that cost more than they look: builders of known ones, mutations of good ones, and a search for new ones."""
+"""Fuzzing: builders of image files that are costly to decode, mutations of valid files, and a search for new ones."""

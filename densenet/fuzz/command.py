@@ -1,4 +1,4 @@
-"""scripts/fuzz: looks for files that cost more than an image may, among known ones and mutations without end."""
+"""scripts/fuzz: search for files that cost more than an image may, among known files and endless mutations."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,40 +16,40 @@ from densenet.fuzz.costly import COSTLY
 from densenet.fuzz.measure import Cost, cost
 from densenet.fuzz.mutate import BASES, mutated
 from export import console
-from export.console import Problem
+from export.console import CliError
 from handler.decoder import Decoder
 
 _SHOWN = 10
 _DECODER_MEMORY = 1_500_000_000  # bytes of address space: the service's default
 _MEGABYTE = 1_000_000
 
-Seconds = Annotated[float, typer.Option(min=0, help="For how long to go on.")]
-Seed = Annotated[int, typer.Option(help="Which mutations; the same seed makes the same files in the same order.")]
-Index = Annotated[int | None, typer.Option(min=0, help="Measure this one mutation of the seed and nothing else.")]
-Name = Annotated[str | None, typer.Option(metavar="NAME", help="Measure this one known file and nothing else.")]
-MaxCpu = Annotated[float, typer.Option(min=0, help="Seconds of processor time that one file may take.")]
-MaxMemory = Annotated[int, typer.Option(min=1, metavar="MB", help="Memory that one file may take.")]
-Keep = Annotated[Path | None, typer.Option(metavar="DIR", help="Write files beyond a bound there.")]
+Seconds = Annotated[float, typer.Option(min=0, help="Duration of the search.")]
+Seed = Annotated[int, typer.Option(help="Seed of the mutations; the same seed gives the same files in order.")]
+Index = Annotated[int | None, typer.Option(min=0, help="Measure only this mutation of the seed.")]
+Name = Annotated[str | None, typer.Option(metavar="NAME", help="Measure only this known file.")]
+MaxCpu = Annotated[float, typer.Option(min=0, help="Maximum CPU seconds per file.")]
+MaxMemory = Annotated[int, typer.Option(min=1, metavar="MB", help="Maximum memory per file.")]
+Keep = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for files that exceed a bound.")]
 
 
 @dataclass(frozen=True)
 class File:
-    """A file to be measured, and how it is made again."""
+    """A file to measure. name: a known file's name, or the options that create the file again."""
 
     name: str
     content: bytes
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a file cost."""
+class Measurement:
+    """The cost of a file."""
 
     name: str
     size: int
     cost: Cost
 
     def exceeds(self, max_cpu: float, max_memory: int) -> bool:
-        """Whether it is one to look into."""
+        """Return whether the file exceeds a bound or broke the decoder."""
         return not self.cost.fine or self.cost.cpu > max_cpu or self.cost.memory > max_memory * _MEGABYTE
 
 
@@ -62,31 +62,31 @@ def main(
     max_memory: MaxMemory = 1500,
     keep: Keep = None,
 ) -> None:
-    """Looks for image files that cost much processor time or memory to decode.
+    """Search for image files that take much CPU time or memory to decode.
 
-    First come all files that are known to have been costly, then mutations of these and of good files, until the time
-    is over. Shows the costliest ten, and ends with 1 where one is beyond a bound, or broke the decoder.
+    Measures all known costly files first, then mutations of these and of valid files, until the time is over. Shows
+    the ten costliest files. Exits 1 if a file exceeds a bound or breaks the decoder.
     """
     if name is not None and name not in COSTLY:
-        raise Problem(f"there is no known file {name}; there are {', '.join(COSTLY)}")
+        raise CliError(f"unknown file {name}; known files: {', '.join(COSTLY)}")
     decoder = Decoder(memory=_DECODER_MEMORY)
-    found: list[Found] = []
+    measurements: list[Measurement] = []
     try:
         with _progress(seconds) as advance:
             for file in _files(seed, index, name, seconds):
-                found.append(Found(file.name, len(file.content), cost(decoder, file.content)))
-                if found[-1].exceeds(max_cpu, max_memory):
+                measurements.append(Measurement(file.name, len(file.content), cost(decoder, file.content)))
+                if measurements[-1].exceeds(max_cpu, max_memory):
                     _keep(keep, file)
                 advance()
     except KeyboardInterrupt:
-        console.err.print("interrupted; this is what was found until then")
+        console.err.print("interrupted; showing the measurements made so far")
     finally:
         decoder.close()
-    _show(found)
-    bad = [one for one in found if one.exceeds(max_cpu, max_memory)]
+    _show(measurements)
+    bad = [measurement for measurement in measurements if measurement.exceeds(max_cpu, max_memory)]
     if bad:
-        bounds = f"{max_cpu:g} s of processor time or {max_memory} MB"
-        raise Problem(f"{len(bad)} of {len(found)} files took more than {bounds}, or broke the decoder")
+        bounds = f"{max_cpu:g} s of CPU time or {max_memory} MB"
+        raise CliError(f"{len(bad)} of {len(measurements)} files took more than {bounds}, or broke the decoder")
 
 
 def _files(seed: int, index: int | None, name: str | None, seconds: float) -> Iterator[File]:
@@ -128,9 +128,9 @@ def _keep(folder: Path | None, file: File) -> None:
         (folder / file.name.replace("--", "").replace(" ", "-").strip("-")).write_bytes(file.content)
 
 
-def _show(found: list[Found]) -> None:
-    table = Table("file", "bytes", "CPU s", "MB", "outcome", title=f"The costliest of {len(found)} files")
-    for one in sorted(found, key=lambda one: one.cost.cpu, reverse=True)[:_SHOWN]:
-        memory = f"{one.cost.memory / _MEGABYTE:.0f}"
-        table.add_row(one.name, str(one.size), f"{one.cost.cpu:.2f}", memory, one.cost.outcome.splitlines()[-1])
+def _show(measurements: list[Measurement]) -> None:
+    table = Table("file", "bytes", "CPU s", "MB", "outcome", title=f"The costliest of {len(measurements)} files")
+    for row in sorted(measurements, key=lambda row: row.cost.cpu, reverse=True)[:_SHOWN]:
+        memory = f"{row.cost.memory / _MEGABYTE:.0f}"
+        table.add_row(row.name, str(row.size), f"{row.cost.cpu:.2f}", memory, row.cost.outcome.splitlines()[-1])
     console.out.print(table)

@@ -1,11 +1,11 @@
-"""The costly files by name: whatever was found to cost more than it looks, one row a way of doing so."""
+"""The known costly files by name, one per way of being costly."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from densenet.fuzz.files import avif, bmp, exif, gif, icc, jpeg, png, tiff, webp
 
-LIMIT = 10 * 1024 * 1024  # bytes: what a request may have, and therefore a file
+LIMIT = 10 * 1024 * 1024  # bytes: the maximum size of a request, and therefore of a file
 
 
 def _icc_tiff(profile: Callable[[], bytes], mode: str = "CMYK") -> bytes:
@@ -186,4 +186,4 @@ _AVIF: dict[str, Callable[[], bytes]] = {
 }
 
 COSTLY: Mapping[str, Callable[[], bytes]] = _BMP | _JPEG | _PNG | _GIF | _WEBP | _TIFF | _AVIF
-"""A builder of each, deterministic; every file is below LIMIT."""
+"""Deterministic builders by name. Every file is smaller than LIMIT."""

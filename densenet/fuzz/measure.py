@@ -1,4 +1,4 @@
-"""What one file costs a decoder: processor time and memory, seen from outside of the process that decodes."""
+"""Measure the CPU time and memory that a decoder process takes for one file, from outside the process."""
 
 import threading
 from collections.abc import Iterator
@@ -9,31 +9,31 @@ from pathlib import Path
 import psutil
 
 from handler.decoder import Decoder
-from handler.failures import Failure
+from handler.errors import RequestError
 
-_INTERVAL = 0.01  # seconds between two looks at a process that decodes
+_INTERVAL = 0.01  # seconds between two samples of the decoder process
 _SECONDS, _MAX_PIXELS, _MIN_SIDE = 5.0, 64_000_000, 510  # the service's defaults
-_FORGET_PEAK = "5"  # to clear_refs of Linux' /proc
+_RESET_PEAK = "5"  # written to /proc/PID/clear_refs, resets the peak memory
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What decoding one file took, and what came of it."""
+    """The cost and the outcome of decoding one file."""
 
     cpu: float
-    """Seconds of processor time, of the process that decoded and of the one that took its place."""
+    """CPU seconds of the decoder process and of its replacement, if there was one."""
     memory: int
-    """Bytes at the peak of the process that decodes, as far as was seen of one that was ended."""
+    """Peak memory of the decoder process in bytes; the last sample for a process that was ended."""
     outcome: str
-    """`decoded`, a refusal's code, or what went wrong."""
+    """`decoded`, an error code, or an unexpected error."""
     fine: bool
-    """Whether it was decoded, or refused as a client's mistake."""
+    """Whether the file was decoded, or rejected with a 4xx error."""
 
 
 def cost(decoder: Decoder, content: bytes) -> Cost:
-    """Has one file decoded."""
+    """Decode one file and return its cost."""
     before = _processor_time(decoder)
-    with _watching(decoder) as peaks:
+    with _sampling(decoder) as peaks:
         outcome, fine = _outcome(decoder, content)
     return Cost(_processor_time(decoder) - before, max(peaks), outcome, fine)
 
@@ -41,33 +41,33 @@ def cost(decoder: Decoder, content: bytes) -> Cost:
 def _outcome(decoder: Decoder, content: bytes) -> tuple[str, bool]:
     try:
         decoder.decode(content, seconds=_SECONDS, max_pixels=_MAX_PIXELS, min_side=_MIN_SIDE)
-    except Failure as failure:
+    except RequestError as failure:
         return failure.code.value, 400 <= failure.code.status < 500
-    except Exception as error:  # what a search is for
+    except Exception as error:  # the search looks for these errors
         return f"{type(error).__name__}: {error}", False
     return "decoded", True
 
 
 def _processor_time(decoder: Decoder) -> float:
-    """Seconds of the process that decodes, and of all processes of this one that have ended."""
+    """Return the CPU seconds of the decoder process and of all children of this process that ended."""
     ended = psutil.Process().cpu_times()
     now = psutil.Process(decoder.pid).cpu_times()
     return float(ended.children_user + ended.children_system + now.user + now.system)
 
 
 @contextmanager
-def _watching(decoder: Decoder) -> Iterator[list[int]]:
-    """Collects the peaks of the memory of the process that decodes."""
-    with suppress(OSError):  # where a process may not be asked to, the peak is that of all files so far
-        Path(f"/proc/{decoder.pid}/clear_refs").write_text(_FORGET_PEAK)
+def _sampling(decoder: Decoder) -> Iterator[list[int]]:
+    """Collect samples of the decoder process's peak memory, in bytes."""
+    with suppress(OSError):  # if the peak cannot be reset, it includes all previous files
+        Path(f"/proc/{decoder.pid}/clear_refs").write_text(_RESET_PEAK)
     peaks = [_peak(decoder)]
     done = threading.Event()
 
-    def watch() -> None:
+    def sample() -> None:
         while not done.wait(_INTERVAL):
             peaks.append(_peak(decoder))
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
         yield peaks
@@ -78,11 +78,11 @@ def _watching(decoder: Decoder) -> Iterator[list[int]]:
 
 
 def _peak(decoder: Decoder) -> int:
-    """Bytes of the decoder's process at its peak; where the system does not tell, as it is now."""
+    """Return the decoder process's peak memory in bytes, or its current memory on systems without VmHWM."""
     try:
         for line in Path(f"/proc/{decoder.pid}/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
         return int(psutil.Process(decoder.pid).memory_info().rss)
-    except (OSError, psutil.NoSuchProcess):  # it has ended, and the next one is not yet there
+    except (OSError, psutil.NoSuchProcess):  # the process ended and its replacement has not started yet
         return 0

@@ -1,4 +1,4 @@
-"""Good files of every kind that is accepted, and what becomes of them when their structure is changed at random."""
+"""Valid files of every accepted kind, and random mutations of their structure."""
 
 import random
 import struct
@@ -14,9 +14,9 @@ from densenet.fuzz.files import avif, bmp, exif, icc, jpeg, png, saved, tiff
 
 _SIZE = (40, 24)
 _EXTREMES = (0, 1, 2, 16, 255, 256, 4096, 32_767, 32_768, 65_535, 65_536, 1_000_000, 2**31 - 1, 2**31, 2**32 - 1)
-_MOST_CHANGES = 4  # of one file; with more of them hardly any file is read beyond its header
+_MAX_CHANGES = 4  # per file; with more changes hardly any file is read beyond its header
 _JPEG_FRAMES = (b"\xc0", b"\xc1", b"\xc2", b"\xc9")
-_BLOCKS = 0x21, 0x2C  # of a GIF: an extension, a frame
+_BLOCKS = 0x21, 0x2C  # first bytes of GIF blocks: extension, frame
 
 Builder = Callable[[], bytes]
 Pieces = list[bytes]
@@ -24,7 +24,7 @@ Pieces = list[bytes]
 
 @cache
 def _photo(mode: str = "RGB") -> Image.Image:
-    """A gradient with noise in it, the same every time."""
+    """Return a gradient with noise, always the same."""
     noise = random.Random(0).randbytes(3 * _SIZE[0] * _SIZE[1])
     speckled = Image.frombytes("RGB", _SIZE, noise)
     smooth = Image.linear_gradient("L").resize(_SIZE).convert("RGB")
@@ -43,7 +43,7 @@ def _animated(file_format: str, **options: object) -> bytes:
 
 def _tiled(planar: bool = False) -> bytes:
     bits = (8, 8, 8)
-    base = [*tiff.picture(32, 32, bits=bits, photometric=tiff.RGB, compression=tiff.DEFLATE)]
+    base = [*tiff.image_tags(32, 32, bits=bits, photometric=tiff.RGB, compression=tiff.DEFLATE)]
     if planar:
         base.append(tiff.numbers(tiff.PLANAR, tiff.SHORT, 2))
     blob = zlib.compress(random.Random(1).randbytes(16 * 16 * (1 if planar else 3)))
@@ -51,12 +51,12 @@ def _tiled(planar: bool = False) -> bytes:
 
 
 def _planar_strips() -> bytes:
-    base = [*tiff.picture(32, 32, bits=(8, 8, 8), photometric=tiff.RGB), tiff.numbers(tiff.PLANAR, tiff.SHORT, 2)]
+    base = [*tiff.image_tags(32, 32, bits=(8, 8, 8), photometric=tiff.RGB), tiff.numbers(tiff.PLANAR, tiff.SHORT, 2)]
     return tiff.in_strips(base, 32, 8, random.Random(2).randbytes(32 * 8), planes=3, shared=False)
 
 
 _EXIF = exif.block(exif.SIDEWAYS, tiff.rationals(tiff.X_RESOLUTION, 1), tiff.numbers(296, tiff.SHORT, 2))
-# Rows of 12 pixels: a run of 8, 4 as they are, the end of the line; at last that of the picture.
+# Rows of 12 pixels: a run of 8, 4 literal pixels and the end of the line; finally the end of the image.
 _RLE8 = b"\x08\1\0\4\1\2\3\4\0\0" * 4 + b"\0\1"
 _RLE4 = b"\x08\x12\0\4\x12\x34\0\0" * 4 + b"\0\1"
 _LOSSLESS_TIFF = ("raw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "lzma", "zstd")
@@ -103,7 +103,7 @@ VALID: Mapping[str, Builder] = {
     "avif-grid": partial(avif.grid, 2, 2),
     "avif-exif": partial(avif.with_exif, _EXIF),
 }
-"""Files that come out as pictures, a row a kind."""
+"""Builders of files that can be decoded, one per kind."""
 
 # Costly files that are small enough to grow.
 _SMALL = (
@@ -113,7 +113,7 @@ _SMALL = (
     *("tiff-large-luma", "tiff-icc-stages", "avif-large", "avif-larger-than-it-says"),
 )
 BASES: Mapping[str, Builder] = {**VALID, **{name: COSTLY[name] for name in _SMALL}}
-"""What a long search starts from."""
+"""Builders of the files from which a long search starts."""
 
 
 @cache
@@ -122,11 +122,11 @@ def _built(build: Builder) -> bytes:
 
 
 def mutated(seed: int, index: int, bases: Mapping[str, Builder] = VALID, limit: int = LIMIT) -> bytes:
-    """The file of that number: one of the bases with one or more changes. The same every time, whatever came before."""
+    """Return mutation `index` of the seed: a base with one or more changes, independent of earlier calls."""
     rng = random.Random(f"{seed} {index}")
     builders = list(bases.values())
     content = _built(rng.choice(builders))
-    for _ in range(rng.randint(1, _MOST_CHANGES)):
+    for _ in range(rng.randint(1, _MAX_CHANGES)):
         other = _built(rng.choice(builders))
         change = rng.choice(_CHANGES)
         content = change(rng, content, other, limit)[:limit] or other
@@ -134,7 +134,7 @@ def mutated(seed: int, index: int, bases: Mapping[str, Builder] = VALID, limit: 
 
 
 def pieces(content: bytes) -> Pieces:
-    """A file cut into its segments, chunks, blocks, boxes or directory entries; together they are the file."""
+    """Split a file into its segments, chunks, blocks, boxes or directory entries, which join to the same file."""
     for start, cut in _CUTS:
         if content[start[0] :].startswith(start[1]):
             places = sorted({0, *(at for at in cut(content) if 0 < at < len(content)), len(content)})
@@ -159,7 +159,7 @@ def _png_places(content: bytes) -> list[int]:
 
 
 def _gif_places(content: bytes) -> list[int]:
-    # A guess is enough: wherever a byte looks like a block's first.
+    # A guess is enough: every byte that looks like the first one of a block.
     return [at for at in range(13, min(len(content), 4096)) if content[at] in _BLOCKS]
 
 
@@ -191,7 +191,7 @@ def _tiff_places(content: bytes) -> list[int]:
 
 
 def _tiff_directory(content: bytes) -> tuple[int, int]:
-    """Where the first directory of a little-endian TIFF is, and how many entries it has."""
+    """Return the offset of a little-endian TIFF's first directory, and its number of entries."""
     first = int.from_bytes(content[4:8], "little")
     return first, int.from_bytes(content[first : first + 2], "little")
 
@@ -208,7 +208,7 @@ _CUTS: tuple[tuple[tuple[int, bytes], Callable[[bytes], list[int]]], ...] = (
 
 
 def sealed(parts: Sequence[bytes]) -> bytes:
-    """The pieces as a file whose checksums and total length are right again, so that it is read beyond them."""
+    """Join the pieces and correct checksums and total length, so that decoders read beyond them."""
     if parts and parts[0].startswith(b"\x89PNG"):
         parts = [parts[0], *map(_checked, parts[1:])]
     content = b"".join(parts)
@@ -218,12 +218,12 @@ def sealed(parts: Sequence[bytes]) -> bytes:
 
 
 def _checked(chunk: bytes) -> bytes:
-    """A PNG's chunk with its own length and checksum."""
+    """Return a PNG chunk with the correct length and checksum."""
     return png.chunk(chunk[4:8], chunk[8:-4]) if len(chunk) >= 12 else chunk
 
 
 def _flip(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
-    """Bytes anywhere become others; more often near the start."""
+    """Change random bytes, more often near the start."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 5, 20))):
         data[rng.randrange(min(len(data), rng.choice((64, 512, len(data)))))] = rng.randrange(256)
@@ -231,7 +231,7 @@ def _flip(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes
 
 
 def _number(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
-    """A number somewhere in a piece becomes an extreme one."""
+    """Replace a number in a piece by an extreme one."""
     parts = pieces(content)
     i = rng.randrange(len(parts))
     code = rng.choice(("<H", ">H", "<I", ">I"))
@@ -246,30 +246,30 @@ def _overwritten(data: bytes, at: int, code: str, value: int) -> bytes:
 
 
 def _repeat(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
-    """A piece comes again and again."""
+    """Repeat a piece."""
     parts = pieces(content)
     i = rng.randrange(len(parts))
-    room = max(0, limit - len(content)) // max(1, len(parts[i]))
-    times = min(room, int(10 ** rng.uniform(0, 6)))
+    capacity = max(0, limit - len(content)) // max(1, len(parts[i]))
+    times = min(capacity, int(10 ** rng.uniform(0, 6)))
     return sealed([*parts[:i], *[parts[i]] * times, *parts[i:]])
 
 
 def _drop(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
-    """A piece is missing, or all that follow it."""
+    """Remove a piece, or that piece and all that follow."""
     parts = pieces(content)
     i = rng.randrange(len(parts))
     return sealed(parts[:i] + (parts[i + 1 :] if rng.random() < 0.8 else []))
 
 
 def _splice(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
-    """Pieces of another file in between."""
+    """Insert pieces of another file."""
     parts, others = pieces(content), pieces(other)
     i, start = rng.randrange(len(parts) + 1), rng.randrange(len(others))
     return sealed([*parts[:i], *others[start : start + rng.randint(1, 4)], *parts[i:]])
 
 
 def _swap(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
-    """Two pieces change places."""
+    """Swap two pieces."""
     parts = pieces(content)
     i, j = rng.randrange(len(parts)), rng.randrange(len(parts))
     parts[i], parts[j] = parts[j], parts[i]
@@ -277,7 +277,7 @@ def _swap(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes
 
 
 def _enlarge(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
-    """A picture that says of itself that it is larger, or smaller."""
+    """Change the declared size of the image."""
     fields = sides(content)
     for at, code in rng.sample(fields, min(len(fields), rng.randint(1, 2))):
         if at + struct.calcsize(code) <= len(content):
@@ -288,7 +288,7 @@ def _enlarge(rng: random.Random, content: bytes, other: bytes, limit: int) -> by
 
 
 def sides(content: bytes) -> list[tuple[int, str]]:
-    """Where a file says how large its picture, canvas, strips and tiles are: (place, how to read it)."""
+    """Return the fields with the sizes of image, canvas, strips and tiles, as (offset, struct format)."""
     if content.startswith(b"\xff\xd8"):
         starts = [at for at in _jpeg_places(content) if content[at + 1 : at + 2] in _JPEG_FRAMES]
         return [(at + 5 + more, ">H") for at in starts for more in (0, 2)]
@@ -323,7 +323,7 @@ def _behind(content: bytes, mark: bytes, places: Sequence[int], code: str) -> li
 
 
 def _directory(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:
-    """A TIFF's directory written anew behind it: entries of other types, counts and offsets, and many more of them."""
+    """Append a new directory to a TIFF, with changed types, counts and offsets, and more entries."""
     first, count = _tiff_directory(content)
     if not content.startswith(b"II*\0") or first + 2 + 12 * count > len(content):
         return _splice(rng, content, other, limit)

@@ -1,1 +1,1 @@
-"""nginx before TorchServe: TLS, API keys, limits, retries."""
+"""The gateway: nginx in front of TorchServe, for TLS, API keys, limits and retries."""

@@ -1,11 +1,11 @@
-"""The file of API keys that the gateway lets in: a line for each key, with the name of whom it was given to."""
+"""Read the gateway's API keys from a file that has a line per key: the name of its owner, and the key."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.console import Problem
+from export.console import CliError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _KEY = re.compile(r"[A-Za-z0-9_-]{32,256}")
@@ -13,24 +13,28 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{32,256}")
 
 @dataclass(frozen=True)
 class Caller:
-    """A key, and the name that logs and limits know it by. A name may have several keys, the old one and the new."""
+    """A key, and the name that logs and limits use for it; a name may have several keys, such as an old and a new."""
 
     name: str
     key: str
 
 
 def read(path: Path) -> tuple[Caller, ...]:
-    """The callers of a file: `NAME KEY` on each line, # before a comment. Raises Problem, which never tells a key."""
+    """Read the callers from a file with a line `NAME KEY` each; lines that begin with # are comments.
+
+    Raises:
+        CliError: if a line is invalid, a key occurs twice, or there is none; the message never contains a key.
+    """
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except ValueError as error:
-        raise Problem(f"{path}: names and keys are letters, digits, - and _") from error
-    found = tuple(_caller(path, number, line) for number, line in enumerate(lines, 1) if not _is_empty(line))
-    if not found:
-        raise Problem(f"{path} holds no key; a line is NAME KEY, with a key such as `openssl rand -hex 24` makes")
-    if len({caller.key for caller in found}) < len(found):
-        raise Problem(f"{path}: the same key stands there twice")
-    return found
+        raise CliError(f"{path}: names and keys may contain only the letters a-z and A-Z, digits, - and _") from error
+    callers = tuple(_caller(path, number, line) for number, line in enumerate(lines, 1) if not _is_empty(line))
+    if not callers:
+        raise CliError(f"{path} contains no key; add a line NAME KEY, with a key made by `openssl rand -hex 24`")
+    if len({caller.key for caller in callers}) < len(callers):
+        raise CliError(f"{path}: two lines have the same key; give each line its own")
+    return callers
 
 
 def _is_empty(line: str) -> bool:
@@ -41,14 +45,15 @@ def _caller(path: Path, number: int, line: str) -> Caller:
     match line.split():
         case [name, key] if _NAME.fullmatch(name) and _KEY.fullmatch(key):
             return Caller(name, key)
-    raise Problem(
-        f"{path}, line {number}: a line is NAME KEY, both of letters, digits, - and _, the key of at least 32"
+    raise CliError(
+        f"{path}, line {number}: write NAME KEY, both of letters, digits, - and _; a key has 32 to 256 characters"
     )
 
 
 def as_map(callers: Sequence[Caller]) -> str:
-    """The callers as entries of nginx's `map`, from key to name.
+    """Return entries of nginx's `map` from key to name.
 
-    As regular expressions: plain strings are compared without regard to case. A key's characters mean themselves there.
+    The keys are regular expressions, since nginx ignores case when it compares plain strings. None of the characters of
+    a key is special in a regular expression.
     """
     return "\n        ".join(f'"~^{caller.key}$" "{caller.name}";' for caller in callers)

@@ -1,4 +1,4 @@
-"""scripts/gateway: nginx before TorchServe, with keys, limits and time-outs; docs/gateway.md describes it."""
+"""scripts/gateway: run nginx in front of TorchServe, with keys, limits and timeouts; docs/gateway.md describes it."""
 
 import ipaddress
 import re
@@ -11,28 +11,30 @@ from densenet.gateway import proxy, upstreams
 from densenet.gateway.proxy import Limits, Settings
 from densenet.paths import CONFIG
 from densenet.service.properties import Properties
-from export.console import Problem
+from export.console import CliError
 
-Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where clients connect.")]
-Certificate = Annotated[Path | None, typer.Option(metavar="PEM", help="The certificate, with its chain.")]
-Key = Annotated[Path | None, typer.Option(metavar="PEM", help="The certificate's private key.")]
-Plain = Annotated[bool, typer.Option("--plain", help="HTTP instead of HTTPS; on loopback only.")]
-Keys = Annotated[Path | None, typer.Option(metavar="FILE", help="API keys, a line NAME KEY each.")]
-NoKeys = Annotated[bool, typer.Option("--no-keys", help="Let everybody in.")]
-_upstream = "A TorchServe, and where its key_file.json lies; repeatable. [default: this checkout's service]"
+Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address that clients connect to.")]
+Certificate = Annotated[Path | None, typer.Option(metavar="PEM", help="Certificate with its chain.")]
+Key = Annotated[Path | None, typer.Option(metavar="PEM", help="Private key of the certificate.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Use HTTP instead of HTTPS; on loopback only.")]
+Keys = Annotated[Path | None, typer.Option(metavar="FILE", help="File of API keys, with a line NAME KEY each.")]
+NoKeys = Annotated[bool, typer.Option("--no-keys", help="Accept requests without a key.")]
+_upstream = "A TorchServe, and the folder of its key_file.json; repeatable. [default: this checkout's service]"
 Upstream = Annotated[list[str] | None, typer.Option(metavar="URL[,FOLDER]", help=_upstream)]
-UpstreamCA = Annotated[Path | None, typer.Option(metavar="PEM", help="Who has signed https upstreams.")]
-Canary = Annotated[str | None, typer.Option(metavar="VERSION=PERCENT", help="A share for another version.")]
-Rate = Annotated[int, typer.Option(min=1, help="Requests a second of one key, or of one address.")]
-Burst = Annotated[int, typer.Option(min=0, help="Requests beyond the rate that are let through at once.")]
-Concurrent = Annotated[int, typer.Option(min=1, help="Requests in work at a time, of all.")]
-Each = Annotated[int, typer.Option(min=1, help="Requests in work at a time, of one key or one address.")]
-Header = Annotated[int, typer.Option(min=1, help="Seconds for a request's header to arrive.")]
-Body = Annotated[int, typer.Option(min=1, help="Seconds between two pieces of a body, or of an answer.")]
-Idle = Annotated[int, typer.Option(min=1, help="Seconds between two requests on a connection.")]
-Answer = Annotated[int, typer.Option(min=1, help="Seconds for TorchServe to answer; itself it takes 120.")]
-Drain = Annotated[int, typer.Option(min=1, help="Seconds for what is in flight to end, after SIGTERM.")]
-AccessLog = Annotated[str, typer.Option(metavar="FILE", help="A JSON line a request; `off` for none.")]
+UpstreamCA = Annotated[Path | None, typer.Option(metavar="PEM", help="CA certificate for https upstreams.")]
+Canary = Annotated[
+    str | None, typer.Option(metavar="VERSION=PERCENT", help="Send a share of the requests to another version.")
+]
+Rate = Annotated[int, typer.Option(min=1, help="Maximum requests per second, per key or address.")]
+Burst = Annotated[int, typer.Option(min=0, help="Requests above the rate that are accepted at once.")]
+Concurrent = Annotated[int, typer.Option(min=1, help="Maximum concurrent requests in total.")]
+Each = Annotated[int, typer.Option(min=1, help="Maximum concurrent requests per key or address.")]
+Header = Annotated[int, typer.Option(min=1, help="Timeout in seconds for a request's header.")]
+Body = Annotated[int, typer.Option(min=1, help="Timeout in seconds between two reads of a body, or two writes.")]
+Idle = Annotated[int, typer.Option(min=1, help="Timeout in seconds between two requests on a connection.")]
+Answer = Annotated[int, typer.Option(min=1, help="Timeout in seconds for an answer; TorchServe's own is 120.")]
+Drain = Annotated[int, typer.Option(min=1, help="Seconds for requests in flight to finish after SIGTERM.")]
+AccessLog = Annotated[str, typer.Option(metavar="FILE", help="File for a JSON line per request; `off` for none.")]
 
 
 def main(
@@ -56,12 +58,13 @@ def main(
     drain_seconds: Drain = 150,
     access_log: AccessLog = "/dev/stdout",
 ) -> None:
-    """Puts nginx before TorchServe and stays. SIGTERM and Ctrl-C finish what is in flight; SIGHUP reads all files."""
+    """Run nginx in front of TorchServe until SIGTERM or Ctrl-C, which let requests in flight finish; SIGHUP reloads all
+    files."""
     host, port = _address(listen)
-    _check_doors(host, plain=plain, tls=bool(certificate and key), keys=bool(keys), no_keys=no_keys)
-    per_second = {"rate": rate, "burst": burst, "concurrent": concurrent, "concurrent_each": concurrent_each}
+    _check_access(host, plain=plain, tls=bool(certificate and key), keys=bool(keys), no_keys=no_keys)
+    rates = {"rate": rate, "burst": burst, "concurrent": concurrent, "concurrent_each": concurrent_each}
     seconds = {"header_seconds": header_seconds, "body_seconds": body_seconds, "idle_seconds": idle_seconds}
-    ends = {"answer_seconds": answer_seconds, "drain_seconds": drain_seconds}
+    ending = {"answer_seconds": answer_seconds, "drain_seconds": drain_seconds}
     settings = Settings(
         host=host,
         port=port,
@@ -70,11 +73,11 @@ def main(
         keys=keys,
         upstreams=tuple(map(upstreams.parse, upstream)) if upstream else upstreams.of_this_checkout(),
         ca=upstream_ca,
-        canary=_split(canary),
+        canary=_canary_line(canary),
         access_log=access_log if access_log == "off" else str(Path(access_log).absolute()),
-        limits=Limits(**per_second, **seconds, **ends, body_bytes=_body_bytes()),
+        limits=Limits(**rates, **seconds, **ending, body_bytes=_body_bytes()),
     )
-    proxy.stay(settings)
+    proxy.run(settings)
 
 
 def _address(listen: str) -> tuple[str, int]:
@@ -82,29 +85,34 @@ def _address(listen: str) -> tuple[str, int]:
     try:
         return str(ipaddress.ip_address(match[1] if match else "")), int(match[2] if match else "")
     except ValueError as error:
-        raise Problem(f"--listen wants an address and a port such as 0.0.0.0:443 or [::]:443, not {listen}") from error
+        message = f"--listen must be an address and a port such as 0.0.0.0:443 or [::]:443, not {listen}"
+        raise CliError(message) from error
 
 
-def _check_doors(host: str, *, plain: bool, tls: bool, keys: bool, no_keys: bool) -> None:
-    """Nothing is left open by an omission. Raises Problem."""
+def _check_access(host: str, *, plain: bool, tls: bool, keys: bool, no_keys: bool) -> None:
+    """Check that running without TLS or without keys was requested explicitly.
+
+    Raises:
+        CliError: if an option is missing, or two contradict each other.
+    """
     if plain and not ipaddress.ip_address(host).is_loopback:
-        raise Problem(f"--plain is for loopback; {host} is reached from elsewhere, and keys would be read on the way")
+        raise CliError(f"--plain is for loopback; clients of {host} would send keys in clear text over the network")
     if plain == tls:
-        raise Problem("give --certificate and --key, or --plain on loopback" + (", not both" if tls else ""))
+        raise CliError("give --certificate and --key, or --plain on loopback" + (", not both" if tls else ""))
     if keys == no_keys:
-        raise Problem("give --keys FILE, or --no-keys to let everybody in" + (", not both" if keys else ""))
+        raise CliError("give --keys FILE, or --no-keys to accept requests without one" + (", not both" if keys else ""))
 
 
-def _split(canary: str | None) -> str:
-    """The canary's line of nginx's split_clients."""
+def _canary_line(canary: str | None) -> str:
+    """Return the canary's line for nginx's split_clients."""
     if canary is None:
         return ""
     match = re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]{0,63})=([0-9]{1,2}(?:\.[0-9]{1,2})?)%?", canary)
     if match is None or not float(match[2]):
-        raise Problem(f"--canary wants a version and a share below 100 such as 2.0=10, not {canary}")
+        raise CliError(f"--canary must be a version and a percentage below 100 such as 2.0=10, not {canary}")
     return f'{match[2]}% "/{match[1]}";'
 
 
 def _body_bytes() -> int:
-    """TorchServe's own limit: what it would refuse need not be sent to it."""
+    """Return TorchServe's own limit, since the gateway need not forward what TorchServe would refuse."""
     return int(Properties.read(CONFIG).values["max_request_size"])

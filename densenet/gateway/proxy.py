@@ -1,7 +1,7 @@
-"""The gateway's two nginxes: one that clients reach, one behind it that knows the replicas; both follow their files.
+"""Run the gateway's two nginxes, one for the clients and one behind it for the replicas, and reload changed files.
 
-Two, because a replica's token changes every hour: the second one takes the new one while the first goes on, and no
-client's connection is touched.
+There are two because a replica's token may change every hour: only the second nginx reloads then, and the clients'
+connections to the first one stay open.
 """
 
 import contextlib
@@ -24,19 +24,19 @@ from densenet.gateway import api_keys, upstream_health, upstreams
 from densenet.gateway.nginx import Nginx, fill
 from densenet.gateway.upstreams import Replica
 from densenet.paths import NGINX_TEMPLATES
-from export.console import Problem, err, out
+from export.console import CliError, err, out
 
-_MEMORY = Path("/dev/shm")
+_SHARED_MEMORY = Path("/dev/shm")
 _USERS = ("www-data", "nginx", "nobody")
 _CONNECTIONS = 8192  # of a worker process, open files allowing
 _PROCESSES = 2
-_LOOK = 0.1  # seconds between two looks at the files; TorchServe's old token is void as soon as there is a new one
+_POLL = 0.1  # seconds between checks of the files; TorchServe refuses an old token as soon as there is a new one
 _START = 10  # seconds for nginx to listen
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the templates call by the same names in capitals."""
+    """The limits; the templates use the same names in upper case."""
 
     rate: int
     burst: int
@@ -52,16 +52,16 @@ class Limits:
     replay_seconds: int = 30
 
     def values(self) -> dict[str, str]:
-        """Them for the templates."""
-        named = {name.upper(): str(value) for name, value in vars(self).items()}
-        # A fifth more: of a chunked body the framing is in the buffer, too.
-        more = {"BUFFER_BYTES": str(self.body_bytes * 6 // 5), "BODY_LIMIT": f"{self.body_bytes / 2**20:g} MiB"}
-        return named | more
+        """Return the values for the templates."""
+        limits = {name.upper(): str(value) for name, value in vars(self).items()}
+        # The buffer is a fifth larger, since it also holds the framing of a chunked body.
+        sizes = {"BUFFER_BYTES": str(self.body_bytes * 6 // 5), "BODY_LIMIT": f"{self.body_bytes / 2**20:g} MiB"}
+        return limits | sizes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Where the gateway listens, whom it lets in, and what is behind it."""
+    """Where the gateway listens, which clients it accepts, and which replicas it forwards to."""
 
     host: str
     port: int
@@ -76,18 +76,18 @@ class Settings:
 
     @property
     def listen(self) -> str:
-        """HOST:PORT, as nginx wants it."""
+        """HOST:PORT in nginx's format."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def files(self) -> Sequence[Path]:
-        """What is read again when it changes."""
+        """The files to reload when they change."""
         tokens = [upstreams.key_file(replica) for replica in self.upstreams]
         return [path for path in (self.certificate, self.key, self.keys, self.ca, *tokens) if path]
 
 
 class Gateway:
-    """Both processes, and the configurations that follow from the settings and from what the files say now."""
+    """Both nginxes, configured from the settings and the current contents of the files."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self._settings = settings
@@ -95,31 +95,40 @@ class Gateway:
         self._replicas = Nginx("replicas", folder)
         self._gateway = Nginx("gateway", folder)
         self.sockets = upstreams.sockets(settings.upstreams, folder)
-        self.away: frozenset[Path] = frozenset()
+        self.unhealthy: frozenset[Path] = frozenset()
 
-    def run(self, *, anew: bool = False) -> None:
-        """Starts what does not run, and reloads what has changed, or all of it. Raises Problem."""
+    def run(self, *, force: bool = False) -> None:
+        """Start or reload the nginxes whose configuration has changed, or both.
+
+        Args:
+            force: reload both even if nothing has changed.
+
+        Raises:
+            CliError: if nginx rejects a configuration, or a file is invalid.
+        """
         common = self._common()
         (self._folder / "errors.conf").write_text(fill(NGINX_TEMPLATES / "errors.conf.template", common))
-        self._replicas.run(fill(NGINX_TEMPLATES / "replicas.conf.template", common | self._behind()), anew=anew)
-        self._gateway.run(fill(NGINX_TEMPLATES / "nginx.conf.template", common | self._before()), anew=anew)
+        replicas = fill(NGINX_TEMPLATES / "replicas.conf.template", common | self._replica_values())
+        self._replicas.run(replicas, force=force)
+        gateway = fill(NGINX_TEMPLATES / "nginx.conf.template", common | self._gateway_values())
+        self._gateway.run(gateway, force=force)
 
     @property
-    def unsettled(self) -> bool:
-        """Whether one of them has to be told again what it is to run on."""
-        return self._gateway.unsettled or self._replicas.unsettled
+    def reload_pending(self) -> bool:
+        """Whether one of them has not finished its reload."""
+        return self._gateway.reload_pending or self._replicas.reload_pending
 
     def ended(self) -> bool:
-        """Whether one of them has ended by itself."""
+        """Return whether one of them has exited."""
         return self._gateway.ended() or self._replicas.ended()
 
     def finish(self) -> None:
-        """Ends both, the one behind after what is in flight before it."""
+        """End both; the one for the replicas ends last, after the requests in flight."""
         self._gateway.finish(self._settings.limits.drain_seconds + 5)
         self._replicas.finish(5)
 
     def kill(self) -> None:
-        """Ends both at once."""
+        """End both immediately."""
         self._gateway.kill()
         self._replicas.kill()
 
@@ -132,85 +141,98 @@ class Gateway:
             "CONNECTIONS": str(min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0])),
         }
 
-    def _behind(self) -> dict[str, str]:
+    def _replica_values(self) -> dict[str, str]:
         settings = self._settings
         template = NGINX_TEMPLATES / "replica.conf.template"
         return {"REPLICAS": upstreams.blocks(template, settings.upstreams, self._folder, settings.ca)}
 
-    def _before(self) -> dict[str, str]:
+    def _gateway_values(self) -> dict[str, str]:
         settings = self._settings
         return {
             "LISTEN": f"{settings.listen} ssl" if settings.certificate else settings.listen,
             "TLS": _tls(settings.certificate, settings.key) if settings.certificate and settings.key else "",
             "KEYS": api_keys.as_map(api_keys.read(settings.keys)) if settings.keys else "",
             "WITHOUT_KEY": "" if settings.keys else "-",
-            "SERVERS": upstreams.servers(settings.upstreams, self._folder, self.away),
+            "SERVERS": upstreams.servers(settings.upstreams, self._folder, self.unhealthy),
             "CANARY": settings.canary,
             "ACCESS_LOG": "off" if settings.access_log == "off" else f"{settings.access_log} json",
         }
 
 
-def stay(settings: Settings) -> None:
-    """Runs the gateway until SIGTERM, SIGINT, or the end of one of its processes. Raises Problem."""
+def run(settings: Settings) -> None:
+    """Run the gateway until SIGTERM or SIGINT.
+
+    Raises:
+        CliError: if it cannot start, or an nginx exits unexpectedly.
+    """
     signals = _Signals()
     _check_port(settings)
     _raise_open_files()
     with _folder() as folder:
         gateway = Gateway(settings, folder)
         try:
-            seen = _signature(settings.files)
+            applied = _signature(settings.files)
             gateway.run()
             _wait(settings, gateway)
             scheme = "https" if settings.certificate else "http"
             out.print(f"the gateway is up: {scheme}://{settings.listen}/predictions/densenet", markup=False)
-            _follow(settings, gateway, signals, seen)
+            _watch_files(settings, gateway, signals, applied)
             gateway.finish()
         finally:
             gateway.kill()
 
 
-def _follow(settings: Settings, gateway: Gateway, signals: "_Signals", applied: object) -> None:
-    """Takes up changed files, and which replicas answer, until it is to end. A file that is bad, or half written,
-    changes nothing."""
-    before, untold = applied, list[str]()
-    watch = upstream_health.Watch(gateway.sockets)
-    while not signals.end.wait(_LOOK):
+def _watch_files(settings: Settings, gateway: Gateway, signals: "_Signals", applied: object) -> None:
+    """Apply changed files and changes of the replicas' health until a signal ends the gateway.
+
+    A file that is invalid or half written changes nothing.
+
+    Raises:
+        CliError: if an nginx exits unexpectedly.
+    """
+    previous, messages = applied, list[str]()
+    checker = upstream_health.HealthChecker(gateway.sockets)
+    while not signals.end.wait(_POLL):
         if gateway.ended():
-            raise Problem("nginx has ended by itself; what it said stands above")
-        if (away := watch.away()) != gateway.away:
-            gateway.away = away
-            untold.append(_tell(gateway))
-            _take_up(gateway, untold, anew=False)
-        asked = signals.reload.is_set()
+            raise CliError("nginx exited unexpectedly; see its output above")
+        if (unhealthy := checker.unhealthy()) != gateway.unhealthy:
+            gateway.unhealthy = unhealthy
+            messages.append(_describe_health(gateway))
+            _apply(gateway, messages, force=False)
+        reload_requested = signals.reload.is_set()
         signals.reload.clear()
-        now = _signature(settings.files)
-        rests = now == before  # nobody is just writing
-        if asked or (now != applied and rests):
-            applied = now
-            untold.append("the gateway goes on with the files as they are now")
-            _take_up(gateway, untold, anew=asked)
-        elif gateway.unsettled:
-            _take_up(gateway, untold, anew=False)
-        before = now
+        current = _signature(settings.files)
+        stable = current == previous  # otherwise another process may still be writing
+        if reload_requested or (current != applied and stable):
+            applied = current
+            messages.append("the gateway has reloaded its files")
+            _apply(gateway, messages, force=reload_requested)
+        elif gateway.reload_pending:
+            _apply(gateway, messages, force=False)
+        previous = current
 
 
-def _tell(gateway: Gateway) -> str:
-    names = ", ".join(sorted(path.stem for path in gateway.away))
+def _describe_health(gateway: Gateway) -> str:
+    names = ", ".join(sorted(path.stem for path in gateway.unhealthy))
     if not names:
-        return "all replicas are asked alike"
-    return f"{names}: no worker answers there, so all others are asked first"
+        return "all replicas are healthy"
+    return f"{names}: no worker answers there; requests go to the other replicas first"
 
 
-def _take_up(gateway: Gateway, untold: list[str], *, anew: bool) -> None:
-    """untold: what is to be said once nginx has gone over to it; emptied then, or when nothing comes of it."""
+def _apply(gateway: Gateway, messages: list[str], *, force: bool) -> None:
+    """Reload nginx and print the pending messages; an error is printed, and the old configuration stays in use.
+
+    Args:
+        messages: messages to print after the reload; cleared then, or if the reload fails.
+    """
     try:
-        gateway.run(anew=anew)
-        for words in untold:
-            out.print(words, markup=False)
-    except (Problem, OSError) as problem:
-        err.print(f"gateway: {problem}; going on with what was there before", markup=False)
-    if not gateway.unsettled:
-        untold.clear()
+        gateway.run(force=force)
+        for message in messages:
+            out.print(message, markup=False)
+    except (CliError, OSError) as error:
+        err.print(f"gateway: {error}; the previous configuration stays in use", markup=False)
+    if not gateway.reload_pending:
+        messages.clear()
 
 
 def _wait(settings: Settings, gateway: Gateway) -> None:
@@ -218,12 +240,12 @@ def _wait(settings: Settings, gateway: Gateway) -> None:
     while time.monotonic() < deadline and not gateway.ended():
         with contextlib.suppress(OSError), socket.create_connection((settings.host, settings.port), timeout=1):
             return
-        time.sleep(_LOOK)
-    raise Problem("nginx does not listen; what it said stands above")
+        time.sleep(_POLL)
+    raise CliError(f"nginx does not listen on {settings.listen}; see its output above")
 
 
 class _Signals:
-    """SIGTERM and SIGINT ask for the end, SIGHUP for another look at everything."""
+    """Records signals: SIGTERM and SIGINT end the gateway, SIGHUP reloads all files."""
 
     def __init__(self) -> None:
         self.end = threading.Event()
@@ -236,27 +258,28 @@ class _Signals:
 
 
 def _signature(files: Sequence[Path]) -> list[tuple[int, int, int] | None]:
-    """Differs when a file was written to or replaced; None for one that is not there."""
+    """Return a value that changes when a file is written to, replaced, created or deleted."""
     return [_stamp(path) for path in files]
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _tls(certificate: Path, key: Path) -> str:
-    # nginx reads certificates when it loads its configuration: what names their time differs when they do.
+    # nginx reads certificates when it loads its configuration. The comment with their time stamps makes the
+    # configuration differ when only a certificate has changed.
     paths = (certificate.absolute(), key.absolute())
     lines = zip(("ssl_certificate", "ssl_certificate_key"), paths, strict=True)
     return "\n        ".join(f"{name} {path};  # {_stamp(path)}" for name, path in lines)
 
 
 def _worker() -> pwd.struct_passwd | None:
-    """Whom nginx's workers run as where its master is root; otherwise they are who started it."""
+    """Return the user that nginx's workers run as, or None if this process is not root and they run as its user."""
     if os.geteuid() != 0:
         return None
     names = {entry.pw_name: entry for entry in pwd.getpwall()}
@@ -265,9 +288,9 @@ def _worker() -> pwd.struct_passwd | None:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for configurations and sockets, in memory where the system has such a place: they hold keys."""
-    place = _MEMORY if os.access(_MEMORY, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="gateway-", dir=place))
+    """Make a folder for configurations and sockets, in memory if possible, since configurations contain keys."""
+    parent = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="gateway-", dir=parent))
     try:
         if user := _worker():
             os.chown(folder, -1, user.pw_gid)
@@ -283,13 +306,13 @@ def _check_port(settings: Settings) -> None:
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            raise Problem(
-                f"{settings.listen} cannot be listened on ({error.strerror}); choose with --listen"
+            raise CliError(
+                f"cannot listen on {settings.listen} ({error.strerror}); choose another address with --listen"
             ) from error
 
 
 def _raise_open_files() -> None:
-    """nginx inherits it: one for each connection, and two for one that a replica is asked on."""
+    """Raise the limit on open files, which nginx inherits: it opens up to three files per connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * _CONNECTIONS
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
+    limit = 4 * _CONNECTIONS
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -1,7 +1,8 @@
-"""Which of several replicas to send requests to: those whose workers answer.
+"""Check which replicas are healthy, so that the gateway prefers those whose workers answer.
 
-nginx learns from failures only, and a TorchServe that is still loading its model does not fail: it takes requests, and
-lets them wait. So each replica is asked for its health, by way of its queue and a worker, once a second.
+nginx detects only failures, and a TorchServe that is still loading its model does not fail: it accepts requests and
+lets them wait. So every second the gateway sends each replica a health check, which passes through the queue to a
+worker.
 """
 
 import http.client
@@ -11,40 +12,40 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_EVERY = 1.0  # seconds between two questions
+_INTERVAL = 1.0  # seconds between two checks
 _TIMEOUT = 5.0  # seconds for an answer; a full queue of 100 takes about four on two cores
-_QUESTION = {"Accept": "application/health+json"}
+_HEADERS = {"Accept": "application/health+json"}
 
 
-class Watch:
-    """Asks replicas through their sockets, each in a thread of its own, for as long as this process lives."""
+class HealthChecker:
+    """Checks replicas through their sockets, each in its own thread, for as long as this process lives."""
 
     def __init__(self, sockets: Sequence[Path]) -> None:
         self._passing = dict.fromkeys(sockets, True)
-        for path in sockets if len(sockets) > 1 else ():  # where there is no other, there is no choice
-            threading.Thread(target=self._ask_again, args=(path,), daemon=True).start()
+        for path in sockets if len(sockets) > 1 else ():  # a single replica gets all requests anyway
+            threading.Thread(target=self._check_repeatedly, args=(path,), daemon=True).start()
 
-    def away(self) -> frozenset[Path]:
-        """Those to ask after all others; none where all fail, since then each may be the first to answer again."""
+    def unhealthy(self) -> frozenset[Path]:
+        """Return the replicas to use only after all others; none if all fail, since any may recover first."""
         return failing(dict(self._passing))
 
-    def _ask_again(self, path: Path) -> None:
+    def _check_repeatedly(self, path: Path) -> None:
         while True:
-            time.sleep(_EVERY)
-            self._passing[path] = passes(path)
+            time.sleep(_INTERVAL)
+            self._passing[path] = is_healthy(path)
 
 
 def failing(passing: Mapping[Path, bool]) -> frozenset[Path]:
-    """The replicas that fail while another passes."""
+    """Return the replicas that fail while another one passes."""
     failed = frozenset(path for path, passed in passing.items() if not passed)
     return failed if len(failed) < len(passing) else frozenset()
 
 
-def passes(path: Path) -> bool:
-    """Whether a worker behind this socket answers, and takes requests."""
+def is_healthy(path: Path) -> bool:
+    """Return whether a worker behind this socket answers and accepts requests."""
     connection = _UnixConnection(path)
     try:
-        connection.request("GET", "/predictions/densenet", headers=_QUESTION)
+        connection.request("GET", "/predictions/densenet", headers=_HEADERS)
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False

@@ -1,4 +1,4 @@
-"""The TorchServes behind the gateway: where they are, how they are spoken to, and the token that each of them wants."""
+"""The TorchServes behind the gateway: their addresses, tokens, and nginx configuration."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from urllib.parse import urlsplit
 
 from densenet.gateway.nginx import fill
 from densenet.service import tokens, torchserve
-from export.console import Problem
+from export.console import CliError
 
 
 @dataclass(frozen=True)
 class Replica:
-    """A TorchServe's inference address, and the folder in which it keeps its keys, if it has any."""
+    """A TorchServe's inference address, and the folder of its key file, if it has one."""
 
     scheme: str
     host: str
@@ -21,12 +21,16 @@ class Replica:
 
     @property
     def address(self) -> str:
-        """HOST:PORT, as nginx wants it."""
+        """HOST:PORT in nginx's format."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse(text: str) -> Replica:
-    """A replica from `HOST:PORT`, with or without http:// or https:// before, and `,FOLDER` of its keys after it."""
+    """Parse `HOST:PORT`, optionally with http:// or https:// before it and `,FOLDER` of the key file after it.
+
+    Raises:
+        CliError: if the text has another form.
+    """
     address, _, folder = text.partition(",")
     url = urlsplit(address if "://" in address else f"http://{address}")
     try:
@@ -34,41 +38,47 @@ def parse(text: str) -> Replica:
     except ValueError:
         port = None
     if url.scheme not in ("http", "https") or not url.hostname or not port or url.path.strip("/"):
-        raise Problem(
-            f"{text!r} is no upstream; one is HOST:PORT, https://HOST:PORT, or either with ,FOLDER of its keys"
+        raise CliError(
+            f"{text!r} is not an upstream; write HOST:PORT or https://HOST:PORT, with ,FOLDER after it for its tokens"
         )
     return Replica(url.scheme, url.hostname, port, Path(folder) if folder else None)
 
 
 def of_this_checkout() -> tuple[Replica, ...]:
-    """The one service of this checkout that runs. Raises Problem where there is none, or more than one."""
+    """Return the only running service of this checkout.
+
+    Raises:
+        CliError: if there is none, or more than one.
+    """
     running = torchserve.running()
     if len(running) != 1:
-        found = "no service of this checkout is up" if not running else "several services of this checkout are up"
-        raise Problem(
-            f"{found}; start one with scripts/serve, or name what to put the gateway before: --upstream HOST:PORT"
-        )
+        state = "no service of this checkout is up" if not running else "several services of this checkout are up"
+        raise CliError(f"{state}; start one with scripts/serve, or name the gateway's upstreams: --upstream HOST:PORT")
     return (parse(f"{running[0].inference},{running[0].folder}"),)
 
 
 def key_file(replica: Replica) -> Path | None:
-    """The file whose change means that a replica has another token."""
+    """Return the key file of a replica, which changes when its token does; None if it needs no token."""
     return replica.folder / tokens.KEY_FILE if replica.folder else None
 
 
 def token(replica: Replica) -> str | None:
-    """The token for predictions; None where TorchServe wants none. Raises Problem for a file that cannot be read."""
+    """Return the token for predictions; None if TorchServe requires none.
+
+    Raises:
+        CliError: if the key file is invalid.
+    """
     path = key_file(replica)
     if path is None or not path.exists():
         return None
-    found = tokens.current(path.parent, "inference")
-    if found is None:
-        raise Problem(f"{path} is not what TorchServe writes")
-    return found
+    key = tokens.current(path.parent, "inference")
+    if key is None:
+        raise CliError(f"{path} is not a key file of TorchServe; name the folder that TorchServe runs in")
+    return key
 
 
 def blocks(template: Path, replicas: Sequence[Replica], run: Path, ca: Path | None) -> str:
-    """nginx's configuration for all of them, each behind a socket of its own."""
+    """Return nginx's configuration for the replicas, each behind its own socket."""
     trusted = f"proxy_ssl_trusted_certificate {ca};" if ca else ""
     return "\n".join(
         fill(
@@ -80,33 +90,36 @@ def blocks(template: Path, replicas: Sequence[Replica], run: Path, ca: Path | No
                 "SCHEME": replica.scheme,
                 "SOCKET": str(_socket(number, replica, run)),
                 "CA": trusted,
-                "AUTHORIZATION": f"Bearer {known}" if (known := token(replica)) else "",
+                "AUTHORIZATION": f"Bearer {key}" if (key := token(replica)) else "",
             },
         )
         for number, replica in enumerate(replicas)
     )
 
 
-def servers(replicas: Sequence[Replica], run: Path, away: Collection[Path] = ()) -> str:
-    """The sockets as entries of nginx's `upstream`. An only one that answers stands there twice: what failed is asked
-    again.
+def servers(replicas: Sequence[Replica], run: Path, unhealthy: Collection[Path] = ()) -> str:
+    """Return the sockets as entries of nginx's `upstream`.
 
-    away: the sockets that are asked after all others; never all of them. Left out, they would be missed: that one of
-    them answers again is known a second late, and the last of the others may begin to drain in it. nginx itself takes
-    none for dead: a picture that fails everywhere would take all of them out.
+    A single healthy socket is listed twice, so that nginx retries a failed request on it. Unhealthy sockets are backups
+    and not left out: the gateway notices a recovery a second late, and the last healthy replica may begin to drain
+    within that second. `max_fails=0` keeps nginx from excluding servers, since an image that fails everywhere would
+    exclude all of them.
+
+    Args:
+        unhealthy: the sockets to use only after all others; never all of them.
     """
     everywhere = sockets(replicas, run)
-    there = [path for path in everywhere if path not in away]
-    ranks = [(path, "") for path in (there if len(there) > 1 else there * 2)]
-    ranks += [(path, " backup") for path in everywhere if path in away]
-    return "\n        ".join(f"server unix:{path} max_fails=0{rank};" for path, rank in ranks)
+    healthy = [path for path in everywhere if path not in unhealthy]
+    entries = [(path, "") for path in (healthy if len(healthy) > 1 else healthy * 2)]
+    entries += [(path, " backup") for path in everywhere if path in unhealthy]
+    return "\n        ".join(f"server unix:{path} max_fails=0{suffix};" for path, suffix in entries)
 
 
 def sockets(replicas: Sequence[Replica], run: Path) -> list[Path]:
-    """Where the gateway finds each of them."""
+    """Return the socket of each replica."""
     return [_socket(number, replica, run) for number, replica in enumerate(replicas)]
 
 
 def _socket(number: int, replica: Replica, run: Path) -> Path:
-    # The log tells a replica by its socket.
+    # The access log names a replica by its socket, so the file name contains its address.
     return run / f"{number}-{replica.host.replace(':', '.')[:40]}-{replica.port}.sock"

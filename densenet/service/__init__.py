@@ -1,1 +1,1 @@
-"""Starting, watching and stopping a TorchServe that serves the archive."""
+"""Start, observe and stop a TorchServe that serves the archive."""

@@ -1,4 +1,4 @@
-"""Seeing to it that there is an archive, of the weights asked for and with the handler as it is now."""
+"""Make sure that the archive exists, with the requested weights and the current handler."""
 
 import hashlib
 import json
@@ -10,12 +10,12 @@ from typing import Any
 
 from export import CARD, DEFAULT_FOLDER, Precision
 from export.archive import is_current, is_servable, read_card, refresh
-from export.console import Problem, Unreachable, err
+from export.console import CliError, Unreachable, err
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What an archive should hold; what is None may be anything."""
+class ArchiveOptions:
+    """The contents requested for an archive; None accepts any value."""
 
     weights: str | None = None
     class_index: Path | None = None
@@ -23,85 +23,92 @@ class Wanted:
     calibration_images: Path | None = None
 
 
-def ensure(archive: Path, wanted: Wanted, *, rebuild: bool) -> None:
-    """Exports and archives what is missing or differs from what is wanted.
+def ensure(archive: Path, requested: ArchiveOptions, *, rebuild: bool) -> None:
+    """Export and pack whatever is missing or differs from the request.
 
-    With no weights named: the archive's own; with no archive yet, ImageNet's or, where they cannot be downloaded,
-    loudly, untrained ones. Raises Problem.
+    If the request names no weights, keep the archive's own. If there is no archive yet, use ImageNet's weights; if they
+    cannot be downloaded, print a warning and use untrained ones.
+
+    Raises:
+        CliError: if the archive cannot be read, or a requested file does not exist.
     """
     if not archive.exists():
-        _export(wanted.weights or "imagenet", wanted, fall_back=wanted.weights is None)
+        _export(requested.weights or "imagenet", requested, fall_back=requested.weights is None)
         _pack(archive)
         return
     try:
         card = read_card(archive)
-    except Problem:
-        if not (rebuild and wanted.weights):
+    except CliError:
+        if not (rebuild and requested.weights):
             raise
-        _export(wanted.weights, wanted, fall_back=False)
+        _export(requested.weights, requested, fall_back=False)
         _pack(archive)
         return
     outdated = not is_servable(card)
     if outdated:
-        err.print("the archive was made by an older export: exporting anew")
-    if rebuild or outdated or not satisfies(card, wanted):
-        wanted = replace(wanted, precision=wanted.precision or Precision(card["precision"]))
-        _export(wanted.weights or _own_weights(archive, card), wanted, fall_back=False)
+        err.print("the archive was made by an older export; exporting again")
+    if rebuild or outdated or not satisfies(card, requested):
+        requested = replace(requested, precision=requested.precision or Precision(card["precision"]))
+        _export(requested.weights or _own_weights(archive, card), requested, fall_back=False)
         _pack(archive)
     elif _is_of_last_export(card) and not is_current(archive, DEFAULT_FOLDER):
-        err.print("the handler has changed: packing it into the archive anew")
+        err.print("the handler has changed; packing the archive again")
         refresh(archive, DEFAULT_FOLDER)
 
 
 def _own_weights(archive: Path, card: dict[str, Any]) -> str:
-    """What to export again where no weights are named."""
+    """Return the --weights value that exports the archive's own weights again."""
     name = card["weights"]["name"]
-    own = {"IMAGENET1K_V1": "imagenet", "untrained": "untrained"}.get(name)
-    if own is None:
-        raise Problem(f"{archive.name} was made of the file {name}; name it again: --weights FILE")
-    return own
+    weights = {"IMAGENET1K_V1": "imagenet", "untrained": "untrained"}.get(name)
+    if weights is None:
+        raise CliError(f"{archive.name} was made from the weights file {name}; name it again: --weights FILE")
+    return weights
 
 
-def satisfies(card: dict[str, Any], wanted: Wanted) -> bool:
-    """Whether an archive with this card is what is wanted. Raises Problem for files that are not there."""
-    if wanted.precision is not None and card["precision"] != wanted.precision:
+def satisfies(card: dict[str, Any], requested: ArchiveOptions) -> bool:
+    """Return whether an archive with this card matches the request.
+
+    Raises:
+        CliError: if a requested file does not exist.
+    """
+    if requested.precision is not None and card["precision"] != requested.precision:
         return False
-    if wanted.calibration_images is not None and not _was_calibrated_with(card, wanted.calibration_images):
+    if requested.calibration_images is not None and not _was_calibrated_with(card, requested.calibration_images):
         return False
-    return _has_classes(card, wanted.class_index) and _has_weights(card, wanted.weights)
+    return _has_classes(card, requested.class_index) and _has_weights(card, requested.weights)
 
 
 def _was_calibrated_with(card: dict[str, Any], folder: Path) -> bool:
-    from export.calibration import digest  # torch comes with it: seconds that only this option costs
+    from export.calibration import digest  # imports torch, which takes seconds; only this option needs it
 
     return bool(card["agreement"].get("images_sha256") == digest(folder))
 
 
 def _has_classes(card: dict[str, Any], class_index: Path | None) -> bool:
     if class_index is not None:
-        from export.bundle import class_index_json  # torch comes with it: seconds that only this option costs
-        from handler.labels import load_class_index
+        from export.bundle import class_index_json  # imports torch, which takes seconds; only this option needs it
+        from handler.ranking import load_class_index
 
         try:
-            asked = class_index_json(load_class_index(class_index))
+            content = class_index_json(load_class_index(class_index))
         except (OSError, ValueError) as error:
-            raise Problem(str(error)) from error
-        return bool(card["classes"]["sha256"] == hashlib.sha256(asked).hexdigest())
+            raise CliError(str(error)) from error
+        return bool(card["classes"]["sha256"] == hashlib.sha256(content).hexdigest())
     return True
 
 
 def _has_weights(card: dict[str, Any], weights: str | None) -> bool:
-    have = card["weights"]
+    archived = card["weights"]
     if weights is None:
         return True
     if weights == "imagenet":
-        return bool(have["name"] == "IMAGENET1K_V1")
+        return bool(archived["name"] == "IMAGENET1K_V1")
     if weights == "untrained":
-        return bool(have["name"] == "untrained")
+        return bool(archived["name"] == "untrained")
     path = Path(weights)
     if not path.is_file():
-        raise Problem(f"there is no weights file {path}; --weights takes imagenet, untrained or a file")
-    return bool(have["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest())
+        raise CliError(f"the weights file {path} does not exist; --weights takes imagenet, untrained or a file")
+    return bool(archived["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _is_of_last_export(card: dict[str, Any]) -> bool:
@@ -109,18 +116,18 @@ def _is_of_last_export(card: dict[str, Any]) -> bool:
     return path.exists() and bool(json.loads(path.read_bytes()) == card)
 
 
-def _export(weights: str, wanted: Wanted, *, fall_back: bool) -> None:
-    named = (
-        ("--class-index", wanted.class_index),
-        ("--precision", wanted.precision),
-        ("--calibration-images", wanted.calibration_images),
+def _export(weights: str, requested: ArchiveOptions, *, fall_back: bool) -> None:
+    values = (
+        ("--class-index", requested.class_index),
+        ("--precision", requested.precision),
+        ("--calibration-images", requested.calibration_images),
     )
-    options = [word for name, value in named if value is not None for word in (name, str(value))]
+    options = [word for name, value in values if value is not None for word in (name, str(value))]
     status = _run("export", "--weights", weights, *options, allowed=(Unreachable.status,) if fall_back else ())
     if status == Unreachable.status:
         err.rule("WARNING")
-        err.print("The ImageNet weights cannot be reached: serving UNTRAINED weights. Every answer is meaningless.")
-        err.print("With a network, or the file in Torch Hub's cache: scripts/serve --weights imagenet")
+        err.print("The ImageNet weights cannot be downloaded: serving UNTRAINED weights. Every answer is meaningless.")
+        err.print("Once there is a network, or the file is in Torch Hub's cache: scripts/serve --weights imagenet")
         err.rule()
         _run("export", "--weights", "untrained", *options)
 
@@ -130,8 +137,8 @@ def _pack(archive: Path) -> None:
 
 
 def _run(module: str, *arguments: str, allowed: tuple[int, ...] = ()) -> int:
-    """Runs one of our own steps in a process of its own; its words go to the terminal, its failure ends us too."""
-    done = subprocess.run([sys.executable, "-P", "-m", module, *arguments], check=False)
-    if done.returncode and done.returncode not in allowed:
-        sys.exit(done.returncode)
-    return done.returncode
+    """Run one of our modules in a new process, which prints to the terminal; exit with its status if it fails."""
+    process = subprocess.run([sys.executable, "-P", "-m", module, *arguments], check=False)
+    if process.returncode and process.returncode not in allowed:
+        sys.exit(process.returncode)
+    return process.returncode

@@ -1,4 +1,4 @@
-"""Asking a service of this checkout: with its tokens, where it wants some, and trusting its own certificate."""
+"""HTTP sessions to a service of this checkout, with its tokens if it requires them, and trusting its certificate."""
 
 from pathlib import Path
 from typing import Any
@@ -8,13 +8,13 @@ from requests.auth import AuthBase
 
 from densenet.service import tokens
 from densenet.service.torchserve import Service
-from export.console import Problem
+from export.console import CliError
 
-TIMEOUT = 10  # seconds for an answer that involves no loading of a model and no queue
+TIMEOUT = 10  # seconds to wait for a response that needs neither the queue nor a model to be loaded
 
 
 class _Token(AuthBase):
-    """The token for the address asked: the renewing of tokens has one, management another, the rest a third."""
+    """Adds the token that the requested address needs: token renewal, management and inference have one each."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -22,7 +22,7 @@ class _Token(AuthBase):
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         folder, url = Path(self._service.folder), request.url or ""
         if url.startswith(f"{self._service.management}/token?"):
-            token = tokens.renewing(folder)
+            token = tokens.renewal_token(folder)
         else:
             token = tokens.current(folder, "management" if url.startswith(self._service.management) else "inference")
         if token:
@@ -31,39 +31,46 @@ class _Token(AuthBase):
 
 
 class _Session(requests.Session):
-    """Connections to one service, with its tokens."""
+    """A requests session that sends the service's tokens."""
 
     def __init__(self, service: Service) -> None:
         super().__init__()
         self._service = service
-        self.trust_env = False  # the service is on this machine: no proxy of the environment comes between
+        self.trust_env = False  # the service runs on this machine, so the environment's proxies must not be used
         self.verify = service.ca or True
         self.auth = _Token(service)
 
     def request(self, *args: Any, **kwargs: Any) -> requests.Response:
-        """Asks once more where a token that was good when it was read was too old, or replaced, when it arrived."""
-        answer = super().request(*args, **kwargs)
-        if answer.status_code == requests.codes.bad_request and b'"InvalidKeyException"' in answer.content:
+        """Send a request; send it again with a new token if the token expired or was replaced on the way."""
+        response = super().request(*args, **kwargs)
+        if response.status_code == requests.codes.bad_request and b'"InvalidKeyException"' in response.content:
             self.renew()
-            answer = super().request(*args, **kwargs)
-        return answer
+            response = super().request(*args, **kwargs)
+        return response
 
     def renew(self) -> None:
-        """Replaces the tokens that have expired. Raises Problem where TorchServe does not."""
+        """Replace the tokens that have expired.
+
+        Raises:
+            CliError: if TorchServe does not renew them.
+        """
         for kind in ("inference", "management"):
             if tokens.has_expired(Path(self._service.folder), kind):
                 url = f"{self._service.management}/token"
-                answer = super().request("GET", url, params={"type": kind}, timeout=TIMEOUT)
-                if not answer.ok:
-                    raise Problem(f"TorchServe renews no {kind} token: {answer.text.strip()}")
+                response = super().request("GET", url, params={"type": kind}, timeout=TIMEOUT)
+                if not response.ok:
+                    raise CliError(f"TorchServe did not renew the {kind} token: {response.text.strip()}")
 
 
 def session(service: Service) -> requests.Session:
-    """Connections to a service; close them, or use them in a `with` statement. Bodies are bytes: some are sent twice.
+    """Return a session for a service; close it, or use it in a `with` statement.
 
-    Tokens that have expired are replaced first, which makes those that others hold invalid, as their age has anyhow.
-    Raises Problem where TorchServe does not renew them.
+    Pass request bodies as bytes, since the session may send them twice. Expired tokens are replaced first; copies of
+    them that others hold have expired as well.
+
+    Raises:
+        CliError: if TorchServe does not renew the tokens.
     """
-    made = _Session(service)
-    made.renew()
-    return made
+    http = _Session(service)
+    http.renew()
+    return http

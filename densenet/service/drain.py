@@ -1,4 +1,4 @@
-"""Ending without loss: what has come is answered, what comes is refused with words, then nothing is left to lose."""
+"""Drain a service: answer the requests it has accepted and refuse new ones, so that stopping it loses none."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,65 +9,76 @@ import requests
 
 from densenet.service import management, quiesce
 from densenet.service.torchserve import Service
-from export.console import Problem
-from handler import control
+from export.console import CliError
+from handler import worker_control
 
-SECONDS = 30.0  # by default, for what is being worked on
+SECONDS = 30.0  # the default time for running requests to finish
 _POLL = 0.02
-_SENT = 0.3  # seconds for TorchServe to hand the last answers to their connections
-_REFUSALS = 5  # seconds for workers to refuse what is left in the queue
+_FLUSH_SECONDS = 0.3  # for TorchServe to write the last responses to their connections
+_REFUSAL_SECONDS = 5  # for the workers to refuse the requests that are left in the queue
 
 
 def drain(service: Service, seconds: float) -> None:
-    """Answers what came so far and refuses what comes, for good; returns once nothing is waiting.
+    """Answer the accepted requests, refuse new ones from then on, and return once the queue is empty.
 
-    seconds: how long a request may still be worked on.
-    Raises Problem where one takes longer, or TorchServe cannot be asked; new requests are refused then, too.
+    New requests are refused even if this raises.
+
+    Args:
+        seconds: how long running requests may still take.
+
+    Raises:
+        CliError: if a request takes longer, or TorchServe does not answer.
     """
-    refusing = control.refusing(service.control)
+    marker = worker_control.draining_file(service.control)
     try:
-        _turn(service, management.versions(service), refusing, seconds)
+        _stop_accepting(service, management.versions(service), marker, seconds)
     except requests.RequestException as error:
-        raise Problem(f"TorchServe does not answer at {service.management}") from error
+        raise CliError(f"TorchServe does not answer at {service.management}") from error
     finally:
         with suppress(OSError):
-            refusing.touch()
-    time.sleep(_SENT)
+            marker.touch()
+    time.sleep(_FLUSH_SECONDS)
 
 
 @contextmanager
-def retired(service: Service, version: str, seconds: float) -> Iterator[None]:
-    """For the time of the block a version, not the default one, has answered all and refuses what comes.
+def drained_version(service: Service, version: str, seconds: float) -> Iterator[None]:
+    """Drain a version that is not the default one, and keep it refusing requests during the block.
 
-    seconds: how long a request may still be worked on. Raises Problem as drain does; nothing is refused then.
+    If this raises, the version refuses nothing.
+
+    Args:
+        seconds: how long running requests may still take.
+
+    Raises:
+        CliError: as `drain` does.
     """
-    refusing = control.refusing(service.control, version)
+    marker = worker_control.draining_file(service.control, version)
     try:
-        _turn(service, [version], refusing, seconds)
-        time.sleep(_SENT)
-        # Nobody is held now: what waits in the queue of a version that is unregistered is never answered, and a refusal
-        # takes a worker a millisecond.
+        _stop_accepting(service, [version], marker, seconds)
+        time.sleep(_FLUSH_SECONDS)
+        # The workers run again here. TorchServe never answers requests that are queued when their version is
+        # unregistered, so the workers must refuse them first; a refusal takes a millisecond.
         yield
     finally:
-        refusing.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
 
 
-def _turn(service: Service, versions: Sequence[str], refusing: Path, seconds: float) -> None:
-    """From answering to refusing, between two requests; returns once none is waiting."""
+def _stop_accepting(service: Service, versions: Sequence[str], marker: Path, seconds: float) -> None:
+    """Make workers refuse new requests once the running ones are answered; return once the queues are empty."""
     deadline = time.monotonic() + seconds
-    with ExitStack() as all_held:
+    with ExitStack() as all_paused:
         for version in versions:
-            all_held.enter_context(quiesce.held(service, max(0.0, deadline - time.monotonic()), version))
+            all_paused.enter_context(quiesce.paused(service, max(0.0, deadline - time.monotonic()), version))
         try:
-            refusing.touch()
+            marker.touch()
         except OSError as error:
-            raise Problem(f"new requests cannot be refused: {error.strerror}: {refusing}") from error
+            raise CliError(f"cannot make the workers refuse new requests: {error.strerror}: {marker}") from error
     for version in versions:
-        _empty(service, version)
+        _wait_for_empty_queue(service, version)
 
 
-def _empty(service: Service, version: str) -> None:
-    deadline = time.monotonic() + _REFUSALS
+def _wait_for_empty_queue(service: Service, version: str) -> None:
+    deadline = time.monotonic() + _REFUSAL_SECONDS
     while time.monotonic() < deadline:
         model = management.describe(service, version)
         if model is None or model.queued == 0:
@@ -76,5 +87,5 @@ def _empty(service: Service, version: str) -> None:
 
 
 def is_draining(service: Service) -> bool:
-    """Whether the service refuses new requests because it is about to end."""
-    return control.refusing(service.control).exists()
+    """Return whether the service refuses new requests because it is about to stop."""
+    return worker_control.draining_file(service.control).exists()

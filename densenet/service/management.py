@@ -1,4 +1,4 @@
-"""TorchServe's management API, as far as running a service needs it. Functions raise Problem for what it refuses."""
+"""The part of TorchServe's management API that this project uses. Functions raise CliError if TorchServe refuses."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ import requests
 from densenet.service import authenticated_session
 from densenet.service.authenticated_session import TIMEOUT
 from densenet.service.torchserve import Service
-from export.console import Problem
+from export.console import CliError
 
 # TorchServe itself gives a worker 120 seconds to import torch, and by our model-config.yaml 240 to load the model.
 LOADING = 360
-FROM_A_WORKER = {"customized": "true"}  # has TorchServe put the question to a worker, in a batch of its own
-_RACES = ("NullPointerException", "ConcurrentModificationException", "IllegalStateException")
+FROM_A_WORKER = {"customized": "true"}  # makes TorchServe forward the request to a worker, in a batch by itself
+_RACE_EXCEPTIONS = ("NullPointerException", "ConcurrentModificationException", "IllegalStateException")
 
 
 @dataclass(frozen=True)
 class Worker:
-    """One worker as TorchServe describes it. started: seconds since 1970."""
+    """One worker as TorchServe describes it; `started` is in seconds since 1970."""
 
     id: str
     pid: int
@@ -34,86 +34,93 @@ class Model:
     """One version of the model, with its workers and its queue."""
 
     version: str
-    wanted: int
-    most: int
+    min_workers: int
+    max_workers: int
     workers: tuple[Worker, ...]
     queued: int
-    room: int
+    queue_capacity: int
     card: Mapping[str, Any] | None = None
 
     @property
     def ready(self) -> int:
-        """How many workers have loaded the model."""
+        """The number of workers that have loaded the model."""
         return sum(worker.ready for worker in self.workers)
 
 
 def address(service: Service, version: str | None = None) -> str:
-    """Where the management API speaks of a version; None for the default one."""
+    """Return the management API's URL of a version; None means the default version."""
     return f"{service.management}/models/{service.model}" + (f"/{quote(version, safe='')}" if version else "")
 
 
 def describe(service: Service, version: str | None = None, *, card: bool = False) -> Model | None:
-    """A version, the default one unless named; None where TorchServe does not know it.
+    """Describe a version, by default the default version; return None if TorchServe does not know it.
 
-    card: whether a worker is asked for the model card as well, which waits in the queue as a prediction does.
-    Raises requests.ConnectionError while TorchServe is not listening.
+    Args:
+        card: whether to get the model card from a worker, too; that request waits in the queue like a prediction.
+
+    Raises:
+        CliError: if TorchServe refuses.
+        requests.ConnectionError: while TorchServe is not listening.
     """
     with authenticated_session.session(service) as http:
-        answer = http.get(
+        response = http.get(
             address(service, version),
             params=FROM_A_WORKER if card else None,
             timeout=LOADING if card else TIMEOUT,
         )
-    if answer.status_code == requests.codes.not_found:
+    if response.status_code == requests.codes.not_found:
         return None
-    if not answer.ok:
-        raise Problem(f"TorchServe does not describe the model: {_words(answer)}")
-    return _model(answer.json()[0])
+    if not response.ok:
+        raise CliError(f"TorchServe does not describe the model: {_error_message(response)}")
+    return _model(response.json()[0])
 
 
 def versions(service: Service) -> list[str]:
-    """The versions there are, in no order."""
+    """Return the registered versions, in no particular order."""
     with authenticated_session.session(service) as http:
-        answer = http.get(f"{service.management}/models/{service.model}/all", timeout=TIMEOUT)
-    if not answer.ok:
-        raise Problem(f"TorchServe does not list the model's versions: {_words(answer)}")
-    return [model["modelVersion"] for model in answer.json()]
+        response = http.get(f"{service.management}/models/{service.model}/all", timeout=TIMEOUT)
+    if not response.ok:
+        raise CliError(f"TorchServe does not list the model's versions: {_error_message(response)}")
+    return [model["modelVersion"] for model in response.json()]
 
 
-def scale(service: Service, least: int, most: int, version: str | None = None) -> None:
-    """Asks for at least and at most so many workers, from one up. Fewer than there are end before this returns; more
-    may still be loading."""
-    wanted = {"min_worker": least, "max_worker": most}
-    for there in reversed(range(_count(service, version) + 1)):
+def scale(service: Service, minimum: int, maximum: int, version: str | None = None) -> None:
+    """Set the minimum (1 or more) and maximum number of workers.
+
+    Surplus workers have ended when this returns; new ones may still be loading.
+    """
+    params = {"min_worker": minimum, "max_worker": maximum}
+    for remaining in reversed(range(_count(service, version) + 1)):
         try:
-            _ask(service, "PUT", address(service, version), wanted, f"{least} to {most} workers")
+            _send(service, "PUT", address(service, version), params, f"{minimum} to {maximum} workers")
             break
-        except Stumbled:
-            if not there:
+        except TorchServeRaceError:
+            if not remaining:
                 raise
 
 
 def register(service: Service, file: str) -> None:
-    """Registers an archive of the model store; its workers start, and are not waited for."""
-    # Its model-config.yaml says how many workers; synchronous is the default, and a failure to load would hang it.
-    wanted = {"url": file, "model_name": service.model, "synchronous": "false"}
-    _ask(service, "POST", f"{service.management}/models", wanted, f"the archive {file}")
+    """Register an archive of the model store, without waiting for its workers to start."""
+    # The archive's model-config.yaml sets the number of workers. Synchronous registration, TorchServe's default, hangs
+    # if the model cannot be loaded.
+    params = {"url": file, "model_name": service.model, "synchronous": "false"}
+    _send(service, "POST", f"{service.management}/models", params, f"the archive {file}")
 
 
 def set_default(service: Service, version: str) -> None:
-    """Sends the requests that name no version to this one."""
+    """Make a version the default: requests that name no version go to it."""
     url = f"{address(service, version)}/set-default"
-    _ask(service, "PUT", url, None, f"version {version} as the default")
+    _send(service, "PUT", url, None, f"version {version} as the default")
 
 
 def unregister(service: Service, version: str) -> None:
-    """Ends a version and its workers at once, whatever they are doing."""
-    # TorchServe forgets a version before it ends its workers, and where it stumbles the rest of them are never ended.
+    """Unregister a version and end its workers at once, even those that are working on a request."""
+    # TorchServe removes a version before it ends the workers. If ending one raises, it never ends the others.
     if _count(service, version) > 1:
         scale(service, 1, 1, version)
     try:
-        _ask(service, "DELETE", address(service, version), None, f"the end of version {version}")
-    except Stumbled:
+        _send(service, "DELETE", address(service, version), None, f"the end of version {version}")
+    except TorchServeRaceError:
         if describe(service, version) is not None:
             raise
 
@@ -122,61 +129,62 @@ def _count(service: Service, version: str | None) -> int:
     try:
         model = describe(service, version)
     except requests.RequestException as error:
-        raise _silence(service, error) from error
+        raise _unreachable(service, error) from error
     return len(model.workers) if model else 0
 
 
-class Stumbled(Problem):
-    """TorchServe met an exception of its own while it ended a worker that has a job (BatchAggregator.sendError of
-    org.pytorch.serve.wlm): it read the job while the worker's thread put it away, or would put it back into a queue
-    that is full. This worker ends all the same, others go on.
+class TorchServeRaceError(CliError):
+    """TorchServe hit a race of its own while it ended a busy worker; that worker has ended, others still run.
+
+    In BatchAggregator.sendError (org.pytorch.serve.wlm), TorchServe reads the job while the worker's thread removes it,
+    or puts the job back into a queue that is full.
     """
 
 
-def _ask(service: Service, method: str, url: str, params: Mapping[str, str | int] | None, what: str) -> None:
+def _send(service: Service, method: str, url: str, params: Mapping[str, str | int] | None, what: str) -> None:
     try:
         with authenticated_session.session(service) as http:
-            answer = http.request(method, url, params=params, timeout=LOADING)
+            response = http.request(method, url, params=params, timeout=LOADING)
     except requests.RequestException as error:
-        raise _silence(service, error) from error
-    if not answer.ok:
-        kind = Stumbled if _told(answer).get("type") in _RACES else Problem
-        raise kind(f"TorchServe refused {what}: {_words(answer)}")
+        raise _unreachable(service, error) from error
+    if not response.ok:
+        error_type = TorchServeRaceError if _error_body(response).get("type") in _RACE_EXCEPTIONS else CliError
+        raise error_type(f"TorchServe refused {what}: {_error_message(response)}")
 
 
-def _silence(service: Service, error: requests.RequestException) -> Problem:
-    return Problem(f"TorchServe's management API does not answer at {service.management}: {error}")
+def _unreachable(service: Service, error: requests.RequestException) -> CliError:
+    return CliError(f"TorchServe's management API does not answer at {service.management}: {error}")
 
 
-def _words(answer: requests.Response) -> str:
-    return str(_told(answer).get("message") or answer.text.strip() or f"status {answer.status_code}")
+def _error_message(response: requests.Response) -> str:
+    return str(_error_body(response).get("message") or response.text.strip() or f"status {response.status_code}")
 
 
-def _told(answer: requests.Response) -> Mapping[str, Any]:
-    """TorchServe's {"code": …, "type": …, "message": …}; nothing where somebody else answered."""
+def _error_body(response: requests.Response) -> Mapping[str, Any]:
+    """Return TorchServe's {"code": …, "type": …, "message": …}, or {} if another program answered."""
     try:
-        told = answer.json()
+        body = response.json()
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return body if isinstance(body, dict) else {}
 
 
-def _moment(text: str) -> float:
+def _timestamp(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _model(told: Mapping[str, Any]) -> Model:
+def _model(description: Mapping[str, Any]) -> Model:
     workers = (
-        Worker(worker["id"], int(worker["pid"]), worker["status"] == "READY", _moment(worker["startTime"]))
-        for worker in told["workers"]
+        Worker(worker["id"], int(worker["pid"]), worker["status"] == "READY", _timestamp(worker["startTime"]))
+        for worker in description["workers"]
     )
-    queue = told["jobQueueStatus"]
+    queue = description["jobQueueStatus"]
     return Model(
-        version=told["modelVersion"],
-        wanted=told["minWorkers"],
-        most=told["maxWorkers"],
+        version=description["modelVersion"],
+        min_workers=description["minWorkers"],
+        max_workers=description["maxWorkers"],
         workers=tuple(workers),
         queued=queue["pendingRequests"],
-        room=queue["remainingCapacity"],
-        card=told.get("customizedMetadata"),
+        queue_capacity=queue["remainingCapacity"],
+        card=description.get("customizedMetadata"),
     )

@@ -1,6 +1,6 @@
-"""scripts/probe: whether a running service is ready, or alive, as an exit status for whoever watches over it.
+"""scripts/probe: check whether a running service is ready or live; the exit status is the result.
 
-Only the standard library, and none of ours that needs more: a probe runs every few seconds.
+A probe runs every few seconds, so this module imports only the standard library and modules that do likewise.
 """
 
 import argparse
@@ -18,74 +18,83 @@ from densenet.paths import RUN
 from densenet.service import tokens
 
 STATE = "service.json"
-_SEEN = "seen-ready"  # in the service's folder: its time is when a probe last saw a ready worker
+_LAST_READY = "seen-ready"  # a file in the service's folder, touched whenever a probe sees a ready worker
 HEALTH = "application/health+json"
 
 
-class NotSo(Exception):
-    """The service is not ready, or not alive; the message says why."""
+class ProbeFailed(Exception):
+    """The service is not ready, or not live; the message gives the reason."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Exits with 0 where what was asked is so, and 1 where it is not; a line says which."""
+    """Print the result and exit with 0 if the probe succeeds; exit with 1 and the reason if it fails."""
     parser = argparse.ArgumentParser(
         "probe",
-        description="Whether the running service is ready (a worker that has loaded the model answers, and the service "
-        "is not about to stop) or live (TorchServe answers, and a worker was ready not long ago).",
+        description="Check whether the running service is ready (a worker that has loaded the model answers, and the "
+        "service is not draining) or live (TorchServe answers, and a worker was ready recently).",
     )
     parser.add_argument("question", choices=("ready", "live"))
-    parser.add_argument("--port", type=int, help="of the service, where this checkout runs several")
-    parser.add_argument("--timeout", type=float, default=5, help="seconds for an answer (%(default)g)")
+    parser.add_argument("--port", type=int, help="port of the service, if this checkout runs several")
+    parser.add_argument("--timeout", type=float, default=5, help="seconds to wait for an answer (%(default)g)")
     parser.add_argument(
         "--patience",
         type=float,
         default=240,
-        help="live: seconds that no worker need be ready, at the start and after one died (%(default)g)",
+        help="live: seconds without a ready worker before the probe fails (%(default)g)",
     )
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        service = _service(asked.port)
-        print(ready(service, asked.timeout) if asked.question == "ready" else live(service, asked))
-    except NotSo as reason:
-        sys.exit(f"not {asked.question}: {reason}")
+        service = _service(options.port)
+        print(ready(service, options.timeout) if options.question == "ready" else live(service, options))
+    except ProbeFailed as reason:
+        sys.exit(f"not {options.question}: {reason}")
 
 
 def ready(service: dict[str, Any], timeout: float) -> str:
-    """Raises NotSo unless a worker answers now."""
+    """Send a health check to a worker and return the line to print.
+
+    Raises:
+        ProbeFailed: if the service is draining, or no worker answers in time.
+    """
     if Path(service["temp"], "control", "draining").exists():
-        raise NotSo("the service is draining")
+        raise ProbeFailed("the service is draining")
     address = f"{service['inference']}/predictions/{service['model']}"
     if _get(service, "inference", address, timeout, Accept=HEALTH) != {"status": "pass"}:
-        raise NotSo("something else answers there")
+        raise ProbeFailed(f"another program answers at {address}")
     return "ready"
 
 
-def live(service: dict[str, Any], asked: argparse.Namespace) -> str:
-    """Raises NotSo where TorchServe does not answer, or no worker has come back for as long as may be."""
-    seen = Path(service["folder"], _SEEN)
+def live(service: dict[str, Any], options: argparse.Namespace) -> str:
+    """Count the ready workers and return the line to print.
+
+    Raises:
+        ProbeFailed: if TorchServe has not answered, or has had no ready worker, for `options.patience` seconds.
+    """
+    last_ready = Path(service["folder"], _LAST_READY)
     address = f"{service['management']}/models/{service['model']}"
     try:
-        (model,) = _get(service, "management", address, asked.timeout)
+        (model,) = _get(service, "management", address, options.timeout)
         count = sum(worker["status"] == "READY" for worker in model["workers"])
         reason = "no worker is ready"
-    except NotSo as problem:
-        count, reason = 0, str(problem)
+    except ProbeFailed as error:
+        count, reason = 0, str(error)
     if count:
-        seen.touch()
+        last_ready.touch()
         return f"live: {count} worker(s) ready"
-    since = max(service["started"], seen.stat().st_mtime if seen.exists() else 0)
+    since = max(service["started"], last_ready.stat().st_mtime if last_ready.exists() else 0)
     waited = time.time() - since
-    if waited >= asked.patience:
-        raise NotSo(f"{reason}, for {waited:.0f} seconds")
-    return f"live: {reason}, which may last {asked.patience - waited:.0f} seconds more"
+    if waited >= options.patience:
+        raise ProbeFailed(f"{reason}, for {waited:.0f} seconds")
+    return f"live: {reason}; the probe fails after {options.patience - waited:.0f} more seconds"
 
 
 def _service(port: int | None) -> dict[str, Any]:
-    found = [path for path in RUN.glob(f"*/{STATE}") if port is None or path.parent.name == str(port)]
-    if len(found) != 1:
+    states = [path for path in RUN.glob(f"*/{STATE}") if port is None or path.parent.name == str(port)]
+    if len(states) != 1:
         where = f" on port {port}" if port else ""
-        raise NotSo(f"no service of this checkout is up{where}" if not found else "several are up; say --port")
-    service: dict[str, Any] = json.loads(found[0].read_bytes())
+        several = "several services of this checkout are up; choose one with --port"
+        raise ProbeFailed(several if states else f"no service of this checkout is up{where}; start scripts/serve")
+    service: dict[str, Any] = json.loads(states[0].read_bytes())
     return service
 
 
@@ -96,24 +105,24 @@ def _get(service: dict[str, Any], kind: tokens.Kind, url: str, timeout: float, *
     if token := tokens.current(folder, kind):
         headers["Authorization"] = f"Bearer {token}"
     try:
-        with _open(service, url, timeout, headers) as answer:
-            return json.loads(answer.read() or "null")
+        with _open(service, url, timeout, headers) as response:
+            return json.loads(response.read() or "null")
     except urllib.error.HTTPError as error:
-        raise NotSo(f"{url} answers {error.code}") from error
+        raise ProbeFailed(f"{url} answers with status {error.code}") from error
     except (OSError, ValueError) as error:
-        raise NotSo(f"{url} does not answer: {error}") from error
+        raise ProbeFailed(f"{url} does not answer: {error}") from error
 
 
 def _renew(service: dict[str, Any], kind: tokens.Kind, timeout: float) -> None:
-    headers = {"Authorization": f"Bearer {tokens.renewing(Path(service['folder']))}"}
+    headers = {"Authorization": f"Bearer {tokens.renewal_token(Path(service['folder']))}"}
     try:
         _open(service, f"{service['management']}/token?type={kind}", timeout, headers).close()
     except OSError as error:
-        raise NotSo(f"TorchServe renews no {kind} token: {error}") from error
+        raise ProbeFailed(f"TorchServe did not renew the {kind} token: {error}") from error
 
 
 def _open(service: dict[str, Any], url: str, timeout: float, headers: dict[str, str]) -> Any:
-    # Without proxies: the service is on this machine.
+    # The service runs on this machine, so the environment's proxies must not be used.
     handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
     if url.startswith("https:"):
         handlers.append(urllib.request.HTTPSHandler(context=ssl.create_default_context(cafile=service["ca"])))

@@ -1,4 +1,4 @@
-"""TorchServe's config.properties: read, moved to other ports, written for one start."""
+"""Read TorchServe's config.properties, change its ports, and write it for one start."""
 
 import os
 import re
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from export.console import Problem
+from export.console import CliError
 
 _ADDRESSES = ("inference_address", "management_address", "metrics_address")
 _GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
 _PATHS = ("model_store", "metrics_config", "private_key_file", "certificate_file")
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-# Of a number that is none TorchServe says only 'For input string: "…"', some of them after it has begun to serve; a
-# switch that is neither true nor false counts as false.
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+# For an invalid number TorchServe prints only 'For input string: "…"', sometimes after it has begun to serve, and it
+# takes a switch that is neither true nor false for false. We check both before it starts.
 _NUMBERS = (
     *("max_request_size", "max_response_size", "job_queue_size", "number_of_netty_threads", "netty_client_threads"),
     *("default_workers_per_model", "default_response_timeout", "default_startup_timeout", "unregister_model_timeout"),
@@ -29,17 +29,21 @@ _SWITCHES = (
 
 @dataclass(frozen=True)
 class Properties:
-    """What config.properties says, with paths made absolute."""
+    """The settings of config.properties, with absolute paths."""
 
     values: Mapping[str, str]
 
     @classmethod
     def read(cls, path: Path) -> "Properties":
-        """Raises Problem for a line that is no setting, a value that cannot be one, and a missing address."""
+        """Read a file.
+
+        Raises:
+            CliError: for a line that is not a setting, an invalid value, or a missing address.
+        """
         lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
         settings = [line for line in lines if line and not line.startswith(("#", "!"))]
         if odd := next((line for line in settings if "=" not in line), None):
-            raise Problem(f"{path}: {odd[:80]} is no setting; write key=value")
+            raise CliError(f"{path}: {odd[:80]} is not a setting; write key=value")
         pairs = (line.partition("=") for line in settings)
         values = {key.strip(): value.strip() for key, _, value in pairs}
         values |= {key: os.path.normpath(path.absolute().parent / values[key]) for key in _PATHS if key in values}
@@ -47,58 +51,58 @@ class Properties:
         properties = cls(values)
         for key in _ADDRESSES:
             if not _port(values.get(key, "")):
-                raise Problem(f"{path}: {key} must be an address with a port such as http://127.0.0.1:8080")
+                raise CliError(f"{path}: {key} must be an address with a port such as http://127.0.0.1:8080")
         return properties
 
     def on_port(self, port: int) -> "Properties":
-        """The same on port…port+4: inference, management, metrics, and the two of gRPC, which always listen."""
-        moved = {key: self._moved(key, port + i) for i, key in enumerate(_ADDRESSES)}
+        """Return a copy that listens on port…port+4: inference, management, metrics, and gRPC's two ports."""
+        moved = {key: self._on_port(key, port + i) for i, key in enumerate(_ADDRESSES)}
         moved |= {key: str(port + len(_ADDRESSES) + i) for i, key in enumerate(_GRPC_PORTS)}
         return Properties({**self.values, **moved})
 
-    def opened(self, *, tokens: bool, model_api: bool) -> "Properties":
-        """The same with tokens asked for, and models taken over the management API; what is so already stays so."""
+    def with_access(self, *, tokens: bool, model_api: bool) -> "Properties":
+        """Return a copy that requires tokens, or accepts models over the management API; False changes nothing."""
         changed = {"disable_token_authorization": "false"} if tokens else {}
         changed |= {"enable_model_api": "true"} if model_api else {}
         return Properties({**self.values, **changed})
 
     def write(self, path: Path) -> None:
-        """Writes them in the form that TorchServe reads."""
+        """Write the settings in the format that TorchServe reads."""
         path.write_text("".join(f"{key}={value}\n" for key, value in self.values.items()), encoding="utf-8")
 
     @property
     def inference(self) -> str:
-        """The base address of predictions, as asked from this machine."""
-        return self._here("inference_address")
+        """The base URL for predictions, as seen from this machine."""
+        return self._local_address("inference_address")
 
     @property
     def management(self) -> str:
-        """The base address of the management API, as asked from this machine."""
-        return self._here("management_address")
+        """The base URL of the management API, as seen from this machine."""
+        return self._local_address("management_address")
 
     @property
     def certificate(self) -> str | None:
-        """The file with the service's certificate, if it speaks TLS."""
+        """The file with the service's certificate, if it uses TLS."""
         return self.values.get("certificate_file") if self.inference.startswith("https:") else None
 
     @property
-    def takes_models(self) -> bool:
-        """Whether models can be registered while it runs."""
+    def model_api_enabled(self) -> bool:
+        """Whether models can be registered while the service runs."""
         return self.values.get("enable_model_api") == "true"
 
     @property
-    def asks_tokens(self) -> bool:
+    def requires_tokens(self) -> bool:
         """Whether requests need a token, which is TorchServe's default."""
         return self.values.get("disable_token_authorization") != "true"
 
     @property
     def port(self) -> int:
-        """The inference port, by which a service is known."""
+        """The inference port, which identifies a service."""
         return urlsplit(self.inference).port or 0
 
     @property
     def listens(self) -> list[tuple[str, int]]:
-        """Every host and port that TorchServe will bind."""
+        """Every host and port that TorchServe binds."""
         rest = [urlsplit(self.values[key]) for key in _ADDRESSES]
         grpc = [
             (self.values.get(key.replace("port", "address"), "127.0.0.1"), int(self.values.get(key, default)))
@@ -108,17 +112,17 @@ class Properties:
 
     @property
     def archive(self) -> Path:
-        """The one archive that is loaded at start."""
+        """The archive that TorchServe loads when it starts."""
         return Path(self.values["model_store"], self.values["load_models"])
 
-    def _moved(self, key: str, port: int) -> str:
+    def _on_port(self, key: str, port: int) -> str:
         url = urlsplit(self.values[key])
         return _address(url.scheme, url.hostname or "", port)
 
-    def _here(self, key: str) -> str:
+    def _local_address(self, key: str) -> str:
         url = urlsplit(self.values[key])
         host = url.hostname or ""
-        return _address(url.scheme, _EVERYWHERE.get(host, host), url.port or 0)
+        return _address(url.scheme, _WILDCARDS.get(host, host), url.port or 0)
 
 
 def _address(scheme: str, host: str, port: int) -> str:
@@ -129,9 +133,9 @@ def _check(path: Path, values: Mapping[str, str]) -> None:
     for keys, form, kind in ((_NUMBERS, r"\d{1,10}", "a whole number"), (_SWITCHES, "true|false", "true or false")):
         for key in keys:
             value = values.get(key, "")
-            # TorchServe fills in $$VARIABLE$$ itself.
+            # TorchServe replaces $$VARIABLE$$ by the environment variable's value, which is not known here.
             if key in values and "$$" not in value and not re.fullmatch(form, value, re.IGNORECASE):
-                raise Problem(f"{path}: {key} must be {kind}, not {value or 'empty'}")
+                raise CliError(f"{path}: {key} must be {kind}, not {value or 'empty'}")
 
 
 def _port(address: str) -> int | None:

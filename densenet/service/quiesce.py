@@ -1,10 +1,10 @@
-"""Holding all workers at a moment when none of them works on anybody's request.
+"""Pause all workers at a moment when none of them is working on a client's request.
 
-TorchServe tells nobody what its workers do, and ends a busy one as it ends an idle one. Its queue, however, is served
-in order: when every worker has taken a question of ours, each has answered all that came before. We ask for the model
-card, which TorchServe, whatever its batch size, never puts into a batch with others (org.pytorch.serve.wlm.Model,
-pollBatch): a worker held by it has nobody else's request. The question carries the token of a folder that only this
-account can make (handler/control.py); what comes meanwhile waits in the queue.
+TorchServe does not report what its workers are doing, and ends busy workers like idle ones. But it serves its queue in
+order: once every worker has received a request of ours, all earlier requests are answered. We request the model card,
+because TorchServe never batches that request with others (pollBatch in org.pytorch.serve.wlm.Model), so a worker that
+it pauses has no client's request. Our request carries the name of a folder that only this account can make
+(handler/worker_control.py). Requests that arrive meanwhile wait in the queue.
 """
 
 import secrets
@@ -19,73 +19,77 @@ import requests
 
 from densenet.service import authenticated_session, management
 from densenet.service.torchserve import Service
-from export.console import Problem
-from handler.control import HOLD, HOLD_SECONDS
+from export.console import CliError
+from handler.worker_control import PAUSE_HEADER, PAUSE_SECONDS
 
 _POLL = 0.01
-_AGAIN = 0.02  # seconds before a question is put once more: the queue was full, or the worker that had it has ended
-_LATE = 2  # seconds for our own questions to end after the workers have been let go
+_RETRY_INTERVAL = 0.02  # seconds before a request is sent again because the queue was full or its worker has ended
+_JOIN_SECONDS = 2  # for our own requests to end after the workers have been resumed
 
 
 @contextmanager
-def held(service: Service, seconds: float, version: str | None = None) -> Iterator[None]:
-    """For the time of the block no worker of a version, the default one unless named, works on a client's request.
+def paused(service: Service, seconds: float, version: str | None = None) -> Iterator[None]:
+    """Keep the workers of a version from working on clients' requests during the block.
 
-    seconds: how long to wait for them to finish what they have begun.
-    Raises Problem where they do not; nothing has then happened to any request.
+    Args:
+        seconds: how long to wait for running requests to finish.
+        version: the version; None means the default version.
+
+    Raises:
+        CliError: if running requests take longer; no request is affected then.
     """
     model = management.describe(service, version)
     if model is None:
-        raise Problem(f"TorchServe has no version {version} of {service.model}")
+        raise CliError(f"TorchServe has no version {version} of {service.model}")
     folder = service.control / f"hold-{secrets.token_hex(16)}"
     try:
         folder.mkdir()
     except FileNotFoundError as error:
-        raise Problem(f"the service on port {service.port} was started by an older version; restart it") from error
+        raise CliError(f"the service on port {service.port} was started by an older version; restart it") from error
     except OSError as error:
-        raise Problem(f"workers cannot be held: {error.strerror}: {folder}") from error
-    # A worker may be about to join. Nobody waits for the threads: a worker that hangs keeps one of them for as long.
-    count = max(len(model.workers), model.wanted) if model.ready else 0
+        raise CliError(f"cannot pause the workers: {error.strerror}: {folder}") from error
+    # Another worker may be about to start. The threads are daemons, since a worker that hangs blocks one of them.
+    count = max(len(model.workers), model.min_workers) if model.ready else 0
     url = management.address(service, model.version)
-    asking = [Thread(target=_keep_asking, args=(service, url, folder), daemon=True) for _ in range(count)]
+    threads = [Thread(target=_keep_asking, args=(service, url, folder), daemon=True) for _ in range(count)]
     try:
-        for thread in asking:
+        for thread in threads:
             thread.start()
         _wait(service, model.version, folder, seconds)
         yield
     finally:
         _release(folder)
-        deadline = time.monotonic() + _LATE
-        for thread in asking:
-            if thread.is_alive():  # which one that was never started, since a signal came, is not
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for thread in threads:
+            if thread.is_alive():  # False for a thread that a signal kept from starting; joining it would raise
                 thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _keep_asking(service: Service, url: str, folder: Path) -> None:
-    """Puts the question that holds a worker, until all is over."""
-    headers = {HOLD: folder.name.removeprefix("hold-")}
+    """Send the request that pauses a worker, again and again until the folder is gone."""
+    headers = {PAUSE_HEADER: folder.name.removeprefix("hold-")}
     while folder.exists():
-        # The worker that it held has been ended, which is what it was held for; or two renewed the tokens at once.
-        with suppress(requests.RequestException, Problem), authenticated_session.session(service) as http:
-            http.get(url, params=management.FROM_A_WORKER, headers=headers, timeout=HOLD_SECONDS * 2)
+        # The request fails when its worker is ended, which is why it was paused, or when two threads renew the tokens.
+        with suppress(requests.RequestException, CliError), authenticated_session.session(service) as http:
+            http.get(url, params=management.FROM_A_WORKER, headers=headers, timeout=PAUSE_SECONDS * 2)
         if folder.exists():
-            time.sleep(_AGAIN)
+            time.sleep(_RETRY_INTERVAL)
 
 
 def _wait(service: Service, version: str, folder: Path, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        kept = {int(path.name) for path in folder.iterdir()}
+        paused_pids = {int(path.name) for path in folder.iterdir()}
         model = management.describe(service, version)
-        working = {worker.pid for worker in model.workers if worker.ready} if model else set()
-        if working <= kept:
+        ready_pids = {worker.pid for worker in model.workers if worker.ready} if model else set()
+        if ready_pids <= paused_pids:
             return
         time.sleep(_POLL)
-    raise Problem(f"a worker has not finished what it is working on within {seconds:g} seconds")
+    raise CliError(f"a worker has not finished its request within {seconds:g} seconds; allow more with --drain-seconds")
 
 
 def _release(folder: Path) -> None:
-    # Renamed first: a worker that comes late must not find the folder while it is being emptied.
+    # Rename the folder first, so that a worker that receives our request late does not find it while it is emptied.
     over = folder.with_name(folder.name.replace("hold", "over"))
     folder.rename(over)
     shutil.rmtree(over)

@@ -1,4 +1,4 @@
-"""scripts/serve: whatever is missing is made, then TorchServe is started and waited for."""
+"""scripts/serve: export and pack whatever is missing, start TorchServe and wait until it is ready."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ import typer
 
 from densenet.paths import CONFIG, LOGS, PHOTO, ROOT, RUN
 from densenet.service import archive, drain, readiness, torchserve
-from densenet.service.archive import Wanted
+from densenet.service.archive import ArchiveOptions
 from densenet.service.properties import Properties
 from densenet.service.stop import DrainSeconds, end
 from densenet.service.tokens import KEY_FILE
@@ -18,9 +18,9 @@ from densenet.service.torchserve import LogFormat, Service
 from densenet.service.workers import scale
 from export import Precision, console
 from export.archive import copy_with_workers
-from export.console import Problem
+from export.console import CliError
 
-_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Weights = Annotated[
     str | None, typer.Option(help="imagenet, untrained or a file. [default: the archive's own, else imagenet]")
@@ -29,26 +29,28 @@ ClassIndex = Annotated[
     Path | None, typer.Option(help="Class ids and names of a fine-tuned checkpoint.", metavar="FILE")
 ]
 InPrecision = Annotated[
-    Precision | None, typer.Option(help="What the network computes in. [default: the archive's own, else fp32]")
+    Precision | None, typer.Option(help="Numeric precision of the network. [default: the archive's own, else fp32]")
 ]
 CalibrationImages = Annotated[
-    Path | None, typer.Option(help="Folder of photos like those to be served, for int8.", metavar="DIR")
+    Path | None, typer.Option(help="Folder of photos similar to those you serve, for int8.", metavar="DIR")
 ]
-Workers = Annotated[int | None, typer.Option(min=1, help="Workers. [default: one a core]")]
-_ports = "Inference; management, metrics and gRPC take the four that follow."
+Workers = Annotated[int | None, typer.Option(min=1, help="Number of workers. [default: one per core]")]
+_ports = "Inference port; management, metrics and gRPC use the four ports after it."
 Port = Annotated[int | None, typer.Option(min=1024, max=65531, help=_ports)]
-Foreground = Annotated[bool, typer.Option("--foreground", help="Stay; SIGTERM or Ctrl-C drains and stops the service.")]
+Foreground = Annotated[
+    bool, typer.Option("--foreground", help="Keep running; SIGTERM or Ctrl-C drains and stops the service.")
+]
 Config = Annotated[
     Path, typer.Option(help="TorchServe's configuration.", metavar="FILE", show_default="config.properties")
 ]
-Tokens = Annotated[bool, typer.Option("--tokens", help="Ask for tokens, which TorchServe makes at its start.")]
+Tokens = Annotated[bool, typer.Option("--tokens", help="Require TorchServe's tokens.")]
 ModelApi = Annotated[
-    bool, typer.Option("--model-api", help="Take new versions from scripts/rollout; asks for tokens, too.")
+    bool, typer.Option("--model-api", help="Accept new versions from scripts/rollout; implies --tokens.")
 ]
-Rebuild = Annotated[bool, typer.Option("--rebuild", help="Export and archive anew.")]
+Rebuild = Annotated[bool, typer.Option("--rebuild", help="Export and pack the archive again.")]
 Logs = Annotated[
     LogFormat | None,
-    typer.Option(help="json: every line is an object, and requests.log has one a request. [default: text]"),
+    typer.Option(help="json: write log lines as JSON, and requests.log with a line per request. [default: text]"),
 ]
 
 
@@ -67,24 +69,24 @@ def main(
     rebuild: Rebuild = False,
     log_format: Logs = None,
 ) -> None:
-    """Serves DenseNet-121 at /predictions/densenet: exports and archives what is missing, starts TorchServe, waits
+    """Serve DenseNet-121 at /predictions/densenet: export and pack whatever is missing, start TorchServe, and wait
     until it has answered a photo."""
-    for number in _ENDING:
+    for number in _STOP_SIGNALS:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
-    wanted = Wanted(weights, class_index, precision, calibration_images)
+    requested = ArchiveOptions(weights, class_index, precision, calibration_images)
     properties = Properties.read(config)
     properties = properties.on_port(port) if port else properties
-    properties = properties.opened(tokens=tokens or model_api, model_api=model_api)
+    properties = properties.with_access(tokens=tokens or model_api, model_api=model_api)
     with torchserve.lock():
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
-            _check_running(service, wanted, properties, log_format, foreground=foreground, rebuild=rebuild)
+            _check_running(service, requested, properties, log_format, foreground=foreground, rebuild=rebuild)
             _report(service, _scaled(service, workers), "already up", _how_to_stop(service))
             return
-        archive.ensure(properties.archive, wanted, rebuild=rebuild)
+        archive.ensure(properties.archive, requested, rebuild=rebuild)
         service, ready = _start(_with_workers(properties, workers), properties.archive, log_format or LogFormat.TEXT)
     if foreground:
-        _stay(service, ready, drain_seconds)
+        _run_in_foreground(service, ready, drain_seconds)
     else:
         _report(service, ready, "up", _how_to_stop(service))
 
@@ -110,20 +112,24 @@ def _start(properties: Properties, archive: Path, log_format: LogFormat) -> tupl
 
 def _check_running(
     service: Service,
-    wanted: Wanted,
+    requested: ArchiveOptions,
     properties: Properties,
     log_format: LogFormat | None,
     *,
     foreground: bool,
     rebuild: bool,
 ) -> None:
-    """Raises Problem for what cannot be had while the service is up; nothing asked for is passed over in silence."""
-    runs = Properties.read(Path(service.folder, "config.properties"))
-    other = log_format not in (None, service.log_format)
-    other |= properties.takes_models and not runs.takes_models
-    other |= properties.asks_tokens and not runs.asks_tokens
-    if foreground or rebuild or other or not archive.satisfies(service.card, wanted):
-        raise Problem(f"the service is already up on port {service.port}; end it first: {_how_to_stop(service)}")
+    """Check that the running service already has everything that the options request.
+
+    Raises:
+        CliError: if an option needs a restart, so that none is ignored silently.
+    """
+    current = Properties.read(Path(service.folder, "config.properties"))
+    changed = log_format not in (None, service.log_format)
+    changed |= properties.model_api_enabled and not current.model_api_enabled
+    changed |= properties.requires_tokens and not current.requires_tokens
+    if foreground or rebuild or changed or not archive.satisfies(service.card, requested):
+        raise CliError(f"the service is already up on port {service.port}; stop it first: {_how_to_stop(service)}")
 
 
 def _scaled(service: Service, workers: int | None) -> int:
@@ -137,12 +143,12 @@ def _report(service: Service, ready: int, state: str, stop: str) -> None:
     console.out.print(f"DenseNet-121 is {state}: {ready} worker(s), weights {weights}, {precision}", markup=False)
     photo = os.path.relpath(PHOTO, ROOT)
     key = Path(service.folder, KEY_FILE)
-    needs = [("token", f"the inference key in {key}")] if key.exists() else []
-    header = "-H 'Authorization: Bearer TOKEN' " if needs else ""
+    token = [("token", f"the inference key in {key}")] if key.exists() else []
+    header = "-H 'Authorization: Bearer TOKEN' " if token else ""
     for name, text in (
         ("address", service.url),
         ("try", f"curl {header}-T {photo} {service.url}"),
-        *(needs or [("page", f"open {service.url} in a browser")]),
+        *(token or [("page", f"open {service.url} in a browser")]),
         ("logs", service.logs),
         ("stop", stop),
     ):
@@ -155,18 +161,23 @@ def _how_to_stop(service: Service) -> str:
     return f"scripts/stop --port {service.port}"
 
 
-def _stay(service: Service, ready: int, drain_seconds: float) -> None:
-    """Reports, and waits for the service's end, or for a signal, which drains and ends it and is no failure."""
+def _run_in_foreground(service: Service, ready: int, drain_seconds: float) -> None:
+    """Print the report and wait until the service ends or a signal arrives, which drains and stops the service.
+
+    Raises:
+        CliError: if TorchServe ends although nobody stopped it.
+        SystemExit: with status 0, after a signal.
+    """
     try:
         _report(service, ready, "up", "Ctrl-C or SIGTERM; either drains first")
         torchserve.wait(service)
         with torchserve.lock():
-            if torchserve.remembers(service):  # scripts/stop would have made it forgotten
-                raise Problem(f"TorchServe ended by itself; see {service.logs}")
+            if torchserve.is_recorded(service):  # scripts/stop would have removed the record
+                raise CliError(f"TorchServe exited unexpectedly; see {service.logs}")
     except SystemExit:
         sys.exit(0)
     finally:
-        for number in _ENDING:  # told once more, it goes on ending
+        for number in _STOP_SIGNALS:  # a second signal must not interrupt the draining
             signal.signal(number, signal.SIG_IGN)
         with torchserve.lock():
             end(service, drain_seconds)

@@ -1,4 +1,4 @@
-"""scripts/stop: ends what scripts/serve started in this checkout, and nothing else."""
+"""scripts/stop: stop the services that scripts/serve started from this checkout, and nothing else."""
 
 from typing import Annotated
 
@@ -7,20 +7,18 @@ import typer
 from densenet.service import drain, torchserve
 from densenet.service.torchserve import Service
 from export import console
-from export.console import Problem
+from export.console import CliError
 
-DrainSeconds = Annotated[
-    float, typer.Option(min=0, help="Seconds for running requests to be answered; 0 cuts them off.")
-]
+DrainSeconds = Annotated[float, typer.Option(min=0, help="Seconds for running requests to finish; 0 aborts them.")]
 
 
 def main(
     port: Annotated[
-        int | None, typer.Option(help="Only the service on this port. [default: all of this checkout]")
+        int | None, typer.Option(help="Stop only the service on this port. [default: all of this checkout]")
     ] = None,
     drain_seconds: DrainSeconds = drain.SECONDS,
 ) -> None:
-    """Ends the services that scripts/serve started from this checkout, once they have answered what came so far."""
+    """Stop the services that scripts/serve started from this checkout, once they have answered running requests."""
     with torchserve.lock():
         services = [service for service in torchserve.running() if port in (None, service.port)]
         for service in services:
@@ -32,11 +30,11 @@ def main(
 
 
 def end(service: Service, seconds: float) -> None:
-    """Drains a service and ends it; what it could not finish in time is cut off, and said."""
+    """Drain a service and stop it; print a line if it could not answer every request in time."""
     try:
         if seconds and service.alive:
             drain.drain(service, seconds)
-    except Problem as problem:
-        console.err.print(f"not all requests were answered: {problem}", markup=False)
+    except CliError as error:
+        console.err.print(f"not all requests were answered: {error}", markup=False)
     finally:
         torchserve.stop(service)

@@ -1,4 +1,4 @@
-"""A service apart: one more TorchServe beside what else runs, on ports that nothing uses, in a folder of its own."""
+"""Run a temporary TorchServe beside any others, on free ports and in its own folder."""
 
 import random
 from collections.abc import Iterator
@@ -9,33 +9,46 @@ from densenet.paths import CONFIG
 from densenet.service import readiness, torchserve
 from densenet.service.properties import Properties
 from densenet.service.torchserve import LogFormat, Service
-from export.console import Problem
+from export.console import CliError
 
-PORTS = (15000, 30000)  # below the range that outgoing connections use
+PORTS = (15000, 30000)  # below the range of ports that the system uses for outgoing connections
 
 
 def on_free_ports(archive: Path, config: Path = CONFIG, **changes: str) -> Properties:
-    """A configuration with this archive and some values changed, on five ports in a row that are free. Raises Problem
-    where none are."""
+    """Return a configuration for this archive, on five consecutive free ports.
+
+    Args:
+        config: the configuration to start from.
+        changes: the settings to change in it.
+
+    Raises:
+        CliError: if no five consecutive ports are free.
+    """
     values = {**Properties.read(config).values, **changes}
     properties = Properties({**values, "model_store": str(archive.parent), "load_models": archive.name})
     for _ in range(100):
         moved = properties.on_port(random.SystemRandom().randrange(*PORTS))
         try:
             torchserve.check_ports(moved)
-        except Problem:
+        except CliError:
             continue
         return moved
-    raise Problem("there are no five free ports in a row")
+    raise CliError(f"no five consecutive ports are free between {PORTS[0]} and {PORTS[1]}; stop other services first")
 
 
 @contextmanager
 def serving(
     archive: Path, folder: Path, config: Path = CONFIG, log_format: LogFormat = LogFormat.TEXT, **changes: str
 ) -> Iterator[Service]:
-    """The service of an archive, ready until the end of the block; the folder is for what it writes. Raises Problem.
+    """Serve an archive during the block.
 
-    config, changes: its configuration, and what is different in it.
+    Args:
+        folder: where the service writes its state and logs.
+        config: the configuration to start from.
+        changes: the settings to change in it.
+
+    Raises:
+        CliError: if the service does not become ready.
     """
     properties = on_free_ports(archive, config, **changes)
     watch = readiness.Watch(folder / "logs" / str(properties.port))

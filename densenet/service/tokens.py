@@ -1,4 +1,4 @@
-"""The tokens that TorchServe asks for: read from the key file it writes where it runs, and renewed when they expire."""
+"""Read the tokens that TorchServe requires from the key file that it writes into its working directory."""
 
 import json
 import time
@@ -8,29 +8,29 @@ from typing import Literal
 
 KEY_FILE = "key_file.json"
 Kind = Literal["inference", "management"]
-_WRITING = 0.5  # seconds for TorchServe to finish the file, which it writes in place
+_WRITE_SECONDS = 0.5  # for TorchServe to finish the file, which it overwrites in place
 _POLL = 0.01
 
 
 def current(folder: Path, kind: Kind) -> str | None:
-    """The token of a kind in a service's folder, expired or not; None where the service asks for none."""
+    """Return the token of a kind, even if it has expired; None if the service requires none."""
     return _entry(folder, kind).get("key")
 
 
-def renewing(folder: Path) -> str | None:
-    """The token that only asks for new ones of the other kinds, and never expires."""
+def renewal_token(folder: Path) -> str | None:
+    """Return the token for renewing the other kinds, which never expires; None if the service requires none."""
     return _entry(folder, "API").get("key")
 
 
 def has_expired(folder: Path, kind: Kind) -> bool:
-    """Whether a token of this kind is there and too old."""
-    moment = _entry(folder, kind).get("expiration time")
-    return moment is not None and datetime.now(UTC) >= datetime.fromisoformat(moment)
+    """Return whether there is a token of this kind and it has expired."""
+    expiration = _entry(folder, kind).get("expiration time")
+    return expiration is not None and datetime.now(UTC) >= datetime.fromisoformat(expiration)
 
 
 def read(path: Path) -> dict[str, dict[str, str]]:
-    """What a key file holds; nothing where there is none, or what stays no key file."""
-    deadline = time.monotonic() + _WRITING
+    """Return the contents of a key file; {} if it does not exist or is still not valid after a short wait."""
+    deadline = time.monotonic() + _WRITE_SECONDS
     while True:
         try:
             content = json.loads(path.read_text())

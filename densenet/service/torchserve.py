@@ -1,9 +1,10 @@
-"""The TorchServe process: started from a configuration, known again later, and ended with all that it started.
+"""Start TorchServe's process from a configuration, find it again later, and stop it with everything it started.
 
-Java is run directly rather than through the `torchserve` wrapper: the wrapper does not pass on signals, and its exit
-code is 0 however Java ended. Every service has a folder .run/PORT with its configuration and who it is, a folder
-logs/PORT, and a folder of its own under the system's temporary one for sockets and extracted models (TorchServe would
-delete another instance's socket in a shared one, and socket paths are limited to 107 characters).
+Java runs directly rather than through the `torchserve` wrapper, which does not forward signals and exits with 0
+whatever Java's exit status is. Every service has a folder .run/PORT with its configuration and state, a folder
+logs/PORT, and its own folder in the system's temporary folder for sockets and extracted models. That one is not shared,
+because TorchServe would delete another instance's socket, and short, because socket paths are limited to 107
+characters.
 """
 
 import contextlib
@@ -28,22 +29,22 @@ from densenet.paths import LOGS, ROOT, RUN
 from densenet.service import java, tokens
 from densenet.service.properties import Properties
 from export.archive import read_card
-from export.console import Problem, err
+from export.console import CliError, err
 from handler import DECODER_PROGRAM
-from handler.control import VARIABLE
+from handler.worker_control import VARIABLE
 
 STATE = "service.json"
-SERVING = "serving.mar"  # what is in service, whatever becomes of the file it was started from
-CA = "DENSENET_CA"  # environment variable: the CA that signed the service's certificate, unless that is its own
-STOP_SECONDS = 20  # for Java to end by itself; it takes about four
-LOG_FORMAT = "DENSENET_LOG_FORMAT"  # of the environment: read by log4j2.xml, and by the handler
+SERVING = "serving.mar"  # a copy of the archive in service, since the original file may be replaced or deleted
+CA = "DENSENET_CA"  # environment variable: the CA that signed the service's certificate, if it is not self-signed
+STOP_SECONDS = 20  # for Java to exit after SIGTERM; it takes about four
+LOG_FORMAT = "DENSENET_LOG_FORMAT"  # environment variable that log4j2.xml and the handler read
 
-# Those started by this very process, which has to wait for them in the end.
+# The processes that this process started, by pid: it must wait for them, or they would stay zombies.
 _children: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
 class LogFormat(StrEnum):
-    """How the lines of all logs look."""
+    """The format of the lines of all logs."""
 
     TEXT = "text"
     JSON = "json"
@@ -51,9 +52,11 @@ class LogFormat(StrEnum):
 
 @dataclass(frozen=True)
 class Service:
-    """A TorchServe that was started here: its process (known by its temporary folder) and its places.
+    """A TorchServe of this checkout: its process (identified by its temporary folder), addresses and folders.
 
-    archive: the file that the next start will serve. ca: the file to check its certificate with, where it has one.
+    Attributes:
+        archive: the file that the next start will serve.
+        ca: the file to verify the service's certificate with, if it has one.
     """
 
     pid: int
@@ -72,27 +75,27 @@ class Service:
 
     @property
     def control(self) -> Path:
-        """The folder through which commands and workers speak: handler/control.py."""
+        """The folder through which commands and workers communicate: handler/worker_control.py."""
         return Path(self.temp, "control")
 
     @property
     def url(self) -> str:
-        """Where images are sent."""
+        """The URL that clients send images to."""
         return f"{self.inference}/predictions/{self.model}"
 
     def at(self, version: str | None) -> str:
-        """Where images are sent for a version; None for the default one."""
+        """Return the URL to send images to for a version; None means the default version."""
         return f"{self.url}/{version}" if version else self.url
 
     @property
     def alive(self) -> bool:
-        """Whether the Java process still runs."""
+        """Whether the Java process is running."""
         return _process(self) is not None
 
 
 @contextlib.contextmanager
 def lock(run: Path = RUN) -> Iterator[None]:
-    """One start or stop at a time in this checkout; a second one waits."""
+    """Allow one start or stop at a time in this checkout; a second one waits."""
     run.mkdir(exist_ok=True)
     with (run / "lock").open("w") as handle:
         try:
@@ -104,8 +107,8 @@ def lock(run: Path = RUN) -> Iterator[None]:
 
 
 def running(run: Path = RUN) -> list[Service]:
-    """The services of this checkout that are up, by port; what those that died have left behind is removed."""
-    services = [service for path in run.glob(f"*/{STATE}") if (service := _remembered(path))]
+    """Return the running services of this checkout, sorted by port; clean up after those that have died."""
+    services = [service for path in run.glob(f"*/{STATE}") if (service := _load_state(path))]
     for service in services:
         if not service.alive:
             stop(service, run)
@@ -113,45 +116,53 @@ def running(run: Path = RUN) -> list[Service]:
 
 
 def find(port: int | None = None) -> Service:
-    """The service on a port, or the only one of this checkout. Raises Problem where there is none, or several."""
+    """Return the service on a port, or the only one of this checkout.
+
+    Raises:
+        CliError: if there is none, or if there are several and no port was given.
+    """
     services = [service for service in running() if port in (None, service.port)]
     if len(services) == 1:
         return services[0]
     if services:
         ports = ", ".join(str(service.port) for service in services)
-        raise Problem(f"several services of this checkout are up, on ports {ports}; choose one with --port")
-    raise Problem("no service of this checkout is up" + (f" on port {port}" if port else "") + "; start scripts/serve")
+        raise CliError(f"several services of this checkout are up, on ports {ports}; choose one with --port")
+    raise CliError("no service of this checkout is up" + (f" on port {port}" if port else "") + "; start scripts/serve")
 
 
-def remember(service: Service) -> None:
-    """Puts a service on record, in place of what is on record for its port."""
+def save_state(service: Service) -> None:
+    """Write the service's state file, replacing any earlier state for its port."""
     partial = Path(service.folder, f"{STATE}.partial")
     partial.write_text(json.dumps(asdict(service), indent=2))
     partial.replace(Path(service.folder, STATE))
 
 
-def remembers(service: Service, run: Path = RUN) -> bool:
-    """Whether this very service is still on record: nobody has stopped it."""
-    recorded = _remembered(run / str(service.port) / STATE)
-    return recorded is not None and (recorded.pid, recorded.started) == (service.pid, service.started)
+def is_recorded(service: Service, run: Path = RUN) -> bool:
+    """Return whether the state file still describes this service, which means that nobody has stopped it."""
+    state = _load_state(run / str(service.port) / STATE)
+    return state is not None and (state.pid, state.started) == (service.pid, service.started)
 
 
-def _remembered(path: Path) -> Service | None:
+def _load_state(path: Path) -> Service | None:
     try:
         return Service(**{"folder": str(path.parent), **json.loads(path.read_text())})
-    except (OSError, ValueError, TypeError):  # none, cut short, or of another version
+    except (OSError, ValueError, TypeError):  # the file is missing, truncated, or from another version
         return None
 
 
 def check_ports(properties: Properties) -> None:
-    """Raises Problem naming the first port that something else listens on."""
+    """Check that TorchServe can bind its ports.
+
+    Raises:
+        CliError: with the first port that another program listens on.
+    """
     for host, port in properties.listens:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))
             except OSError as error:
-                raise Problem(f"port {port} is taken ({error.strerror}); choose others with --port") from error
+                raise CliError(f"port {port} is taken ({error.strerror}); choose others with --port") from error
 
 
 def start(
@@ -161,9 +172,13 @@ def start(
     archive: Path | None = None,
     log_format: LogFormat = LogFormat.TEXT,
 ) -> Service:
-    """Starts Java with a configuration and returns at once; nothing is ready yet. Raises Problem.
+    """Start Java with a configuration and return immediately, before the service is ready.
 
-    archive: the one that what the properties name is a copy of, if it is.
+    Args:
+        archive: the original archive, if the properties name a copy of it.
+
+    Raises:
+        CliError: if the archive cannot be read, or Java or torchserve is not installed.
     """
     card = read_card(properties.archive)
     program = java.find()
@@ -191,7 +206,7 @@ def start(
             ca=os.environ.get(CA) or properties.certificate,
             log_format=log_format,
         )
-        remember(service)
+        save_state(service)
     except BaseException:
         process.kill()
         process.wait()
@@ -202,54 +217,55 @@ def start(
 
 
 def _make_folders(properties: Properties, run: Path, logs: Path, archive: Path) -> tuple[Path, Path]:
-    """What the service runs in and where it logs, with all that the former holds before a start."""
+    """Make the folders that the service runs in and logs to, with the files that it needs to start."""
     folder, logs = run / str(properties.port), logs / str(properties.port)
     for path in (folder, logs):
         path.mkdir(parents=True, exist_ok=True)
     properties.write(folder / "config.properties")
-    (folder / tokens.KEY_FILE).unlink(missing_ok=True)  # of an earlier start, which may have asked for tokens
-    if properties.takes_models:
+    (folder / tokens.KEY_FILE).unlink(missing_ok=True)  # an earlier start may have required tokens
+    if properties.model_api_enabled:
         shutil.copyfile(archive, folder / SERVING)
     return folder, logs
 
 
 def stop(service: Service, run: Path = RUN) -> None:
-    """Ends the service and its workers, and removes what it left in the temporary folder."""
+    """Stop the service and its workers, and remove its temporary folder and state file."""
     process = _process(service)
     if process is not None:
-        everything = [process]
+        processes = [process]
         with contextlib.suppress(psutil.NoSuchProcess):
-            everything += process.children(recursive=True)
+            processes += process.children(recursive=True)
             process.terminate()
-        _, left = psutil.wait_procs(everything, timeout=STOP_SECONDS)
-        for survivor in left:
+        _, survivors = psutil.wait_procs(processes, timeout=STOP_SECONDS)
+        for survivor in survivors:
             with contextlib.suppress(psutil.NoSuchProcess):
                 survivor.kill()
-        psutil.wait_procs(left, timeout=STOP_SECONDS)
+        psutil.wait_procs(survivors, timeout=STOP_SECONDS)
     for orphan in _orphans(service):
         with contextlib.suppress(psutil.NoSuchProcess):
             orphan.kill()
     if child := _children.pop(service.pid, None):
         child.wait()
     shutil.rmtree(service.temp, ignore_errors=True)
-    if remembers(service, run):
+    if is_recorded(service, run):
         (run / str(service.port) / STATE).unlink()
 
 
 def worker_processes(service: Service) -> list[psutil.Process]:
-    """The workers, by the operating system's word."""
+    """Return the worker processes that the operating system lists, whatever TorchServe reports."""
     process = _process(service)
     try:
-        below = process.children(recursive=True) if process else []
+        children = process.children(recursive=True) if process else []
     except psutil.NoSuchProcess:
         return []
-    return [child for child in below if _runs(child, "model_service_worker.py")]
+    return [child for child in children if _runs(child, "model_service_worker.py")]
 
 
 def decoder_processes(worker: psutil.Process) -> list[psutil.Process]:
-    """What decodes images for a worker: one process, or none for a moment where one is being replaced.
+    """Return the processes that decode images for a worker: one, or none while it is being replaced.
 
-    Raises psutil.NoSuchProcess where the worker is gone.
+    Raises:
+        psutil.NoSuchProcess: if the worker has ended.
     """
     return [child for child in worker.children() if _runs(child, DECODER_PROGRAM)]
 
@@ -262,7 +278,11 @@ def _runs(process: psutil.Process, program: str) -> bool:
 
 
 def private_memory(worker: psutil.Process) -> int:
-    """Bytes that a worker and its decoder share with nobody. Raises psutil.NoSuchProcess where the worker is gone."""
+    """Return the bytes of memory that only a worker and its decoder use.
+
+    Raises:
+        psutil.NoSuchProcess: if the worker has ended.
+    """
     total = int(worker.memory_full_info().uss)
     for decoder in decoder_processes(worker):
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -271,7 +291,7 @@ def private_memory(worker: psutil.Process) -> int:
 
 
 def wait(service: Service) -> int | None:
-    """Waits until the service ends; its exit status where it is a child of this process."""
+    """Wait until the service ends; return its exit status if it is a child of this process."""
     process = _process(service)
     status: int | None = process.wait() if process else None
     return status
@@ -282,21 +302,22 @@ def _launch(
 ) -> "subprocess.Popen[bytes]":
     spec = find_spec("ts")
     if spec is None or spec.origin is None:
-        raise Problem("torchserve is not installed; run scripts/serve, which installs it")
+        raise CliError("torchserve is not installed; run scripts/serve, which installs it")
     home = Path(spec.origin).parents[1]
     command = [
         *(str(program), f"-Dmodel_server_home={home}", _temp_option(temp)),
-        # netty's library is loaded from there. The temporary folder may be mounted noexec, as Docker's are: without the
-        # library workers would listen on TCP ports that anybody on the machine reaches, and not on sockets.
+        # netty extracts its native library to this folder and loads it from there, which fails in a temporary folder
+        # that is mounted noexec, as Docker's are. Without the library, workers listen on TCP ports that every user of
+        # the machine can reach, instead of Unix sockets.
         f"-Dio.netty.native.workdir={folder}",
         *_vmargs(properties),
         *("-cp", f"{home}/ts/frontend/*", "org.pytorch.serve.ModelServer", "--python", sys.executable),
         *("-f", str(folder / "config.properties"), "-ncs"),
     ]
-    # Workers inherit the environment: none of this repository on their path, and their bytecode is kept, since
-    # compiling torch anew in every worker triples the time to load it.
-    ours = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "TS_CONFIG_FILE")
-    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    # Workers inherit the environment. They must not import from this repository, and they must write bytecode, since
+    # compiling torch in every worker triples the time to import it.
+    removed = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "TS_CONFIG_FILE")
+    environment = {name: value for name, value in os.environ.items() if name not in removed}
     environment |= {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs), "TEMP": temp, LOG_FORMAT: log_format}
     environment[VARIABLE] = str(Path(temp, "control"))
     with (logs / "console.log").open("wb") as output:
@@ -312,23 +333,27 @@ def _launch(
 
 
 def _vmargs(properties: Properties) -> list[str]:
-    """The JVM's options as config.properties has them; a relative log configuration is one of this repository."""
+    """Return the JVM's options from config.properties, with the log configuration's path made absolute."""
     key = "-Dlog4j.configurationFile="
     arguments = properties.values.get("vmargs", "").split()
     return [f"{key}{ROOT / word.removeprefix(key)}" if word.startswith(key) else word for word in arguments]
 
 
 def _orphans(service: Service) -> list[psutil.Process]:
-    """Workers that outlived Java, known by the folder of their socket: one that hangs does not see Java's end."""
-    found = psutil.process_iter(["cmdline"])
+    """Return workers that outlived Java, identified by the folder of their socket.
+
+    A worker that hangs does not notice that Java has ended.
+    """
+    processes = psutil.process_iter(["cmdline"])
     path = f"{service.temp}/.ts.sock."
-    return [process for process in found if any(word.startswith(path) for word in process.info["cmdline"] or ())]
+    return [process for process in processes if any(word.startswith(path) for word in process.info["cmdline"] or ())]
 
 
 def _process(service: Service) -> psutil.Process | None:
     try:
         process = psutil.Process(service.pid)
-        # Not by its start time, which moves whenever the machine's clock is put right. A zombie has no words.
+        # Compare the command line, not the start time, which changes whenever the machine's clock is adjusted. The
+        # command line of a zombie is empty.
         return process if _temp_option(service.temp) in process.cmdline() else None
     except psutil.Error:
         return None

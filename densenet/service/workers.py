@@ -1,4 +1,4 @@
-"""scripts/workers: the workers of a running service, shown or scaled."""
+"""scripts/workers: show or scale the workers of a running service."""
 
 import struct
 import time
@@ -13,56 +13,62 @@ from densenet.service import management, quiesce, readiness, torchserve
 from densenet.service.management import Model, Worker
 from densenet.service.torchserve import Service, private_memory
 from export import console
-from export.console import Problem
-from handler import control
+from export.console import CliError
+from handler import worker_control
 
-PortOption = Annotated[int | None, typer.Option(help="Of the service, where this checkout runs several.")]
+PortOption = Annotated[int | None, typer.Option(help="Port of the service, if this checkout runs several.")]
 
 
 def main(
-    count: Annotated[int | None, typer.Argument(min=1, help="How many there shall be.", metavar="[N]")] = None,
-    least: Annotated[int | None, typer.Option("--min", min=1, help="At least so many; more are left alone.")] = None,
-    most: Annotated[int | None, typer.Option("--max", min=1, help="At most so many; fewer are left alone.")] = None,
+    count: Annotated[int | None, typer.Argument(min=1, help="Number of workers to scale to.", metavar="[N]")] = None,
+    minimum: Annotated[int | None, typer.Option("--min", min=1, help="Scale up to this number; keep more.")] = None,
+    maximum: Annotated[int | None, typer.Option("--max", min=1, help="Scale down to this number; keep fewer.")] = None,
     port: PortOption = None,
     seconds: Annotated[
-        float, typer.Option("--drain-seconds", min=0, help="How long a running request may keep workers from ending.")
-    ] = 150,  # more than TorchServe itself gives a request before it ends the worker: 120 by our model-config.yaml
+        float, typer.Option("--drain-seconds", min=0, help="How long to wait for running requests before scaling down.")
+    ] = 150,  # longer than TorchServe lets a request run before it ends the worker: 120 by our model-config.yaml
 ) -> None:
-    """Shows the workers of the running service and its queue; with a number, scales, and returns when they serve.
+    """Show the workers of the running service and its queue; with a number, scale and wait until they serve.
 
-    No request is lost: workers end while none is being worked on. A restart has the archive's number again."""
-    if count and (least or most):
-        raise Problem("give a number, or --min and --max")
+    No request is lost: workers end only while none of them is working. After a restart, the archive's number applies.
+    """
+    if count and (minimum or maximum):
+        raise CliError("give a number, or --min and --max")
     with torchserve.lock():
         service = torchserve.find(port)
-        if count or least or most:
-            scale(service, count or least, count or most, seconds)
+        if count or minimum or maximum:
+            scale(service, count or minimum, count or maximum, seconds)
     show(service)
 
 
-def scale(service: Service, least: int | None, most: int | None, seconds: float) -> None:
-    """Brings the workers between two numbers, and waits until they serve. None: as it is. Raises Problem."""
-    model = _described(service)
-    least = least or min(model.wanted, most or model.wanted)
-    most = most or max(model.most, least)
-    if least > most:
-        raise Problem(f"--min {least} is more than --max {most}")
-    if len(model.workers) > most:
-        with console.err.status("waiting for a moment between requests"), quiesce.held(service, seconds):
-            management.scale(service, least, most)
-        watch = readiness.Watch(Path(service.logs))  # a worker that ended while it was loading is no failure
+def scale(service: Service, minimum: int | None, maximum: int | None, seconds: float) -> None:
+    """Bring the number of workers between two bounds, and wait until they serve; None keeps a bound.
+
+    Raises:
+        CliError: if the bounds contradict each other, running requests take too long, or a worker cannot start.
+    """
+    model = _describe(service)
+    minimum = minimum or min(model.min_workers, maximum or model.min_workers)
+    maximum = maximum or max(model.max_workers, minimum)
+    if minimum > maximum:
+        raise CliError(f"--min {minimum} is more than --max {maximum}")
+    if len(model.workers) > maximum:
+        with console.err.status("waiting for a moment between requests"), quiesce.paused(service, seconds):
+            management.scale(service, minimum, maximum)
+        # Created after scaling down, which may end a worker that is still loading; that is not a failure.
+        watch = readiness.Watch(Path(service.logs))
     else:
         watch = readiness.Watch(Path(service.logs))
-        management.scale(service, least, most)
+        management.scale(service, minimum, maximum)
     try:
         readiness.wait(service, watch)
-    except Problem as problem:
-        raise Problem(f"not all of {least} workers serve: {problem}") from problem
+    except CliError as error:
+        raise CliError(f"not all of the {minimum} workers are ready: {error}") from error
 
 
 def show(service: Service) -> None:
-    """Prints a table of the workers, and how long the queue is."""
-    model = _described(service)
+    """Print a table of the workers, and the length of the queue."""
+    model = _describe(service)
     table = Table("worker", "pid", "state", "memory", "age", "requests", "working", box=None, pad_edge=False)
     for column in table.columns[3:6]:
         column.justify = "right"
@@ -70,39 +76,39 @@ def show(service: Service) -> None:
         table.add_row(worker.id, *_row(service, worker))
     console.out.print(table)
     console.out.print(
-        f"{model.ready} of {model.wanted} ready, version {model.version}; "
-        f"queue: {model.queued} waiting, room for {model.room} more"
+        f"{model.ready} of {model.min_workers} ready, version {model.version}; "
+        f"queue: {model.queued} waiting, room for {model.queue_capacity} more"
     )
 
 
-def _described(service: Service) -> Model:
+def _describe(service: Service) -> Model:
     model = management.describe(service)
     if model is None:
-        raise Problem(f"TorchServe does not know {service.model}; see {service.logs}")
+        raise CliError(f"TorchServe has no model {service.model}; see {service.logs}")
     return model
 
 
 def _row(service: Service, worker: Worker) -> tuple[str, ...]:
-    """pid, state, memory, age, requests and since when it works."""
+    """Return the cells for pid, state, memory, age, number of requests, and how long it has been working."""
     try:
         process = psutil.Process(worker.pid)
         memory = f"{private_memory(process) / 1e6:.0f} MB"  # workers share 280 MB of libraries
-        age = _span(time.time() - process.create_time())
+        age = _format_duration(time.time() - process.create_time())
     except (psutil.NoSuchProcess, ValueError):
-        return "-", "gone; being started anew", "", "", "", ""
+        return "-", "ended; restarting", "", "", "", ""
     try:
-        requests, since = control.read_record(service.control, worker.pid)
+        requests, since = worker_control.read_record(service.control, worker.pid)
     except (OSError, struct.error):
         return str(worker.pid), "loading", memory, age, "", ""
-    working = f"for {_span(time.time() - since)}" if since else "no"
+    working = f"for {_format_duration(time.time() - since)}" if since else "no"
     return str(worker.pid), "ready" if worker.ready else "loading", memory, age, str(requests), working
 
 
-def _span(seconds: float) -> str:
-    """`0.3 s`, `45 s`, `12 min`, `3 h`, `8 days`."""
+def _format_duration(seconds: float) -> str:
+    """Format a duration: `0.3 s`, `45 s`, `12 min`, `3 h`, `8 days`."""
     if seconds < 10:
         return f"{max(0.0, seconds):.1f} s"
-    for size, unit, longest in ((1, "s", 120), (60, "min", 7200), (3600, "h", 172800)):
-        if seconds < longest:
+    for size, unit, limit in ((1, "s", 120), (60, "min", 7200), (3600, "h", 172800)):
+        if seconds < limit:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86400:.0f} days"

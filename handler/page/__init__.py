@@ -1,6 +1,7 @@
-"""The page for people: shown to a browser that opens the service's address, and with the answer when it posts a photo.
+"""The HTML page: a browser gets it at the service's address, and with result cards when it posts the form.
 
-With JavaScript page.js asks as any program does and shows the JSON; without it the form is posted, and answered here.
+With JavaScript, page.js sends API requests and renders the JSON. Without it, the browser posts the form, and this
+package renders the results.
 """
 
 import time
@@ -9,15 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from handler import imaging
-from handler.failures import Failure
-from handler.page import about, cards, negotiation
+from handler import decoding
+from handler.errors import RequestError
+from handler.page import model_info, negotiation, result_cards
+from handler.page.i18n import size, texts
 from handler.page.markup import Markup, data, element, fill, inline, join, policy
-from handler.page.wording import size, texts
 from handler.payload import wants_explanations
-from handler.protocols import Protocol, native
+from handler.protocols import ProtocolAdapter, native
 from handler.reply import Reply
-from handler.request import Outcome, Upload
+from handler.request import Upload
+from handler.results import Outcome
 from handler.settings import Settings
 
 _HEADERS = {
@@ -29,8 +31,8 @@ _HEADERS = {
 
 
 @dataclass(frozen=True)
-class Visitor:
-    """Whom a page is for: a key of negotiation.LANGUAGES, and where the page's form goes."""
+class PageContext:
+    """What a page depends on: its language, a key of negotiation.LANGUAGES, and its form's action URL."""
 
     language: str
     action: str
@@ -38,124 +40,131 @@ class Visitor:
 
 @dataclass(frozen=True)
 class Page:
-    """The page of one loaded model: its card, what answers say of it, and the settings that it answers with."""
+    """The page of one loaded model.
+
+    model: its name, version, weights and precision, as responses contain them.
+    """
 
     card: Mapping[str, Any]
     model: Mapping[str, str]
     settings: Settings
 
-    def instead_of_an_answer(self, headers: Mapping[str, str]) -> Reply | None:
-        """The page, if a browser asks without an image. headers: by lower-case name."""
-        return self.reply(self._visitor(headers)) if negotiation.wants_page(headers) else None
+    def negotiate(self, headers: Mapping[str, str]) -> Reply | None:
+        """Return the page for a browser's request without an image, or None. headers: by lower-case name."""
+        return self.reply(self._context(headers)) if negotiation.wants_page(headers) else None
 
-    def protocol(self, headers: Mapping[str, str]) -> Protocol | None:
-        """How the form that a browser posts is read and refused; None for any other request."""
+    def protocol(self, headers: Mapping[str, str]) -> ProtocolAdapter | None:
+        """Return the protocol of a form that a browser posts, or None for any other request."""
         is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
         if not is_form or not negotiation.wants_page(headers):
             return None
-        visitor = self._visitor(headers)
-        words = texts(visitor.language)
-        return Protocol(
+        context = self._context(headers)
+        words = texts(context.language)
+        return ProtocolAdapter(
             "page",
-            read=lambda payload, settings: Posted(native.read(payload, settings), self, visitor),
-            # Where it was seen is shown by page.js alone: a form at that address is answered like any other.
-            explain=lambda payload, settings, _: Posted(native.read(payload, settings), self, visitor),
-            refusal=lambda failure: self.reply(visitor, [cards.refused(words, failure)], failure.code.status),
+            read=lambda payload, settings: FormRequest(native.read(payload, settings), self, context),
+            # Only page.js shows explanations, so a form posted to /explanations gets the normal page.
+            explain=lambda payload, settings, _: FormRequest(native.read(payload, settings), self, context),
+            refusal=lambda error: self.reply(context, [result_cards.refused(words, error)], error.code.status),
         )
 
-    def reply(self, visitor: Visitor, answers: Sequence[Markup] = (), status: int = 200) -> Reply:
-        """The page with these cards on it."""
-        body = self._document(visitor, answers).encode()
-        more = {"Content-Language": negotiation.LANGUAGES[visitor.language]}
-        return Reply(body, status, content_type="text/html; charset=utf-8", headers=_HEADERS | more)
+    def reply(self, context: PageContext, cards: Sequence[Markup] = (), status: int = 200) -> Reply:
+        """Return the page with these result cards."""
+        body = self._document(context, cards).encode()
+        language = {"Content-Language": negotiation.LANGUAGES[context.language]}
+        return Reply(body, status, content_type="text/html; charset=utf-8", headers=_HEADERS | language)
 
-    def _visitor(self, headers: Mapping[str, str]) -> Visitor:
-        # TorchServe does not say under which address a page was asked for, but whether under that of explanations.
-        own = f"/predictions/{quote(self.model['name'], safe='')}" if wants_explanations(headers) else ""
-        return Visitor(negotiation.language(headers), f"{own}#results")
+    def _context(self, headers: Mapping[str, str]) -> PageContext:
+        # TorchServe does not tell the handler the request's path, only whether it is /explanations.
+        path = f"/predictions/{quote(self.model['name'], safe='')}" if wants_explanations(headers) else ""
+        return PageContext(negotiation.language(headers), f"{path}#results")
 
-    def _document(self, visitor: Visitor, answers: Sequence[Markup]) -> Markup:
-        language = visitor.language
+    def _document(self, context: PageContext, cards: Sequence[Markup]) -> Markup:
+        language = context.language
         words = texts(language)
         limit = size(self.settings.max_request_bytes)
         untrained = self.model["weights"] == "untrained"
-        changing = {
+        values = {
             "lang": negotiation.LANGUAGES[language],
-            "state": "answered" if answers else "",
-            "action": visitor.action,
+            "state": "answered" if cards else "",
+            "action": context.action,
             "banner": element("p", words["untrained"], class_="banner") if untrained else "",
             "tagline": words["tagline"].format(classes=f"{self.card['classes']['count']:,}"),
-            "limits": words["limits"].format(formats=imaging.ACCEPTED.replace(" or ", ", "), limit=limit),
-            "cards": join(answers),
-            "about_rows": about.rows(self.card, self.model, self.settings.min_probability, words),
-            "card_template": cards.blank(words),
-            "class_template": cards.blank_class(),
+            "limits": words["limits"].format(formats=decoding.ACCEPTED.replace(" or ", ", "), limit=limit),
+            "cards": join(cards),
+            "about_rows": model_info.rows(self.card, self.model, self.settings.min_probability, words),
+            "card_template": result_cards.blank(words),
+            "class_template": result_cards.blank_class(),
             "facts": data(self._facts(words, limit)),
         }
-        return fill("page.html", style=inline("page.css"), script=inline("page.js"), **{**words, **changing})
+        return fill("page.html", style=inline("page.css"), script=inline("page.js"), **{**words, **values})
 
     def _facts(self, words: Mapping[str, str], limit: str) -> dict[str, object]:
-        """What page.js has to know."""
+        """Return the data that page.js needs."""
         return {
             "texts": {**words, "limit": limit},
             "limit": self.settings.max_request_bytes,
-            "least": self.settings.min_probability,
+            "minimum": self.settings.min_probability,
             "model": self.model["name"],
         }
 
 
 @dataclass(frozen=True)
-class Posted:
-    """A form's post: a request of our own protocol, answered with a page."""
+class FormRequest:
+    """A posted form: a native request that is answered with the page."""
 
-    asked: native.Request
+    native_request: native.NativeRequest
     page: Page
-    visitor: Visitor
+    context: PageContext
     started: float = field(default_factory=time.perf_counter)
 
     @property
     def uploads(self) -> Sequence[Upload]:
-        """The images in the order sent."""
-        return self.asked.uploads
+        """Return the images in the order sent."""
+        return self.native_request.uploads
 
     @property
     def top_k(self) -> int:
-        """How many classes a card lists."""
-        return self.asked.top_k
+        """Return the number of classes that a card lists."""
+        return self.native_request.top_k
 
     @property
     def min_probability(self) -> float:
-        """From where on a photo counts as recognized."""
-        return self.asked.min_probability
+        """Return the best class's minimum probability, in 0..1, for a photo to be recognized."""
+        return self.native_request.min_probability
 
     @property
-    def why(self) -> None:
-        """A page shows explanations by its script, which asks for them as any program does."""
+    def explain_options(self) -> None:
+        """Return None: page.js requests explanations from the API."""
         return None
 
     @property
     def shown(self) -> int:
-        """A card shows its photo."""
-        return cards.SHOWN
+        """Return the longer side in pixels of the photo on a card."""
+        return result_cards.SHOWN
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
-        """A card an image. Raises the Failure of an only image."""
-        if len(outcomes) == 1 and isinstance(outcomes[0], Failure):
+        """Return the page with one card per image.
+
+        Raises:
+            RequestError: the error of a single image.
+        """
+        if len(outcomes) == 1 and isinstance(outcomes[0], RequestError):
             raise outcomes[0]
         pairs = zip(self.uploads, outcomes, strict=True)
-        return self.page.reply(self.visitor, [self._card(upload, outcome, model) for upload, outcome in pairs])
+        return self.page.reply(self.context, [self._card(upload, outcome, model) for upload, outcome in pairs])
 
     def _card(self, upload: Upload, outcome: Outcome, model: Mapping[str, str]) -> Markup:
-        words = texts(self.visitor.language)
+        words = texts(self.context.language)
         name = upload.name or "" if len(self.uploads) > 1 else ""
-        if isinstance(outcome, Failure):
-            return cards.refused(words, outcome, name)
-        return cards.answered(
+        if isinstance(outcome, RequestError):
+            return result_cards.refused(words, outcome, name)
+        return result_cards.classified(
             words,
             outcome,
-            least=self.asked.options.min_probability,
+            min_probability=self.native_request.options.min_probability,
             name=name,
-            photo=cards.to_data_url(outcome.shown) if outcome.shown else "",
+            photo=result_cards.to_data_url(outcome.shown) if outcome.shown else "",
             seconds=time.perf_counter() - self.started,
-            behind=native.result(outcome, self.asked.options, model),
+            answer=native.result(outcome, self.native_request.options, model),
         )

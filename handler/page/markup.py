@@ -1,4 +1,4 @@
-"""HTML from the templates beside this module: whatever is filled in is escaped, unless it is markup already."""
+"""Render the HTML templates in this folder. Values are escaped unless they are Markup."""
 
 import base64
 import hashlib
@@ -13,48 +13,48 @@ _FOLDER = Path(__file__).parent
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is already HTML and is not escaped again."""
 
 
 def fill(template: str, **values: str) -> Markup:
-    """The template file of that name, its $places taken by the values."""
+    """Render a template file: replace its $placeholders by the values."""
     return Markup(_template(template).substitute({name: escape(value) for name, value in values.items()}))
 
 
 def element(tag: str, content: str, **named: str) -> Markup:
-    """One element with these attributes."""
+    """Return one element with these attributes."""
     return Markup(f"<{tag}{attributes(**named)}>{escape(content)}</{tag}>")
 
 
 def attributes(**named: str) -> Markup:
-    """Attributes as they stand in a tag; `class_` is class."""
+    """Return attributes for a tag; `class_` becomes class."""
     return Markup("".join(f' {name.rstrip("_")}="{html.escape(value)}"' for name, value in named.items()))
 
 
 def join(parts: Iterable[Markup]) -> Markup:
-    """One after the other."""
+    """Concatenate the parts."""
     return Markup("".join(parts))
 
 
 def escape(text: str) -> Markup:
-    """The text as HTML, for content and for quoted attributes; markup as it is."""
+    """Escape text for content and quoted attributes; return Markup unchanged."""
     return text if isinstance(text, Markup) else Markup(html.escape(text))
 
 
 def data(content: object) -> Markup:
-    """JSON for a script element, which no text in it can end."""
+    """Encode JSON for a script element, so that no text in it can close the element."""
     return Markup(json.dumps(content, allow_nan=False, ensure_ascii=False).replace("<", "\\u003c"))
 
 
 @cache
 def inline(name: str) -> Markup:
-    """A file of ours to stand in a style or script element."""
+    """Return the content of a file in this folder for a style or script element."""
     return Markup("\n" + (_FOLDER / name).read_text(encoding="utf-8"))
 
 
 @cache
 def policy() -> str:
-    """The Content-Security-Policy: our one style and our one script, photos from memory, requests to this service."""
+    """Return the Content-Security-Policy: the page's style and script, data: and blob: images, this service's API."""
     rules = {
         "default-src": "'none'",
         "script-src": _source(inline("page.js")),

@@ -1,28 +1,28 @@
 "use strict";
-// Whatever a person or the service supplies goes into the page by textContent and attributes, never as HTML.
+// Insert text from users and the service only through textContent and attributes, never as HTML.
 
-const { texts, limit, least, model } = JSON.parse(byId("facts").textContent);
-const AT_ONCE = 2; // requests under way; more would only fill the service's queue
-const SHORT_SIDE = 1024; // pixels, of a photo too large to send; the network looks at 255
-const LONGEST_SIDE = 8192; // pixels that every browser's canvas can hold
-const FRAMING = 1024; // bytes that a form takes beside its file and the class's name
+const { texts, limit, minimum, model } = JSON.parse(byId("facts").textContent);
+const MAX_CONCURRENT = 2; // requests; more would only fill the service's queue
+const SHORT_SIDE = 1024; // pixels; a photo that is too large to send is scaled down to this, and the network needs 255
+const LONGEST_SIDE = 8192; // pixels; every browser's canvas supports this
+const FRAMING = 1024; // bytes of a form in addition to its file and the class id
 const ADDRESS = location.pathname.replace("/explanations/", "/predictions/");
 const EXPLANATIONS = ADDRESS.includes("/predictions/")
   ? ADDRESS.replace("/predictions/", "/explanations/")
   : `/explanations/${model}`;
 
-let token = ""; // kept nowhere else
+let token = ""; // kept only in memory
 let tokenAsked = null;
-let tokenDeclined = false; // until a person asks for something anew
+let tokenDeclined = false; // until the user's next action
 const waiting = [];
 let running = 0;
-const progress = { done: 0, all: 0 }; // photos asked about since all were answered last
+const progress = { done: 0, all: 0 }; // photos of the current round, which ends when all have an answer
 
-/** Why a photo has no answer. own: the service's own words, which are English. */
-class Problem extends Error {
-  constructor(message, { own = false, code = "", title = texts.failed, answer = null } = {}) {
+/** The reason why a photo has no answer. fromService: the message is the service's, in English. */
+class AnswerError extends Error {
+  constructor(message, { fromService = false, code = "", title = texts.failed, answer = null } = {}) {
     super(message);
-    Object.assign(this, { own, code, title, answer });
+    Object.assign(this, { fromService, code, title, answer });
   }
 }
 
@@ -42,7 +42,7 @@ function forPeople(label) {
   return label.replaceAll("_", " ");
 }
 
-/** Names of classes are English; of one that cannot be, nobody has said what it is. */
+/** Returns en for ASCII class names; the language of other names is unknown. */
 function language(name) {
   return /^\p{ASCII}*$/u.test(name) ? "en" : "";
 }
@@ -51,7 +51,7 @@ function announce(text) {
   byId("status").textContent = text;
 }
 
-/** What became of a photo. Of several at once only the last may be heard: so how many there are is told, too. */
+/** Announces a photo's result with a count, because screen readers may skip all but the last of several. */
 function announceResult(card, text) {
   progress.done += 1;
   const { done, all } = progress;
@@ -59,9 +59,9 @@ function announceResult(card, text) {
   if (done === all) Object.assign(progress, { done: 0, all: 0 });
 }
 
-// Asking
+// Requests
 
-/** The service's answer, and how many seconds it took; asks for a token where one is wanted. */
+/** Returns the service's answer and its duration in seconds. Prompts for a token if the service requires one. */
 async function ask(path, body) {
   for (;;) {
     const used = token;
@@ -69,35 +69,35 @@ async function ask(path, body) {
     const response = await post(path, body, used);
     const answer = await response.json().catch(() => null);
     if (response.ok && answer?.success) return { answer, seconds: (performance.now() - started) / 1000 };
-    const locked = response.status === 401 || answer?.type === "InvalidKeyException"; // the front's word, TorchServe's
+    const locked = response.status === 401 || answer?.type === "InvalidKeyException"; // from the gateway or from TorchServe
     if (!locked || !(await askForToken(used))) throw refusal(response, answer);
   }
 }
 
 async function post(path, body, bearer) {
-  // A form's type names its boundary, which the browser alone knows.
+  // Only the browser can set a form's type, because it contains the boundary.
   const type = body instanceof FormData ? {} : { "Content-Type": "application/octet-stream" };
   const authorization = bearer ? { Authorization: `Bearer ${bearer}` } : {};
   const headers = { Accept: "application/json", ...type, ...authorization };
   try {
     return await fetch(path, { method: "POST", body, headers });
   } catch {
-    throw new Problem(texts.unreachable);
+    throw new AnswerError(texts.unreachable);
   }
 }
 
 function refusal(response, answer) {
   const message = answer?.error?.message ?? answer?.message;
-  const title = answer?.error ? texts.refused : texts.failed; // TorchServe's own refusals have another shape
-  if (message) return new Problem(message, { own: true, code: answer.error?.code, title, answer });
-  return response.status === 413 ? tooLarge() : new Problem(`${texts.unreachable} (HTTP ${response.status})`);
+  const title = answer?.error ? texts.refused : texts.failed; // TorchServe's own errors have another shape
+  if (message) return new AnswerError(message, { fromService: true, code: answer.error?.code, title, answer });
+  return response.status === 413 ? tooLarge() : new AnswerError(`${texts.unreachable} (HTTP ${response.status})`);
 }
 
 function tooLarge() {
-  return new Problem(fill(texts.too_large, { limit: texts.limit }), { title: texts.refused });
+  return new AnswerError(fill(texts.too_large, { limit: texts.limit }), { title: texts.refused });
 }
 
-/** Whether there is now another token than the one used in vain, or a promise of it; all requests share one question. */
+/** Returns whether there is a newer token than the rejected one, or a promise of it. All requests share one prompt. */
 function askForToken(used) {
   if (token !== used) return true;
   if (tokenDeclined) return false;
@@ -111,7 +111,7 @@ function openTokenDialog(used) {
   input.value = "";
   dialog.returnValue = "";
   dialog.showModal();
-  // In the open dialog, so that it is read out.
+  // Set after the dialog is open, so that screen readers read it.
   dialog.querySelector(".wrong").textContent = used ? texts.token_wrong : "";
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(takeToken(dialog, input)), { once: true });
@@ -134,7 +134,7 @@ function enqueue(job) {
 }
 
 function startNext() {
-  while (running < AT_ONCE && waiting.length) {
+  while (running < MAX_CONCURRENT && waiting.length) {
     running += 1;
     waiting.shift()().finally(() => {
       running -= 1;
@@ -143,28 +143,28 @@ function startNext() {
   }
 }
 
-/** What is sent of a file: the file itself, and only if that is too large, a smaller picture of it. */
+/** Returns the upload for a file: the file itself or, if it is too large, a scaled-down image. */
 async function prepare(file) {
   await file.slice(0, 1).arrayBuffer().catch(() => {
-    throw new Problem(texts.unreadable); // a folder, or a file that is gone
+    throw new AnswerError(texts.unreadable); // a folder, or a deleted file
   });
   return file.size <= limit ? file : scaleDown(file);
 }
 
 async function scaleDown(file) {
-  const picture = await createImageBitmap(file).catch(() => {
+  const bitmap = await createImageBitmap(file).catch(() => {
     throw tooLarge();
   });
-  const { width, height } = picture;
+  const { width, height } = bitmap;
   const scale = Math.min(1, SHORT_SIDE / Math.min(width, height), LONGEST_SIDE / Math.max(width, height));
   const canvas = document.createElement("canvas");
   [canvas.width, canvas.height] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
   const context = canvas.getContext("2d");
-  context.fillStyle = "white"; // as the service does with transparency
+  context.fillStyle = "white"; // the service also puts transparency over white
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
-  context.drawImage(picture, 0, 0, canvas.width, canvas.height);
-  picture.close();
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
   const smaller = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
   if (!smaller || smaller.size > limit) throw tooLarge();
   return smaller;
@@ -179,8 +179,8 @@ async function classify(card) {
     const { answer, seconds } = await ask(ADDRESS, card.body);
     put(card, ".time", fill(texts.seconds, { seconds: seconds.toFixed(2) }));
     showAnswer(card, answer);
-  } catch (problem) {
-    showProblem(card, problem);
+  } catch (error) {
+    showAnswerError(card, error);
   }
 }
 
@@ -208,7 +208,7 @@ function add(files) {
   begin(...cards);
 }
 
-/** A person asks about photos. */
+/** Starts to classify photos after a user's action. */
 function begin(...cards) {
   tokenDeclined = false;
   progress.all += cards.length;
@@ -217,7 +217,7 @@ function begin(...cards) {
 
 function makeCard(file) {
   const element = byId("card").content.firstElementChild.cloneNode(true);
-  const card = { file, element, preview: URL.createObjectURL(file), seen: new Map() };
+  const card = { file, element, preview: URL.createObjectURL(file), overlays: new Map() };
   state(card, "waiting");
   put(card, ".file", file.name);
   put(card, ".best", texts.waiting);
@@ -242,16 +242,16 @@ function showPreview(card) {
 }
 
 function showAnswer(card, answer) {
-  const known = answer.recognized;
+  const { recognized } = answer;
   const best = forPeople(answer.class_name);
-  state(card, known ? "known" : "unknown");
-  put(card, ".best", known ? best : texts.unknown, known ? language(best) : "");
-  put(card, ".message", known ? "" : fill(texts.below, { least: percent(least) }));
+  state(card, recognized ? "known" : "unknown");
+  put(card, ".best", recognized ? best : texts.unknown, recognized ? language(best) : "");
+  put(card, ".message", recognized ? "" : fill(texts.below, { minimum: percent(minimum) }));
   put(card, "pre", JSON.stringify(answer, null, 2), "en");
   const rows = answer.predictions.map((prediction) => makeRow(card, prediction));
   card.element.querySelector(".classes").replaceChildren(...rows);
-  const share = known ? `, ${percent(answer.predictions[0].probability)}` : "";
-  announceResult(card, `${known ? best : texts.unknown}${share}`);
+  const share = recognized ? `, ${percent(answer.predictions[0].probability)}` : "";
+  announceResult(card, `${recognized ? best : texts.unknown}${share}`);
 }
 
 function makeRow(card, { class_id: id, label, probability }) {
@@ -269,16 +269,16 @@ function makeRow(card, { class_id: id, label, probability }) {
   return row;
 }
 
-function showProblem(card, problem) {
-  const known = problem instanceof Problem;
-  state(card, problem.code ? "refused" : "failed");
-  put(card, ".best", known ? problem.title : texts.failed);
-  put(card, ".message", problem.message, known && !problem.own ? "" : "en");
-  put(card, "pre", problem.answer ? JSON.stringify(problem.answer, null, 2) : "", "en");
-  announceResult(card, problem.message);
+function showAnswerError(card, error) {
+  const isExpected = error instanceof AnswerError;
+  state(card, error.code ? "refused" : "failed");
+  put(card, ".best", isExpected ? error.title : texts.failed);
+  put(card, ".message", error.message, isExpected && !error.fromService ? "" : "en");
+  put(card, "pre", error.answer ? JSON.stringify(error.answer, null, 2) : "", "en");
+  announceResult(card, error.message);
 }
 
-// Where a class was seen
+// Explanations
 
 async function toggle(card, button, id, name) {
   const isPressed = () => button.getAttribute("aria-pressed") === "true";
@@ -289,45 +289,45 @@ async function toggle(card, button, id, name) {
   button.setAttribute("aria-busy", "true");
   tokenDeclined = false;
   try {
-    const picture = await explain(card, id);
-    if (isPressed()) showSeen(card, picture, name);
-  } catch (problem) {
-    if (!isPressed()) return; // by now another one is, or none
+    const overlay = await explain(card, id);
+    if (isPressed()) showOverlay(card, overlay, name);
+  } catch (error) {
+    if (!isPressed()) return; // the user has pressed another button, or this one again
     button.setAttribute("aria-pressed", "false");
     showPreview(card);
-    put(card, ".seen", problem.message, problem.own ? "en" : "");
-    announce(problem.message);
+    put(card, ".seen", error.message, error.fromService ? "en" : "");
+    announce(error.message);
   } finally {
     button.removeAttribute("aria-busy");
   }
 }
 
-/** Asks once, however often it is called; after a failure anew. */
+/** Returns a class's overlay as a data URL. Requests it once; after an error, the next call requests it again. */
 function explain(card, id) {
-  if (!card.seen.has(id)) {
-    const picture = askWhere(card, id);
-    picture.catch(() => card.seen.delete(id));
-    card.seen.set(id, picture);
+  if (!card.overlays.has(id)) {
+    const overlay = requestOverlay(card, id);
+    overlay.catch(() => card.overlays.delete(id));
+    card.overlays.set(id, overlay);
   }
-  return card.seen.get(id);
+  return card.overlays.get(id);
 }
 
-async function askWhere(card, id) {
+async function requestOverlay(card, id) {
   const fits = card.body.size + new Blob([id]).size + FRAMING <= limit;
-  const form = new FormData(); // a header holds no name but in Latin letters
+  const form = new FormData(); // unlike a header, it supports names that are not Latin-1
   form.append("target", id);
   form.append("overlays", "picture");
   form.append("file", fits ? card.body : await scaleDown(card.body), "photo");
   const { answer } = await ask(EXPLANATIONS, form);
-  const found = answer.explanations?.find((explanation) => explanation.class_id === id);
-  if (!found) throw new Problem(texts.failed);
-  return `data:image/png;base64,${found.picture}`;
+  const explanation = answer.explanations?.find(({ class_id: other }) => other === id);
+  if (!explanation) throw new AnswerError(texts.failed);
+  return `data:image/png;base64,${explanation.picture}`;
 }
 
-function showSeen(card, picture, name) {
+function showOverlay(card, overlay, name) {
   const image = card.element.querySelector("img");
   card.element.classList.remove("blind");
-  image.src = picture;
+  image.src = overlay;
   image.alt = fill(texts.seen, { label: name });
   put(card, ".seen", image.alt);
   announce(image.alt);
@@ -335,21 +335,21 @@ function showSeen(card, picture, name) {
 
 // Copying
 
-function quoted(word) {
+function shellQuote(word) {
   return `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 function asCurl(name) {
   const path = name.startsWith("-") ? `./${name}` : name;
-  const plain = /[[\]{}]/.test(path) ? ["--globoff"] : []; // brackets and braces mean several files to curl
+  const noGlob = /[[\]{}]/.test(path) ? ["--globoff"] : []; // curl would expand brackets and braces
   const authorization = token ? ["-H", '"Authorization: Bearer $TOKEN"'] : [];
-  return ["curl", ...plain, ...authorization, "-T", quoted(path), quoted(location.origin + ADDRESS)].join(" ");
+  return ["curl", ...noGlob, ...authorization, "-T", shellQuote(path), shellQuote(location.origin + ADDRESS)].join(" ");
 }
 
 async function copy(card, button) {
   const command = asCurl(card.file.name);
   try {
-    await navigator.clipboard.writeText(command); // there is none but on https and loopback
+    await navigator.clipboard.writeText(command); // exists only on https and loopback
     button.textContent = texts.copied;
     announce(texts.copied);
     setTimeout(() => (button.textContent = texts.curl), 2000);
@@ -359,7 +359,7 @@ async function copy(card, button) {
   }
 }
 
-// Ways in
+// Input
 
 function listenTo(input) {
   input.addEventListener("change", () => {
@@ -367,7 +367,8 @@ function listenTo(input) {
     input.value = ""; // so that the same file can be chosen again
   });
   input.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter") return; // which would post the form; it looks like a button, and those take both keys
+    if (event.key !== "Enter") return;
+    // Enter would post the form, but the input looks like a button, so Enter must open the file dialog.
     event.preventDefault();
     input.click();
   });

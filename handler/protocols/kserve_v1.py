@@ -1,4 +1,4 @@
-"""KServe's v1 protocol, which is TensorFlow Serving's: `instances` in, as many `predictions` out.
+"""KServe's v1 protocol, the same as TensorFlow Serving's: takes `instances`, returns as many `predictions`.
 
 https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protocol
 """
@@ -6,99 +6,104 @@ https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protoc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from handler import encoding
-from handler.failures import Code, Failure
-from handler.labels import ClassIndex
+from handler import json_images
+from handler.errors import ErrorCode, RequestError
+from handler.options import ExplainOptions, Options, read_document_parameters
 from handler.payload import EXPLAINING, Document
 from handler.protocols import native
+from handler.ranking import ClassIndex
 from handler.reply import Reply, document
-from handler.request import (
-    Content,
-    Options,
-    Outcome,
-    Upload,
-    Why,
-    check_count,
-    check_pictures,
-    read_document_parameters,
-)
+from handler.request import Content, Upload, check_count, check_overlays
+from handler.results import Outcome
 from handler.settings import Settings
 
 _NAMES = ("image", "image_bytes", "data")
 
 
 @dataclass(frozen=True)
-class Request:
+class KServeV1Request:
     """A list of instances."""
 
     uploads: Sequence[Upload]
     options: Options
-    why: Why | None = None
+    explain_options: ExplainOptions | None = None
 
     @property
     def top_k(self) -> int:
-        """How many classes the answer lists."""
+        """Return the number of classes that the answer lists."""
         return self.options.top_k
 
     @property
     def min_probability(self) -> float:
-        """From where on an image counts as recognized."""
+        """Return the best class's minimum probability, in 0..1, for an image to be recognized."""
         return self.options.min_probability
 
     @property
     def shown(self) -> int | None:
-        """An explanation's whole picture."""
-        return self.why.shown if self.why else None
+        """Return the longer side in pixels of the whole-image overlay, or None without one."""
+        return self.explain_options.shown if self.explain_options else None
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
-        """One prediction an instance, a failed one being an error in its place; and as many explanations."""
+        """Return one prediction per instance or its error, and as many explanations if requested."""
         answer = {"predictions": [native.result(outcome, self.options, model) for outcome in outcomes]}
-        if self.why:
+        if self.explain_options:
             answer["explanations"] = [native.explained(outcome) for outcome in outcomes]
         return document(answer)
 
 
-def read(payload: Document, settings: Settings) -> Request:
-    """Raises Failure: bad_json, bad_option, too_many_images, no_image."""
+def read(payload: Document, settings: Settings) -> KServeV1Request:
+    """Read a list of instances.
+
+    Raises:
+        RequestError: bad_json, bad_option, too_many_images.
+    """
     content, instances = _instances(payload, settings)
     options = read_document_parameters(content, payload.options, native.OPTIONS)
-    return Request([Upload(_read_instance(instance)) for instance in instances], Options.read(options, settings))
+    return KServeV1Request(
+        [Upload(_read_instance(instance)) for instance in instances], Options.read(options, settings)
+    )
 
 
-def explain(payload: Document, settings: Settings, classes: ClassIndex) -> Request:
-    """The same with explanations. Raises answer_too_large for too many pictures, too."""
+def explain(payload: Document, settings: Settings, classes: ClassIndex) -> KServeV1Request:
+    """Read a list of instances with options for explanations.
+
+    Raises:
+        RequestError: bad_json, bad_option, too_many_images, answer_too_large.
+    """
     content, instances = _instances(payload, settings)
     options = read_document_parameters(content, payload.options, EXPLAINING)
-    why = Why.read(options, classes)
+    explain_options = ExplainOptions.read(options, classes)
     uploads = [Upload(_read_instance(instance)) for instance in instances]
-    check_pictures(uploads, why)
-    return Request(uploads, Options.read(options, settings), why)
+    check_overlays(uploads, explain_options)
+    return KServeV1Request(uploads, Options.read(options, settings), explain_options)
 
 
 def _instances(payload: Document, settings: Settings) -> tuple[Mapping[str, object], list[object]]:
     content = payload.content
-    assert isinstance(content, Mapping)  # else it would not have been recognized
+    assert isinstance(content, Mapping)  # ensured by detect_protocol()
     instances = content["instances"]
     if not isinstance(instances, list) or not instances:
-        raise Failure(Code.BAD_JSON, '"instances" must be a list with one entry an image: [{"b64": "<base64>"}, …]')
+        raise RequestError(
+            ErrorCode.BAD_JSON, '"instances" must be a list with one entry per image: [{"b64": "<base64>"}, …]'
+        )
     check_count(len(instances), settings)
     return content, instances
 
 
-def refuse(failure: Failure) -> Reply:
-    """The protocol's error is a string; our code stands beside it."""
-    return document({"error": failure.message, "code": failure.code.value}, failure.code.status)
+def refuse(error: RequestError) -> Reply:
+    """Return the protocol's error response: a string under "error", and our code beside it."""
+    return document({"error": error.message, "code": error.code.value}, error.code.status)
 
 
-def _read_instance(instance: object) -> Content | Failure:
+def _read_instance(instance: object) -> Content | RequestError:
     try:
         return _read_value(_unwrap(instance))
-    except Failure as failure:
-        return failure
+    except RequestError as error:
+        return error
 
 
 def _unwrap(instance: object) -> object:
-    """{"b64": x}, {"image": x}, {"image": {"b64": x}} and x itself → x."""
+    """Return x from {"b64": x}, {"image": x}, {"image": {"b64": x}} or x itself."""
     for names in (_NAMES, ("b64",)):
         if isinstance(instance, Mapping) and len(instance) == 1 and next(iter(instance)) in names:
             (instance,) = instance.values()
@@ -107,11 +112,11 @@ def _unwrap(instance: object) -> object:
 
 def _read_value(value: object) -> Content:
     if isinstance(value, str):
-        return encoding.from_base64(value)
+        return json_images.from_base64(value)
     if isinstance(value, list):
-        return encoding.to_tensor(value)
-    raise Failure(
-        Code.BAD_JSON,
+        return json_images.to_tensor(value)
+    raise RequestError(
+        ErrorCode.BAD_JSON,
         'an instance must be {"b64": "<base64 of an image>"}, the same under "image", "image_bytes" or "data", the '
         "base64 text alone, or a preprocessed image as 3 × 224 × 224 nested numbers",
     )

@@ -1,24 +1,17 @@
-"""Our own answers, a superset of the Flask and Keras tutorials': one object for one image, `results` for several."""
+"""The native protocol, a superset of the Flask and Keras tutorials': one object for one image, or `results`."""
 
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from handler.accept import qualities
-from handler.failures import Code, Failure
-from handler.labels import ClassIndex, Prediction
+from handler.errors import ErrorCode, RequestError
+from handler.options import ExplainOptions, Options, read_parameters
 from handler.payload import EXPLAINING, Images
+from handler.ranking import ClassIndex, Prediction
 from handler.reply import Reply, document
-from handler.request import (
-    Explanation,
-    Options,
-    Outcome,
-    Upload,
-    Why,
-    check_count,
-    check_pictures,
-    read_parameters,
-)
+from handler.request import Upload, check_count, check_overlays
+from handler.results import Explanation, Outcome
 from handler.settings import Settings
 
 OPTIONS = ("top_k", "min_probability")
@@ -26,34 +19,38 @@ PNG = "image/png"
 
 
 @dataclass(frozen=True)
-class Request:
-    """One or several encoded images."""
+class NativeRequest:
+    """One or several uploads."""
 
     uploads: Sequence[Upload]
     options: Options
-    why: Why | None = None
+    explain_options: ExplainOptions | None = None
 
     @property
     def top_k(self) -> int:
-        """How many classes the answer lists."""
+        """Return the number of classes that the answer lists."""
         return self.options.top_k
 
     @property
     def min_probability(self) -> float:
-        """From where on an image counts as recognized."""
+        """Return the best class's minimum probability, in 0..1, for an image to be recognized."""
         return self.options.min_probability
 
     @property
     def shown(self) -> int | None:
-        """An explanation's whole picture."""
-        return self.why.shown if self.why else None
+        """Return the longer side in pixels of the whole-image overlay, or None without one."""
+        return self.explain_options.shown if self.explain_options else None
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
-        """An object, or a list of results with their parts' names. Raises the Failure of an only image."""
+        """Return one object for one image, or a list of results with the names of their form parts.
+
+        Raises:
+            RequestError: the error of a single image.
+        """
         if len(outcomes) == 1:
-            if isinstance(outcomes[0], Failure):
+            if isinstance(outcomes[0], RequestError):
                 raise outcomes[0]
-            if self.why and self.why.png:
+            if self.explain_options and self.explain_options.png:
                 return _png(outcomes[0].explanations[0])
             return document(self._result(outcomes[0], model))
         pairs = zip(self.uploads, outcomes, strict=True)
@@ -61,50 +58,58 @@ class Request:
         return document({"success": True, "results": results})
 
     def _result(self, outcome: Outcome, model: Mapping[str, str]) -> dict[str, object]:
-        said = result(outcome, self.options, model)
-        return said | explained(outcome) if self.why else said
+        prediction = result(outcome, self.options, model)
+        return prediction | explained(outcome) if self.explain_options else prediction
 
 
-def read(payload: Images, settings: Settings) -> Request:
-    """Every part is an image. Raises Failure: too_many_images, bad_option."""
+def read(payload: Images, settings: Settings) -> NativeRequest:
+    """Read a request in which every part is an image.
+
+    Raises:
+        RequestError: too_many_images, bad_option.
+    """
     options = Options.read(read_parameters(None, payload.options, OPTIONS), settings)
-    return Request(_uploads(payload, settings), options)
+    return NativeRequest(_uploads(payload, settings), options)
 
 
-def explain(payload: Images, settings: Settings, classes: ClassIndex) -> Request:
-    """The same with explanations; as a PNG where the client names that and no JSON.
+def explain(payload: Images, settings: Settings, classes: ClassIndex) -> NativeRequest:
+    """Read a request with options for explanations. The answer is a PNG if Accept names PNG and not JSON.
 
-    Raises Failure, answer_too_large for too many pictures.
+    Raises:
+        RequestError: too_many_images, bad_option, answer_too_large.
     """
     png = _wants_png(payload.accept)
     if png and len(payload.parts) > 1:
-        raise Failure(Code.TOO_MANY_IMAGES, "a PNG shows one image; send one at a time, or ask for JSON")
+        raise RequestError(
+            ErrorCode.TOO_MANY_IMAGES,
+            f"the request has {len(payload.parts)} images; send one per request for a PNG, or accept JSON",
+        )
     options = read_parameters(None, payload.options, EXPLAINING)
-    why = Why.read(options, classes, png=png)
+    explain_options = ExplainOptions.read(options, classes, png=png)
     uploads = _uploads(payload, settings)
-    check_pictures(uploads, why)
-    return Request(uploads, Options.read(options, settings), why)
+    check_overlays(uploads, explain_options)
+    return NativeRequest(uploads, Options.read(options, settings), explain_options)
 
 
 def _wants_png(accept: str) -> bool:
-    named = {name for name, quality in qualities(accept).items() if quality > 0}
-    return PNG in named and not any("json" in name for name in named)
+    accepted = {name for name, quality in qualities(accept).items() if quality > 0}
+    return PNG in accepted and not any("json" in name for name in accepted)
 
 
 def _uploads(payload: Images, settings: Settings) -> list[Upload]:
     check_count(len(payload.parts), settings)
-    empty = Failure(Code.NO_IMAGE, "this part is empty; send the image's bytes in it, or leave it out")
+    empty = RequestError(ErrorCode.NO_IMAGE, "this part is empty; put the image's bytes in it, or remove it")
     return [Upload(content or empty, name) for name, content in payload.parts.items()]
 
 
-def refuse(failure: Failure) -> Reply:
-    """The answer to a request that failed as a whole."""
+def refuse(failure: RequestError) -> Reply:
+    """Return the error response of a whole request."""
     return document(error(failure), failure.code.status)
 
 
 def result(outcome: Outcome, options: Options, model: Mapping[str, str]) -> dict[str, object]:
-    """What is said of one image."""
-    if isinstance(outcome, Failure):
+    """Return one image's prediction or error as JSON."""
+    if isinstance(outcome, RequestError):
         return error(outcome)
     best = outcome.predictions[0]
     rows = [_row(prediction) for prediction in outcome.predictions]
@@ -119,8 +124,8 @@ def result(outcome: Outcome, options: Options, model: Mapping[str, str]) -> dict
 
 
 def explained(outcome: Outcome) -> dict[str, object]:
-    """What is said of where one image's classes were seen."""
-    if isinstance(outcome, Failure):
+    """Return one image's explanations or error as JSON."""
+    if isinstance(outcome, RequestError):
         return error(outcome)
     rows = [_explanation(explanation) for explanation in outcome.explanations]
     return {"success": True, "explanations": rows} | ({"crop": outcome.crop} if outcome.crop else {})
@@ -131,13 +136,13 @@ def _row(prediction: Prediction) -> dict[str, object]:
 
 
 def _explanation(explanation: Explanation) -> dict[str, object]:
-    pictures = {"overlay": explanation.overlay, "picture": explanation.picture}
+    images = {"overlay": explanation.overlay, "picture": explanation.picture}
     return {
         **_row(explanation.prediction),
         "logit": explanation.prediction.logit,
         "bias": explanation.bias,
         "map": explanation.map,
-        **{name: base64.b64encode(png).decode("ascii") for name, png in pictures.items() if png},
+        **{name: base64.b64encode(png).decode("ascii") for name, png in images.items() if png},
     }
 
 
@@ -145,6 +150,6 @@ def _png(explanation: Explanation) -> Reply:
     return Reply(explanation.overlay or explanation.picture or b"", content_type=PNG)
 
 
-def error(failure: Failure) -> dict[str, object]:
-    """A failure, of one image or of a request."""
+def error(failure: RequestError) -> dict[str, object]:
+    """Return an error, of one image or of a request, as JSON."""
     return {"success": False, "error": {"code": failure.code.value, "message": failure.message}}

@@ -1,7 +1,7 @@
-"""The Open Inference Protocol, also known as KServe v2: named tensors in, named tensors out.
+"""The Open Inference Protocol, also known as KServe v2: takes and returns named tensors.
 
 https://github.com/kserve/open-inference-protocol, with Triton's extensions for classification and binary tensor data.
-The network has one input, under any name: BYTES [N], encoded images, or FP32 [N, 3, 224, 224], preprocessed ones.
+The network has one input, of any name: BYTES [N], encoded images, or FP32 [N, 3, 224, 224], preprocessed images.
 """
 
 import math
@@ -12,35 +12,26 @@ from typing import Any, ClassVar
 
 import torch
 
-from handler import encoding
-from handler.failures import Code, Failure
-from handler.labels import Prediction
+from handler import json_images
+from handler.errors import ErrorCode, RequestError
+from handler.messages import quote_for_message
+from handler.options import Options, read_count, read_document_parameters, read_parameters
 from handler.payload import Document
 from handler.protocols import kserve_v1
+from handler.ranking import Prediction
 from handler.reply import Reply, encode
-from handler.request import (
-    Content,
-    Options,
-    Outcome,
-    Seen,
-    Upload,
-    check_count,
-    listed,
-    quoted,
-    read_count,
-    read_document_parameters,
-    read_parameters,
-)
+from handler.request import Content, Upload, check_count
+from handler.results import ImageResult, Outcome
 from handler.settings import Settings
 
-refuse = kserve_v1.refuse  # a string under "error", here too
+refuse = kserve_v1.refuse  # the error is a string, as in KServe v1
 
-# Datatype, and the dimensions of one image. BYTES [N, 1] is [N] with Triton's batch dimension.
-_INPUTS: tuple[tuple[str, list[int]], ...] = (("BYTES", []), ("BYTES", [1]), ("FP32", [*encoding.IMAGE_SHAPE]))
+# Datatype and shape of one image. Clients of Triton send BYTES as [N, 1], with a batch dimension.
+_INPUTS: tuple[tuple[str, list[int]], ...] = (("BYTES", []), ("BYTES", [1]), ("FP32", [*json_images.IMAGE_SHAPE]))
 _PARAMETERS = ("top_k", "min_probability", "classification", "binary_data_output")
 _OUTPUT_PARAMETERS = ("classification", "binary_data")
 _CLASSIFIED = "probabilities"
-# Each output of the best classes: its datatype, and its value for one class.
+# Outputs with one value per class: datatype, and the function that returns the value.
 _CLASS_OUTPUTS: dict[str, tuple[str, Callable[[Prediction], object]]] = {
     _CLASSIFIED: ("FP32", lambda row: row.probability),
     "class_ids": ("BYTES", lambda row: row.class_id),
@@ -49,12 +40,12 @@ _CLASS_OUTPUTS: dict[str, tuple[str, Callable[[Prediction], object]]] = {
 }
 _OUTPUTS = (*_CLASS_OUTPUTS, "recognized")
 _BINARY_DATA = "application/octet-stream"
-_FORMATS = {"FP32": "f", "INT64": "q", "BOOL": "?"}  # of the struct module, little-endian
+_FORMATS = {"FP32": "f", "INT64": "q", "BOOL": "?"}  # format characters of the struct module
 
 
 @dataclass(frozen=True)
 class Output:
-    """One tensor of the answer: its name, how many classes of each image, and how it is written."""
+    """One requested output: its name, the number of classes per image, and its encoding."""
 
     name: str
     count: int
@@ -63,72 +54,84 @@ class Output:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One tensor of images, and the tensors that the answer is to hold."""
+class OpenInferenceRequest:
+    """One tensor of images, and the requested outputs."""
 
     uploads: Sequence[Upload]
     options: Options
     id: str | None
     outputs: Sequence[Output]
-    why: ClassVar[None] = None
+    explain_options: ClassVar[None] = None
     shown: ClassVar[None] = None
 
     @property
     def top_k(self) -> int:
-        """How many classes the largest of the outputs needs."""
+        """Return the number of classes that the largest output needs."""
         return max(output.count for output in self.outputs)
 
     @property
     def min_probability(self) -> float:
-        """From where on an image counts as recognized."""
+        """Return the best class's minimum probability, in 0..1, for an image to be recognized."""
         return self.options.min_probability
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
-        """All outputs. Raises the first image's Failure: a tensor has no place for an error."""
-        seen = []
+        """Return all outputs.
+
+        Raises:
+            RequestError: the first image's error, because a tensor cannot contain errors.
+        """
+        results = []
         for i, outcome in enumerate(outcomes, start=1):
-            if isinstance(outcome, Failure):
-                raise Failure(outcome.code, f"image {i} of {len(outcomes)}: {outcome.message}")
-            seen.append(outcome)
-        head: dict[str, object] = {"model_name": model["name"], "model_version": model["version"]}
+            if isinstance(outcome, RequestError):
+                raise RequestError(outcome.code, f"image {i} of {len(outcomes)}: {outcome.message}")
+            results.append(outcome)
+        document: dict[str, object] = {"model_name": model["name"], "model_version": model["version"]}
         if self.id is not None:
-            head["id"] = self.id
-        tensors = [_tensor(output, seen, self.options) for output in self.outputs]
+            document["id"] = self.id
+        tensors = [_tensor(output, results, self.options) for output in self.outputs]
         blobs = [_to_binary(tensor) for tensor, output in zip(tensors, self.outputs, strict=True) if output.binary]
-        text = encode(head | {"outputs": tensors})
+        text = encode(document | {"outputs": tensors})
         if not blobs:
             return Reply(text)
         headers = {"Inference-Header-Content-Length": str(len(text))}
         return Reply(b"".join([text, *blobs]), content_type=_BINARY_DATA, headers=headers)
 
 
-def read(payload: Document, settings: Settings) -> Request:
-    """An inference request. Raises Failure."""
+def read(payload: Document, settings: Settings) -> OpenInferenceRequest:
+    """Read an inference request.
+
+    Raises:
+        RequestError: bad_json, bad_option, bad_tensor, no_image, too_many_images.
+    """
     content = payload.content
-    assert isinstance(content, Mapping)  # else it would not have been recognized
+    assert isinstance(content, Mapping)  # ensured by detect_protocol()
     request_id = content.get("id")
     if not isinstance(request_id, str | None):
-        raise Failure(Code.BAD_JSON, f'"id" must be text, not {quoted(request_id)}')
+        raise RequestError(ErrorCode.BAD_JSON, f'"id" must be text, not {quote_for_message(request_id)}')
     parameters = read_document_parameters(content, payload.options, _PARAMETERS)
     options = Options.read(parameters, settings)
     outputs = _read_outputs(content.get("outputs"), parameters, options.top_k)
-    return Request(_read_inputs(content["inputs"], payload.appended, settings), options, request_id, outputs)
+    return OpenInferenceRequest(
+        _read_inputs(content["inputs"], payload.appended, settings), options, request_id, outputs
+    )
 
 
 def _read_inputs(inputs: Sequence[object], appended: bytes, settings: Settings) -> list[Upload]:
     if len(inputs) != 1 or not isinstance(inputs[0], Mapping):
-        raise Failure(Code.BAD_JSON, '"inputs" must hold one tensor: {"name", "shape", "datatype", "data"}')
+        raise RequestError(
+            ErrorCode.BAD_JSON, '"inputs" must contain one tensor: {"name", "shape", "datatype", "data"}'
+        )
     tensor = inputs[0]
     shape = _read_shape(tensor.get("shape"))
     datatype = tensor.get("datatype")
-    if not any(datatype == taken and shape[1:] == one_image for taken, one_image in _INPUTS) or not shape:
-        raise Failure(
-            Code.BAD_TENSOR,
-            f"the input is {quoted(datatype)} {shape}; it must be BYTES [N], encoded images, or FP32 [N, 3, 224, 224], "
-            "preprocessed ones",
+    if not shape or (datatype, shape[1:]) not in _INPUTS:
+        raise RequestError(
+            ErrorCode.BAD_TENSOR,
+            f"the input is {quote_for_message(datatype)} {shape}; it must be BYTES [N] (encoded images) or "
+            "FP32 [N, 3, 224, 224] (preprocessed images)",
         )
     if shape[0] == 0:
-        raise Failure(Code.NO_IMAGE, "the input holds no image; its first dimension is 0")
+        raise RequestError(ErrorCode.NO_IMAGE, "the input contains no image: its first dimension is 0")
     check_count(shape[0], settings)
     data = _read_data(tensor, appended)
     if datatype == "BYTES":
@@ -137,100 +140,111 @@ def _read_inputs(inputs: Sequence[object], appended: bytes, settings: Settings) 
 
 
 def _read_shape(shape: object) -> list[int]:
-    """At most four dimensions, none of more than nine digits: what is refused later is repeated in the message."""
+    """Read up to four dimensions of up to nine digits; the limit keeps later error messages short."""
     if (
         not isinstance(shape, list)
         or len(shape) > 4
         or not all(type(side) is int and 0 <= side < 1e9 for side in shape)
     ):
-        raise Failure(Code.BAD_TENSOR, f'"shape" must be a list of one to four whole numbers, not {quoted(shape)}')
+        raise RequestError(
+            ErrorCode.BAD_TENSOR, f'"shape" must be a list of one to four whole numbers, not {quote_for_message(shape)}'
+        )
     return shape
 
 
 def _read_data(tensor: Mapping[Any, Any], appended: bytes) -> list[Any] | bytes:
-    """The tensor's elements from the JSON, or the bytes that followed it."""
+    """Return the tensor's elements from the JSON, or the binary data after it."""
     parameters = tensor.get("parameters")
     size = parameters.get("binary_data_size") if isinstance(parameters, Mapping) else None
     if size is None:
         data = tensor.get("data")
         if appended:
-            raise Failure(Code.BAD_TENSOR, "bytes follow the JSON, but the input has no binary_data_size")
+            raise RequestError(
+                ErrorCode.BAD_TENSOR, "binary data follows the JSON, but the input has no binary_data_size"
+            )
         if not isinstance(data, list):
-            raise Failure(Code.BAD_JSON, 'the input needs "data", a list of its elements')
+            raise RequestError(ErrorCode.BAD_JSON, 'the input needs "data", a list of its elements')
         return data
     if type(size) is not int or size != len(appended):
-        raise Failure(
-            Code.BAD_TENSOR,
-            f"binary_data_size is {quoted(size)}, but {len(appended)} bytes follow the JSON (the header "
-            "Inference-Header-Content-Length says where it ends)",
+        raise RequestError(
+            ErrorCode.BAD_TENSOR,
+            f"binary_data_size is {quote_for_message(size)}, but {len(appended)} bytes follow the JSON; the header "
+            "Inference-Header-Content-Length must be the length of the JSON",
         )
     return appended
 
 
-def _images(data: list[Any] | bytes, count: int) -> list[Content | Failure]:
+def _images(data: list[Any] | bytes, count: int) -> list[Content | RequestError]:
     elements = _split(data) if isinstance(data, bytes) else _flat(data)
     if len(elements) != count:
-        raise Failure(Code.BAD_TENSOR, f"the shape says {count} images, but there are {len(elements)} in the data")
+        raise RequestError(ErrorCode.BAD_TENSOR, f"the shape is for {count} images, but the data has {len(elements)}")
     return [_read_element(element) for element in elements]
 
 
 def _flat(data: list[Any]) -> list[Any]:
-    """Elements of [a, b] or [[a], [b]]: a tensor's data may be nested as its shape is."""
+    """Return the elements of [a, b] or [[a], [b]]: data may be nested like the shape."""
     return [element[0] if isinstance(element, list) and len(element) == 1 else element for element in data]
 
 
 def _split(data: bytes) -> list[bytes]:
-    """Binary BYTES: before each element its length, 4 bytes little-endian."""
+    """Split binary BYTES: each element follows its length in 4 bytes, little-endian."""
     elements, at = [], 0
     while at + 4 <= len(data):
         (length,) = struct.unpack_from("<I", data, at)
         elements.append(data[at + 4 : at + 4 + length])
         at += 4 + length
     if at != len(data):
-        raise Failure(Code.BAD_TENSOR, "the binary data breaks off within an element")
+        raise RequestError(ErrorCode.BAD_TENSOR, "the binary data ends within an element")
     return elements
 
 
-def _read_element(element: object) -> Content | Failure:
+def _read_element(element: object) -> Content | RequestError:
     try:
         if isinstance(element, str):
-            return encoding.from_base64(element)
+            return json_images.from_base64(element)
         if not isinstance(element, bytes):
-            raise Failure(Code.BAD_JSON, "an element of BYTES must be the base64 text of an image")
-        # As binary data both are in use: the image itself, and base64 text, which no image file could be.
-        return encoding.from_base64(element.decode("ascii")) if element.isascii() else element
-    except Failure as failure:
-        return failure
+            raise RequestError(ErrorCode.BAD_JSON, "an element of BYTES must be the base64 text of an image")
+        # Binary elements may be image files or base64 text. Image files are never pure ASCII.
+        return json_images.from_base64(element.decode("ascii")) if element.isascii() else element
+    except RequestError as error:
+        return error
 
 
 def _floats(data: list[Any] | bytes, shape: list[int]) -> torch.Tensor:
     if isinstance(data, list):
-        return encoding.to_tensor(data, shape)
+        return json_images.to_tensor(data, shape)
     if len(data) != 4 * math.prod(shape):
-        raise Failure(Code.BAD_TENSOR, f"{len(data)} bytes of binary data are no FP32 tensor of shape {shape}")
-    return encoding.check_finite(torch.frombuffer(bytearray(data), dtype=torch.float32).view(*shape))
+        raise RequestError(
+            ErrorCode.BAD_TENSOR,
+            f"the binary data has {len(data)} bytes, but an FP32 tensor of shape {shape} has {4 * math.prod(shape)}",
+        )
+    return json_images.check_finite(torch.frombuffer(bytearray(data), dtype=torch.float32).view(*shape))
 
 
-def _read_outputs(asked: object, parameters: Mapping[str, object], top_k: int) -> list[Output]:
+def _read_outputs(requested: object, parameters: Mapping[str, object], top_k: int) -> list[Output]:
     binary = _read_switch("binary_data_output", parameters.get("binary_data_output"), default=False)
     classes = parameters.get("classification")
-    if asked is None or asked == []:
+    if requested is None or requested == []:
         names = [_CLASSIFIED] if classes is not None else list(_OUTPUTS)
-        asked = [{"name": name} for name in names]
-    if not isinstance(asked, list) or len(asked) > len(_OUTPUTS):
-        raise Failure(Code.BAD_JSON, f'"outputs" must be a list of at most {len(_OUTPUTS)} objects {{"name": …}}')
-    return [_read_output(output, classes, top_k, binary=binary) for output in asked]
+        requested = [{"name": name} for name in names]
+    if not isinstance(requested, list) or len(requested) > len(_OUTPUTS):
+        raise RequestError(
+            ErrorCode.BAD_JSON, f'"outputs" must be a list of at most {len(_OUTPUTS)} objects {{"name": …}}'
+        )
+    return [_read_output(output, classes, top_k, binary=binary) for output in requested]
 
 
 def _read_output(output: object, classes: object, top_k: int, *, binary: bool) -> Output:
     name = output.get("name") if isinstance(output, Mapping) else None
     if not isinstance(output, Mapping) or name not in _OUTPUTS:
-        raise Failure(Code.BAD_OPTION, f"there is no output {quoted(name)}; there are {listed(_OUTPUTS)}")
+        raise RequestError(
+            ErrorCode.BAD_OPTION, f"unknown output {quote_for_message(name)}; valid outputs: {', '.join(_OUTPUTS)}"
+        )
     parameters = read_parameters(output.get("parameters"), {}, _OUTPUT_PARAMETERS)
-    own = parameters.get("classification")
-    if own is not None and name != _CLASSIFIED:
-        raise Failure(Code.BAD_OPTION, f"classification can be had of the output {_CLASSIFIED} only")
-    classes = (own if own is not None else classes) if name == _CLASSIFIED else None
+    own_classes = parameters.get("classification")
+    if own_classes is not None and name != _CLASSIFIED:
+        raise RequestError(ErrorCode.BAD_OPTION, f"only the output {_CLASSIFIED} supports classification, not {name}")
+    classes = (own_classes if own_classes is not None else classes) if name == _CLASSIFIED else None
     count = top_k if classes is None else read_count("classification", classes)
     binary = _read_switch("binary_data", parameters.get("binary_data"), default=binary)
     return Output(name, count, classes is not None, binary)
@@ -238,24 +252,24 @@ def _read_output(output: object, classes: object, top_k: int, *, binary: bool) -
 
 def _read_switch(name: str, value: object, *, default: bool) -> bool:
     if not isinstance(value, bool | None):
-        raise Failure(Code.BAD_OPTION, f"{name} must be true or false, not {quoted(value)}")
+        raise RequestError(ErrorCode.BAD_OPTION, f"{name} must be true or false, not {quote_for_message(value)}")
     return default if value is None else value
 
 
-def _tensor(output: Output, seen: Sequence[Seen], options: Options) -> dict[str, Any]:
+def _tensor(output: Output, results: Sequence[ImageResult], options: Options) -> dict[str, Any]:
     if output.name == "recognized":
-        known = [one.recognized(options.min_probability) for one in seen]
-        return {"name": output.name, "datatype": "BOOL", "shape": [len(seen)], "data": known}
+        recognized = [result.recognized(options.min_probability) for result in results]
+        return {"name": output.name, "datatype": "BOOL", "shape": [len(results)], "data": recognized}
     datatype, value = _CLASS_OUTPUTS[output.name]
     if output.classification:
         datatype, value = "BYTES", lambda row: f"{row.probability}:{row.index}:{row.label}"
-    data = [value(row) for one in seen for row in one.predictions[: output.count]]
-    shape = [len(seen), len(data) // len(seen)]
+    data = [value(row) for result in results for row in result.predictions[: output.count]]
+    shape = [len(results), len(data) // len(results)]
     return {"name": output.name, "datatype": datatype, "shape": shape, "data": data}
 
 
 def _to_binary(tensor: dict[str, Any]) -> bytes:
-    """Takes the data out of a tensor of the answer, leaves its size there, and gives its bytes."""
+    """Replace the data of a response tensor by its binary size, and return its bytes."""
     data = tensor.pop("data")
     if tensor["datatype"] == "BYTES":
         elements = [str(value).encode() for value in data]

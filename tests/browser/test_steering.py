@@ -32,7 +32,7 @@ def rebound(chromium_path: str, browser: Browser) -> Iterator[Page]:
 def wanted(service: Service) -> tuple[int, set[str]]:
     model = management.describe(service)
     assert model is not None
-    return model.wanted, set(management.versions(service))
+    return model.min_workers, set(management.versions(service))
 
 
 def steer(page: Page, base: str) -> dict[tuple[str, str, str], object]:

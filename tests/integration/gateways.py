@@ -31,7 +31,7 @@ wants_nginx = pytest.mark.skipif(
     not HAS_NGINX and os.environ.get("DENSENET_SYSTEM") != "required", reason="nginx is not installed"
 )
 
-TAKEN_UP = "the gateway goes on with the files as they are now"
+TAKEN_UP = "the gateway has reloaded its files"
 
 
 @dataclass(frozen=True)

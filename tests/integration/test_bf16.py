@@ -11,7 +11,7 @@ from torch import nn
 from densenet.service import temporary_instance
 from export import Precision, bundle, weights
 from handler import hardware
-from handler.labels import load_class_index
+from handler.ranking import load_class_index
 from tests.conftest import tutorial_transform
 from tests.integration.conftest import build_archive
 from tests.photos import cutouts, encode

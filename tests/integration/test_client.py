@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from densenet_client import Answer, AsyncClient, Client, Refused, ServiceError, Unauthorized, classify
+from densenet_client import Answer, AsyncClient, Client, RequestRejected, ServiceError, Unauthorized, classify
 from densenet_client.images import Source
 from PIL import Image
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from export import ROOT
-from handler.failures import Code
+from handler.errors import ErrorCode
 from tests import environments
 from tests.integration.conftest import Guarded, Server, Starter, build_archive, guarding
 from tests.photos import cutouts, encode
@@ -65,7 +65,7 @@ def test_it_reads_explanations(client: Client, server: Server) -> None:
         assert [list(row) for row in ours.map] == theirs["map"]
         for png, text in ((ours.overlay, theirs["overlay"]), (ours.picture, theirs["picture"])):
             assert png == base64.b64decode(text)
-    with pytest.raises(Refused, match="several classes"):
+    with pytest.raises(RequestRejected, match="several classes"):
         client.explain(photo, target="crane")
 
 
@@ -145,8 +145,8 @@ def test_the_asynchronous_client_gives_the_same_answers(client: Client, server: 
     explained, *results = asyncio.run(ask())
     assert explained == client.explain(photos[0], target=7)
     refused, missing = results.pop(3), results.pop(3)
-    assert isinstance(refused, Refused)
-    assert refused.code == Code.NOT_AN_IMAGE
+    assert isinstance(refused, RequestRejected)
+    assert refused.code == ErrorCode.NOT_AN_IMAGE
     assert isinstance(missing, FileNotFoundError)
     assert results == [client.classify(photo) for photo in [*photos[:3], *photos[5:]]]
 
@@ -186,8 +186,8 @@ def test_many_at_once_come_back_in_order_with_the_bad_ones_in_their_places(serve
         photos[11:11] = [tmp_path / "missing.jpg"]
         together = list(client.classify_many(iter(photos)))
     refused, missing = together.pop(3), together.pop(10)
-    assert isinstance(refused, Refused)
-    assert refused.code == Code.NOT_AN_IMAGE
+    assert isinstance(refused, RequestRejected)
+    assert refused.code == ErrorCode.NOT_AN_IMAGE
     assert isinstance(missing, FileNotFoundError)
     assert together == alone
     assert len({answer[0] for answer in alone}) > 12
@@ -196,19 +196,19 @@ def test_many_at_once_come_back_in_order_with_the_bad_ones_in_their_places(serve
 @pytest.mark.parametrize(
     ("image", "options", "code"),
     [
-        (b"this is text", {}, Code.NOT_AN_IMAGE),
-        (b"", {}, Code.NO_IMAGE),
-        (b"%PDF-1.7 \0\0", {}, Code.UNSUPPORTED_FORMAT),
-        (encode(cutouts(1)[0])[:9000], {}, Code.BROKEN_IMAGE),
-        (encode(Image.new("1", (8001, 8000)), "PNG"), {}, Code.TOO_MANY_PIXELS),
-        (encode(cutouts(1)[0]), {"top_k": 0}, Code.BAD_OPTION),
-        (encode(cutouts(1)[0]), {"min_probability": 1.5}, Code.BAD_OPTION),
+        (b"this is text", {}, ErrorCode.NOT_AN_IMAGE),
+        (b"", {}, ErrorCode.NO_IMAGE),
+        (b"%PDF-1.7 \0\0", {}, ErrorCode.UNSUPPORTED_FORMAT),
+        (encode(cutouts(1)[0])[:9000], {}, ErrorCode.BROKEN_IMAGE),
+        (encode(Image.new("1", (8001, 8000)), "PNG"), {}, ErrorCode.TOO_MANY_PIXELS),
+        (encode(cutouts(1)[0]), {"top_k": 0}, ErrorCode.BAD_OPTION),
+        (encode(cutouts(1)[0]), {"min_probability": 1.5}, ErrorCode.BAD_OPTION),
     ],
 )
 def test_refusals_have_the_services_code_and_status(
-    client: Client, image: bytes, options: dict[str, float], code: Code
+    client: Client, image: bytes, options: dict[str, float], code: ErrorCode
 ) -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(RequestRejected) as refusal:
         client.classify(image, **options)  # type: ignore[arg-type]
     assert (refusal.value.code, refusal.value.status) == (code, code.status)
     assert refusal.value.message
@@ -216,14 +216,14 @@ def test_refusals_have_the_services_code_and_status(
 
 def test_a_picture_too_large_to_send_is_refused(client: Client) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), dtype=np.uint8))
-    with pytest.raises(Refused, match=r"1[12]\.\d MiB are more than the service takes") as refusal:
+    with pytest.raises(RequestRejected, match=r"1[12]\.\d MiB exceed the service's limit") as refusal:
         client.classify(noise)
     assert (refusal.value.code, refusal.value.status) == ("request_too_large", 413)
     assert client.classify(noise.resize((224, 224)))
 
 
 def test_another_address_of_torchserve_is_not_the_service(server: Server) -> None:
-    with pytest.raises(ServiceError, match="answered 404, not as this service does"):
+    with pytest.raises(ServiceError, match="answered 404 with an unexpected response"):
         classify(b"photo", url=f"{server.service.inference}/predictions/other")
 
 
@@ -257,11 +257,11 @@ class TestToken:
         assert pairs(classify(photo, url=guarded.url, token=token)) == as_answer(server.send(photo))
         with Client(guarded.url, token=token) as client:
             results = list(client.classify_many([photo, b"text", photo]))
-        assert [type(result) for result in results] == [Answer, Refused, Answer]
+        assert [type(result) for result in results] == [Answer, RequestRejected, Answer]
 
     def test_none_a_wrong_one_and_another_apis_key_do_not(self, guarded: Guarded) -> None:
-        with pytest.raises(Unauthorized, match="asks for a token"):
+        with pytest.raises(Unauthorized, match="requires a token"):
             classify(encode(cutouts(1)[0]), url=guarded.url)
         for token in ("wrong", guarded.keys["management"], guarded.keys["API"]):
-            with Client(guarded.url, token=token) as client, pytest.raises(Unauthorized, match="does not accept"):
+            with Client(guarded.url, token=token) as client, pytest.raises(Unauthorized, match="rejects the token"):
                 list(client.classify_many([b"photo"] * 20))

@@ -109,15 +109,15 @@ def before(server: Server, count: int) -> Iterator[tuple[str, threading.Event]]:
 def end_half_way(sent: signal.Signals, *arguments: object, cwd: Path) -> tuple[int, str, int]:
     """Ends the command after some answers: its exit status, its words, and how many answers were complete."""
     process = start(*arguments, "--output", "out", cwd=cwd)
-    journal = cwd / "out" / "answers.jsonl"
+    results_log = cwd / "out" / "answers.jsonl"
     deadline = time.monotonic() + 120
-    while not (journal.exists() and journal.read_bytes().count(b"\n") > 5):
+    while not (results_log.exists() and results_log.read_bytes().count(b"\n") > 5):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(sent)
     _, errors = process.communicate(timeout=120)
-    return process.returncode, errors, journal.read_bytes().count(b"\n") - 1
+    return process.returncode, errors, results_log.read_bytes().count(b"\n") - 1
 
 
 def report(folder: Path) -> Any:
@@ -159,7 +159,7 @@ def test_the_numbers_are_known_beforehand_and_the_eager_network_agrees(
     ("sent", "status", "words"),
     [
         (signal.SIGKILL, -signal.SIGKILL, ""),
-        (signal.SIGINT, 130, "evaluate: interrupted; {} of 25 are done, the same command goes on from there\n"),
+        (signal.SIGINT, 130, "evaluate: interrupted; {} of 25 images are done; run the same command to continue\n"),
     ],
 )
 def test_a_run_that_was_ended_half_way_goes_on(
@@ -173,7 +173,7 @@ def test_a_run_that_was_ended_half_way_goes_on(
         rest.set()
         again = run(*arguments, "--output", "out", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.startswith(f"resuming: {done} of 25 are done\n")
+    assert again.stderr.startswith(f"resuming: {done} of 25 images are done\n")
     check(report(tmp_path / "out"), labelled)
     assert len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == 1 + len(PHOTOS) + 1
 

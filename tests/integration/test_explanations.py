@@ -287,7 +287,7 @@ class TestKServe:
             assert results[1]["error"]["code"] == "bad_base64"
 
     def test_the_client_raises_our_words(self, server: Server) -> None:
-        with pytest.raises(httpx.HTTPStatusError, match="several classes; give an id: n02012849 and n03126707"):
+        with pytest.raises(httpx.HTTPStatusError, match="several classes; use an id: n02012849 and n03126707"):
             explain_by_kserve(server, TEXTS[0], target="crane")
 
     def test_v2_has_no_explanations(self, server: Server) -> None:

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from handler.cropping import ENOUGH
+from handler.cropping import MIN_SIDE
 from tests.conftest import tutorial_transform
 from tests.integration.conftest import Server, Starter
 from tests.photos import cutouts, encode, small_cutouts
 
 PHOTOS = [encode(image, "PNG" if i % 3 == 0 else "JPEG") for i, image in enumerate(small_cutouts(50))]
-LARGE = [encode(image) for image in cutouts(60) if min(image.size) >= 2 * ENOUGH]
+LARGE = [encode(image) for image in cutouts(60) if min(image.size) >= 2 * MIN_SIDE]
 Expected = list[tuple[torch.Tensor, torch.Tensor]]
 
 

@@ -218,7 +218,7 @@ def test_management_cannot_be_reached(gateway: Gateway, server: Server, method: 
         assert first(answers)[1] in ("bad_request", "not_found", "method_not_allowed"), target
     state = management.describe(server.service)
     assert state is not None
-    assert (state.wanted, server.workers()) == (2, workers)
+    assert (state.min_workers, server.workers()) == (2, workers)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from densenet.service import authenticated_session, management, temporary_instan
 from densenet.service.torchserve import CA, Service
 from densenet.service.workers import scale
 from export import ROOT
-from export.console import Problem
+from export.console import CliError
 from tests import certificates
 from tests.integration.conftest import build_archive
 from tests.photos import cutouts, encode
@@ -150,8 +150,8 @@ def test_scaling_works_with_tokens_and_tls(service: Service) -> None:
         scale(service, count, count, 60)
         described = management.describe(service)
         assert described is not None
-        assert (described.ready, described.wanted) == (count, count)
-    with pytest.raises(Problem, match=r"refused the archive densenet\.mar: "):
+        assert (described.ready, described.min_workers) == (count, count)
+    with pytest.raises(CliError, match=r"refused the archive densenet\.mar: "):
         management.register(service, "densenet.mar")
 
 

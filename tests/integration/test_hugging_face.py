@@ -69,14 +69,14 @@ def test_the_clients_path_may_be_text(client: InferenceClient, expected: list[Tr
 @pytest.mark.parametrize(
     ("photo", "parameters", "status", "message"),
     [
-        (b"\x89 no image", {}, 415, "this is no image format we know"),
-        (b"\x89 no image", {"top_k": 3}, 415, "this is no image format we know"),
+        (b"\x89 no image", {}, 415, "the image format is unknown"),
+        (b"\x89 no image", {"top_k": 3}, 415, "the image format is unknown"),
         (b"plain text", {}, 415, "this is text, not an image"),
         (PHOTOS[0][:4000], {}, 422, "the JPEG file is damaged"),
         (PHOTOS[0], {"top_k": 1001}, 400, "top_k must be a whole number from 1 to 1000, not 1001"),
         (PHOTOS[0], {"function_to_apply": "relu"}, 400, "function_to_apply must be one of softmax, sigmoid and none"),
         (b"", {}, 400, "no image was sent"),
-        (b"", {"top_k": 3}, 400, "there is nothing in this place"),
+        (b"", {"top_k": 3}, 400, "this entry is empty"),
     ],
 )
 def test_the_clients_exception_carries_our_words(

@@ -11,7 +11,7 @@ from torch import nn
 from densenet.service import temporary_instance
 from export import bundle, weights
 from export.bundle import Quantization
-from export.console import Problem
+from export.console import CliError
 from handler import cropping, explaining, scoring, transform
 from tests.integration.conftest import build_archive, same
 from tests.integration.truth import eager_maps
@@ -43,7 +43,7 @@ def test_the_card_says_what_int8_costs(exported_int8: Path) -> None:
 
 
 def test_it_is_refused_where_too_many_answers_change(checkpoint: Path, photos: Path) -> None:
-    with pytest.raises(Problem, match=r"held-out photos keep their best class, 100\.0% are wanted"):
+    with pytest.raises(CliError, match=r"held-out photos keep their best class, 100\.0% are required"):
         bundle.make(weights.load(str(checkpoint)), None, Quantization(photos, 1.0))
 
 
@@ -53,7 +53,7 @@ def test_a_map_is_nearly_that_of_the_eager_network(exported_int8: Path, network:
     scores = scoring.score(served, batch, chunk=4)
     eager = eager_maps(network, batch)
     for logits, activations, expected in zip(scores.logits, scores.activations, eager, strict=True):
-        maps, bias = explaining.evidence(served, activations)
+        maps, bias = explaining.class_activation_maps(served, activations)
         torch.testing.assert_close(maps.mean((1, 2)) + bias, logits, rtol=0, atol=1e-4)
         assert torch.corrcoef(torch.stack([maps.flatten(), expected.flatten()]))[0, 1] > 0.9
 

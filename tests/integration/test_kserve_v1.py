@@ -83,7 +83,7 @@ def test_a_bad_instance_is_an_error_in_its_place(server: Server, expected: list[
     assert codes == [None, "bad_base64", None, "bad_tensor", "bad_json", "no_image", "broken_image"]
     check(results[0], expected[0])
     check(results[2], expected[1])
-    assert "no base64" in results[1]["error"]["message"]
+    assert "not valid base64" in results[1]["error"]["message"]
 
 
 def test_an_image_of_the_clients_own_choosing_reaches_the_network_unchanged(
@@ -97,10 +97,10 @@ def test_an_image_of_the_clients_own_choosing_reaches_the_network_unchanged(
 @pytest.mark.parametrize(
     ("instances", "parameters", "status", "said"),
     [
-        ([], {}, 400, "must be a list with one entry an image"),
+        ([], {}, 400, "must be a list with one entry per image"),
         ([TEXTS[0]], {"top_k": 0}, 400, "top_k must be a whole number from 1 to 1000, not 0"),
-        ([TEXTS[0]], {"topk": 3}, 400, "there is no parameter 'topk' here"),
-        (["QUJD"] * 17, {}, 413, "17 images in one request; send at most 16 at a time"),
+        ([TEXTS[0]], {"topk": 3}, 400, "unknown parameter 'topk'; valid parameters: top_k, min_probability"),
+        (["QUJD"] * 17, {}, 413, "the request has 17 images; send at most 16 per request"),
     ],
 )
 def test_kserves_client_raises_our_words(

@@ -15,7 +15,7 @@ import requests
 from densenet.service import readiness, temporary_instance, torchserve
 from densenet.service.torchserve import LogFormat
 from export import ROOT
-from export.console import Problem
+from export.console import CliError
 from tests.integration.conftest import Server, build_archive
 from tests.photos import cutouts, encode
 
@@ -132,7 +132,7 @@ def test_request_lines_are_not_in_the_models_log_too(speaking: Server, answers: 
 
 def test_a_traceback_is_one_line(archive: Path, tmp_path: Path) -> None:
     """A worker that cannot start: what it prints, what Java throws, and that scripts/serve still finds the reason."""
-    with pytest.raises(Problem, match=r"cannot load the model: ValueError: model-config.yaml: handler\.threads"):
+    with pytest.raises(CliError, match=r"cannot load the model: ValueError: model-config.yaml: handler\.threads"):
         _serve_badly(archive, tmp_path)
     (folder,) = (tmp_path / "logs").iterdir()
     lines = [json.loads(line) for line in (folder / "model_log.log").read_text().splitlines()]

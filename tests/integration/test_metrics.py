@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from handler import metrics
-from handler.failures import Code
+from handler.errors import ErrorCode
 from tests.integration.conftest import Server, Starter
 from tests.integration.truth import TEXTS
 from tests.photos import cutouts, encode
@@ -89,7 +89,7 @@ def alone(start: Starter) -> Server:
 def test_every_series_that_can_be_known_is_there_from_the_start(alone: Server) -> None:
     shown = Scrape.of(alone)
     assert set(shown.of_name(metrics.IMAGES)) == {(outcome,) for outcome in metrics.OUTCOMES}
-    assert set(shown.of_name(metrics.REFUSALS)) == {(code.value,) for code in Code}
+    assert set(shown.of_name(metrics.REFUSALS)) == {(code.value,) for code in ErrorCode}
     assert set(shown.of_name(metrics.PROBABILITY)) == {(decile,) for decile in metrics.DECILES}
     assert shown.of_name(metrics.WORKERS) == {(): 1}
     known = {(protocol, status) for protocol in metrics.PROTOCOLS for status in metrics.STATUSES}

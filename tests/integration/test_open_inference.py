@@ -144,8 +144,8 @@ class TestTriton:
         ("data", "datatype", "outputs", "status", "message"),
         [
             (np.array([PHOTOS[0], b"\xff\xd8 cut", PHOTOS[1]], object), "BYTES", [], "422", "image 2 of 3: the JPEG"),
-            (np.array([b"\x89 no image"], object), "BYTES", [], "415", "image 1 of 1: this is no image format we know"),
-            (np.array([b"text"] * 17, object), "BYTES", [], "413", "17 images in one request; send at most 16"),
+            (np.array([b"\x89 no image"], object), "BYTES", [], "415", "image 1 of 1: the image format is unknown"),
+            (np.array([b"text"] * 17, object), "BYTES", [], "413", "the request has 17 images; send at most 16"),
             (np.array([[b"a", b"b"]], object), "BYTES", [], "400", "the input is 'BYTES' [1, 2]; it must be BYTES [N]"),
             (NUMBERS[0], "FP32", [], "400", "the input is 'FP32' [3, 224, 224]; it must be BYTES [N]"),
             (np.zeros((1, 224, 224, 3), "u1"), "UINT8", [], "400", "the input is 'UINT8' [1, 224, 224, 3]; it must be"),
@@ -157,9 +157,9 @@ class TestTriton:
                 "BYTES",
                 [("logits", 0)],
                 "400",
-                "there is no output 'logits'; there are probabilities, class_ids",
+                "unknown output 'logits'; valid outputs: probabilities, class_ids",
             ),
-            (IMAGES, "BYTES", [("labels", 3)], "400", "classification can be had of the output probabilities only"),
+            (IMAGES, "BYTES", [("labels", 3)], "400", "only the output probabilities supports classification"),
             (IMAGES, "BYTES", [("probabilities", 1001)], "400", "classification must be a whole number from 1 to 1000"),
         ],
     )
@@ -242,7 +242,7 @@ class TestKServe:
         ("data", "parameters", "status", "message"),
         [
             (IMAGES, {"top_k": 1001}, 400, "top_k must be a whole number from 1 to 1000, not 1001"),
-            (IMAGES, {"classes": 3}, 400, "there is no parameter 'classes' here"),
+            (IMAGES, {"classes": 3}, 400, "unknown parameter 'classes'; valid parameters: top_k, "),
             (np.array([PHOTOS[0], PHOTOS[0][:999]], object), {}, 422, "image 2 of 2: the JPEG file is damaged"),
         ],
     )

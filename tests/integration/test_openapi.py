@@ -19,8 +19,8 @@ from schemathesis.transport.serialization import Binary
 
 from densenet.fuzz.files.bmp import early_end_of_line
 from handler import payload
-from handler.failures import Code
-from handler.request import MAX_PICTURES
+from handler.errors import ErrorCode
+from handler.request import MAX_OVERLAY_IMAGES
 from tests.integration.conftest import Server
 from tests.openapi import DOCUMENT, check, check_response, component, resolve
 from tests.photos import cutouts, encode
@@ -89,10 +89,10 @@ BINARY_TENSOR = {"name": "image", "shape": [1], "datatype": "BYTES"}
 PREPROCESSED = {"name": "image", "shape": [1, 3, 224, 224], "datatype": "FP32"}
 
 # What is sent: status, and the schema of its answer or its code; None where the answer is no JSON.
-Row = tuple[dict[str, Any], int, str | Code | None]
+Row = tuple[dict[str, Any], int, str | ErrorCode | None]
 
 ALWAYS: dict[str, Row] = {
-    "nothing": (raw(b""), 400, Code.NO_IMAGE),
+    "nothing": (raw(b""), 400, ErrorCode.NO_IMAGE),
     "headers too long": (raw(PHOTO, Comment="x" * 9000), 400, "TorchServeError"),
     "more than 10 MiB": (raw(bytes(10 * 2**20 + 1)), 413, None),
 }
@@ -113,10 +113,10 @@ INSTANCES: dict[str, Row] = {
         200,
         "Predictions",
     ),
-    "no instance": (instances(), 400, Code.BAD_JSON),
-    "a bad parameter": (instances(BASE64, top_k=0), 400, Code.BAD_OPTION),
-    "17 instances": (instances(*[BASE64] * 17), 413, Code.TOO_MANY_IMAGES),
-    "broken JSON": (raw(b'{"instances": [', "application/json"), 400, Code.BAD_JSON),
+    "no instance": (instances(), 400, ErrorCode.BAD_JSON),
+    "a bad parameter": (instances(BASE64, top_k=0), 400, ErrorCode.BAD_OPTION),
+    "17 instances": (instances(*[BASE64] * 17), 413, ErrorCode.TOO_MANY_IMAGES),
+    "broken JSON": (raw(b'{"instances": [', "application/json"), 400, ErrorCode.BAD_JSON),
 }
 TENSORS: dict[str, Row] = {
     "images": (tensors(bytes_tensor(BASE64, BASE64), id="42"), 200, "Tensors"),
@@ -148,22 +148,22 @@ TENSORS: dict[str, Row] = {
         200,
         "Tensors",
     ),
-    "an unknown output": (tensors(bytes_tensor(BASE64), outputs=[{"name": "logits"}]), 400, Code.BAD_OPTION),
-    "no tensor": ({"json": {"inputs": []}}, 400, Code.BAD_JSON),
-    "no base64": (tensors(bytes_tensor("?")), 400, Code.BAD_BASE64),
-    "a wrong shape": (tensors(bytes_tensor(BASE64) | {"shape": [2]}), 400, Code.BAD_TENSOR),
-    "binary data cut short": (binary(BINARY_TENSOR, ELEMENT[:-1]), 400, Code.BAD_TENSOR),
-    "17 in a tensor": (tensors(bytes_tensor(*[BASE64] * 17)), 413, Code.TOO_MANY_IMAGES),
+    "an unknown output": (tensors(bytes_tensor(BASE64), outputs=[{"name": "logits"}]), 400, ErrorCode.BAD_OPTION),
+    "no tensor": ({"json": {"inputs": []}}, 400, ErrorCode.BAD_JSON),
+    "no base64": (tensors(bytes_tensor("?")), 400, ErrorCode.BAD_BASE64),
+    "a wrong shape": (tensors(bytes_tensor(BASE64) | {"shape": [2]}), 400, ErrorCode.BAD_TENSOR),
+    "binary data cut short": (binary(BINARY_TENSOR, ELEMENT[:-1]), 400, ErrorCode.BAD_TENSOR),
+    "17 in a tensor": (tensors(bytes_tensor(*[BASE64] * 17)), 413, ErrorCode.TOO_MANY_IMAGES),
     "an id that makes the answer too large": (
         tensors(bytes_tensor(BASE64), id="x" * 6_100_000),
         413,
-        Code.ANSWER_TOO_LARGE,
+        ErrorCode.ANSWER_TOO_LARGE,
     ),
-    "text in a tensor": (tensors(bytes_tensor(TEXT)), 415, Code.NOT_AN_IMAGE),
+    "text in a tensor": (tensors(bytes_tensor(TEXT)), 415, ErrorCode.NOT_AN_IMAGE),
     "a broken image in a tensor": (
         tensors(bytes_tensor(base64.b64encode(BROKEN).decode())),
         422,
-        Code.BROKEN_IMAGE,
+        ErrorCode.BROKEN_IMAGE,
     ),
 }
 IMAGES: dict[str, Row] = {
@@ -172,17 +172,21 @@ IMAGES: dict[str, Row] = {
     "a form": (form(PHOTO), 200, "Prediction"),
     "a form with options": (form(PHOTO, top_k="3", min_probability="1"), 200, "Prediction"),
     "a form with several images": (form(PHOTO, b"", b"\0", BROKEN, too_many_pixels(), b"%PDF-1.7\0"), 200, "Results"),
-    "text": (raw(b"text"), 415, Code.NOT_AN_IMAGE),
-    "a PDF": (raw(b"%PDF-1.7"), 415, Code.UNSUPPORTED_FORMAT),
-    "a broken image": (raw(BROKEN), 422, Code.BROKEN_IMAGE),
-    "an image that costs too much": (raw(early_end_of_line()), 422, Code.TOO_COSTLY),
-    "too many pixels": (raw(too_many_pixels()), 413, Code.TOO_MANY_PIXELS),
-    "17 parts": (form(*[PHOTO] * 17), 413, Code.TOO_MANY_IMAGES),
-    "a bad option": (raw(PHOTO, **{"X-Top-K": "0"}), 400, Code.BAD_OPTION),
-    "a form cut short": (multipart(b"--xyz\r\nContent-Disposition: form"), 400, Code.BAD_FORM),
-    "an urlencoded form": (raw(b"a=b", "application/x-www-form-urlencoded"), 400, Code.BAD_FORM),
-    "a forgotten @": ({"files": {"file": (None, "cat.jpg")}}, 400, Code.UNKNOWN_FIELD),
-    "a name twice": ({"files": [("file", ("a.jpg", PHOTO * 2)), ("file", ("b.jpg", PHOTO))]}, 400, Code.REPEATED_PART),
+    "text": (raw(b"text"), 415, ErrorCode.NOT_AN_IMAGE),
+    "a PDF": (raw(b"%PDF-1.7"), 415, ErrorCode.UNSUPPORTED_FORMAT),
+    "a broken image": (raw(BROKEN), 422, ErrorCode.BROKEN_IMAGE),
+    "an image that costs too much": (raw(early_end_of_line()), 422, ErrorCode.TOO_COSTLY),
+    "too many pixels": (raw(too_many_pixels()), 413, ErrorCode.TOO_MANY_PIXELS),
+    "17 parts": (form(*[PHOTO] * 17), 413, ErrorCode.TOO_MANY_IMAGES),
+    "a bad option": (raw(PHOTO, **{"X-Top-K": "0"}), 400, ErrorCode.BAD_OPTION),
+    "a form cut short": (multipart(b"--xyz\r\nContent-Disposition: form"), 400, ErrorCode.BAD_FORM),
+    "an urlencoded form": (raw(b"a=b", "application/x-www-form-urlencoded"), 400, ErrorCode.BAD_FORM),
+    "a forgotten @": ({"files": {"file": (None, "cat.jpg")}}, 400, ErrorCode.UNKNOWN_FIELD),
+    "a name twice": (
+        {"files": [("file", ("a.jpg", PHOTO * 2)), ("file", ("b.jpg", PHOTO))]},
+        400,
+        ErrorCode.REPEATED_PART,
+    ),
     "a part without a name": (
         multipart(b"--xyz\r\nContent-Disposition: form-data\r\n\r\nx\r\n--xyz--\r\n"),
         500,
@@ -193,9 +197,9 @@ HUGGING_FACE: dict[str, Row] = {
     "for Hugging Face": (hugging_face(BASE64, top_k=3), 200, "Scores"),
     "logits": (hugging_face(BASE64, function_to_apply="none"), 200, "Scores"),
     "bytes for Hugging Face": (raw(PHOTO, **{"X-Format": "huggingface"}), 200, "Scores"),
-    "no base64 for Hugging Face": (hugging_face("?"), 400, Code.BAD_BASE64),
-    "text for Hugging Face": (raw(b"text", **{"X-Format": "huggingface"}), 415, Code.NOT_AN_IMAGE),
-    "several for Hugging Face": (form(PHOTO, PHOTO, format="huggingface"), 413, Code.TOO_MANY_IMAGES),
+    "no base64 for Hugging Face": (hugging_face("?"), 400, ErrorCode.BAD_BASE64),
+    "text for Hugging Face": (raw(b"text", **{"X-Format": "huggingface"}), 415, ErrorCode.NOT_AN_IMAGE),
+    "several for Hugging Face": (form(PHOTO, PHOTO, format="huggingface"), 413, ErrorCode.TOO_MANY_IMAGES),
 }
 # The same requests at the addresses of explanations: what their answers are then.
 OF_EXPLANATIONS = {
@@ -220,24 +224,24 @@ TARGETS: dict[str, Row] = {
     "a picture of several images": (
         form(PHOTO, PHOTO) | {"headers": {"Accept": "image/png"}},
         413,
-        Code.TOO_MANY_IMAGES,
+        ErrorCode.TOO_MANY_IMAGES,
     ),
-    "a picture of text": (raw(b"text", Accept="image/png"), 415, Code.NOT_AN_IMAGE),
-    "no class": (raw(PHOTO, **{"X-Target": "unicorn"}), 400, Code.BAD_OPTION),
-    "a class of two": (form(PHOTO, target="crane"), 400, Code.BAD_OPTION),
-    "no overlay": (form(PHOTO, overlays="all"), 400, Code.BAD_OPTION),
-    "tensors": (tensors(bytes_tensor(BASE64)), 400, Code.BAD_OPTION),
-    "Hugging Face": (hugging_face(BASE64), 400, Code.BAD_OPTION),
-    "bytes for Hugging Face": (raw(PHOTO, **{"X-Format": "huggingface"}), 400, Code.BAD_OPTION),
+    "a picture of text": (raw(b"text", Accept="image/png"), 415, ErrorCode.NOT_AN_IMAGE),
+    "no class": (raw(PHOTO, **{"X-Target": "unicorn"}), 400, ErrorCode.BAD_OPTION),
+    "a class of two": (form(PHOTO, target="crane"), 400, ErrorCode.BAD_OPTION),
+    "no overlay": (form(PHOTO, overlays="all"), 400, ErrorCode.BAD_OPTION),
+    "tensors": (tensors(bytes_tensor(BASE64)), 400, ErrorCode.BAD_OPTION),
+    "Hugging Face": (hugging_face(BASE64), 400, ErrorCode.BAD_OPTION),
+    "bytes for Hugging Face": (raw(PHOTO, **{"X-Format": "huggingface"}), 400, ErrorCode.BAD_OPTION),
 }
 EXPLAINED_INSTANCES: dict[str, Row] = explained(INSTANCES) | {
     "instances' classes": (instances(BASE64, numbers(), target=["n02124075", 7, "tench"]), 200, "Explanations"),
-    "no class of instances": (instances(BASE64, target=1000), 400, Code.BAD_OPTION),
+    "no class of instances": (instances(BASE64, target=1000), 400, ErrorCode.BAD_OPTION),
 }
 EXPLAINED = ALWAYS | explained(IMAGES) | EXPLAINED_INSTANCES | TARGETS
 ANYTHING = ALWAYS | IMAGES | INSTANCES | TENSORS | HUGGING_FACE
 DESCRIPTION: dict[str, Row] = {
-    "no Accept": ({}, 400, Code.NO_IMAGE),
+    "no Accept": ({}, 400, ErrorCode.NO_IMAGE),
     "a browser": ({"headers": {"Accept": "text/html,*/*;q=0.8"}}, 200, None),
     "a program": ({"headers": {"Accept": "application/vnd.oai.openapi+json"}}, 200, None),
     "a probe": ({"headers": {"Accept": "application/health+json"}}, 200, "HealthCheck"),
@@ -295,12 +299,12 @@ def elements(datatype: str, content: bytes) -> list[Any]:
 
 @pytest.mark.parametrize(("method", "path", "request_", "status", "what"), ROWS)
 def test_an_answer_is_as_the_document_says(
-    server: Server, method: str, path: str, request_: dict[str, Any], status: int, what: str | Code | None
+    server: Server, method: str, path: str, request_: dict[str, Any], status: int, what: str | ErrorCode | None
 ) -> None:
     response = ask(server, method, path, **request_)
     assert response.status_code == status, response.text[:500]
     check_response(response, path, method)
-    if isinstance(what, Code):
+    if isinstance(what, ErrorCode):
         answer = response.json()
         assert what == (answer["code"] if "code" in answer else answer["error"]["code"])
     elif what is not None:
@@ -308,8 +312,8 @@ def test_an_answer_is_as_the_document_says(
 
 
 def test_every_code_and_status_was_provoked_that_a_client_can_provoke() -> None:
-    codes = {what for rows in TABLE.values() for _, _, what in rows.values() if isinstance(what, Code)}
-    assert codes == set(Code) - {Code.INTERNAL_ERROR, Code.DRAINING}
+    codes = {what for rows in TABLE.values() for _, _, what in rows.values() if isinstance(what, ErrorCode)}
+    assert codes == set(ErrorCode) - {ErrorCode.INTERNAL_ERROR, ErrorCode.DRAINING}
     for (method, path), rows in TABLE.items():
         documented = set(DOCUMENT["paths"][path][method]["responses"])
         # These need another service than this one: one without the model, with a defect, or with dying workers.
@@ -425,7 +429,7 @@ def keep_pictures_few(body: Any, form: dict[str, Any] | None) -> None:
             count, options = len(form.keys() - set(payload.OPTIONS)), form
         case _:
             return
-    if 2 * count > MAX_PICTURES:
+    if 2 * count > MAX_OVERLAY_IMAGES:
         options["overlays"] = "none"
 
 

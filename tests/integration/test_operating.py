@@ -24,8 +24,8 @@ from densenet.service.workers import scale
 from export import archive as archiving
 from export import bundle, weights
 from export.archive import read_version
-from export.console import Problem
-from handler import control
+from export.console import CliError
+from handler import worker_control
 from tests.conftest import make_network
 from tests.integration.conftest import Starter
 from tests.integration.load import PHOTOS, Load, best_classes
@@ -85,7 +85,7 @@ def ask_by_name(live: Live, version: str) -> Counter[int]:
 
 def wait_until_working(folder: Path, pids: Iterable[int], asked: Iterable[Future[requests.Response]]) -> None:
     """Until each worker works on one of the requests, none of which may have ended before."""
-    while not all(control.read_record(folder, pid)[1] for pid in pids):
+    while not all(worker_control.read_record(folder, pid)[1] for pid in pids):
         assert not any(answer.done() for answer in asked)
         time.sleep(0.005)
 
@@ -119,7 +119,7 @@ def archives(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     archiving.build(exported, folder / "whole.mar", version="4.0", workers=1)
     with zipfile.ZipFile(folder / "whole.mar") as whole, zipfile.ZipFile(paths["4.0"], "w") as broken:
         for name in whole.namelist():
-            extra = b"\nraise RuntimeError('version 4.0 is broken')\n" if name == "handler/labels.py" else b""
+            extra = b"\nraise RuntimeError('version 4.0 is broken')\n" if name == "handler/ranking.py" else b""
             broken.writestr(name, whole.read(name) + extra)
     return paths
 
@@ -193,9 +193,9 @@ def test_a_rollout_and_a_rollback_are_not_noticed(live: Live, archives: dict[str
 @pytest.mark.parametrize(
     ("version", "reason"),
     [
-        ("3.0", "of 4 photos agree, fewer than --min-agreement 0.9 wants; version 1.0 goes on"),
+        ("3.0", "of 4 photos agree, fewer than --min-agreement 0.9 requires; version 1.0 stays in service"),
         ("4.0", "version 4.0 is broken"),
-        ("1.0", "version 1.0 is in service already"),
+        ("1.0", "version 1.0 is already in service"),
     ],
 )
 def test_a_version_that_is_not_fit_leaves_the_old_one_serving(
@@ -336,9 +336,9 @@ def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[st
     assert live.serve().returncode == 0
     try:
         line = one_line(live.run("rollout", archives["2.0"]), "rollout")
-        assert line == "rollout: the service takes no new versions; start it with scripts/serve --model-api"
+        assert line == "rollout: the service does not accept new versions; start it with scripts/serve --model-api"
         assert "already up" in one_line(live.serve("--model-api"), "serve")
-        assert "there was no rollout to go back from" not in live.run("workers").stdout
+        assert "there is no rollout to roll back" not in live.run("workers").stdout
     finally:
         live.run("stop")
 
@@ -347,7 +347,7 @@ def test_workers_that_take_batches_end_between_them(start: Starter) -> None:
     server = start(workers=2, batchSize=8, maxBatchDelay=20)
     with Load(server.url, [{best} for best in best_classes(server.url)], clients=20) as load:
         for _ in range(5):
-            with quiesce.held(server.service, 60):
+            with quiesce.paused(server.service, 60):
                 pass
             load.wait_for(12)
         scale(server.service, 1, 1, 60)
@@ -364,7 +364,7 @@ def test_a_request_that_takes_too_long_keeps_its_worker(start: Starter) -> None:
         wait_until_working(server.service.control, pids, slow)
         with (
             standing_still(pids),
-            pytest.raises(Problem, match=r"has not finished what it is working on within 0\.2 seconds"),
+            pytest.raises(CliError, match=r"has not finished its request within 0\.2 seconds"),
         ):
             scale(server.service, 1, 1, 0.2)
         assert len(server.workers()) == 2

@@ -176,7 +176,7 @@ class TestServePredictAndStop:
 
     def test_a_rebuild_does_not_swap_the_model_for_another(self, checkout: Checkout) -> None:
         line = one_line(checkout.serve("--rebuild"), "serve")
-        assert line.endswith("densenet.mar was made of the file mine.pth; name it again: --weights FILE")
+        assert line.endswith("densenet.mar was made from the weights file mine.pth; name it again: --weights FILE")
 
 
 def test_without_a_network_serve_says_loudly_that_it_serves_untrained_weights(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(checkout: Checkout) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "reason"),
     [
-        ("handler/labels.py", "raise RuntimeError('the labels are broken')\n", "RuntimeError: the labels are broken"),
+        ("handler/ranking.py", "raise RuntimeError('the labels are broken')\n", "RuntimeError: the labels are broken"),
         ("handler/scoring.py", "import nonsense_that_is_missing\n", "No module named 'nonsense_that_is_missing'"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_form_without_a_boundary_is_told(server: Server) -> None:
 def test_parts_under_one_name_are_noticed_rather_than_answered_in_part(server: Server, count: int) -> None:
     response = server.post(files=[("file", (f"{i}.jpg", PHOTO)) for i in range(count)])
     assert code(response) == (400, "repeated_part")
-    assert "name of its own" in response.json()["error"]["message"]
+    assert "give each image a different name" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("name", ["x" * 255 + ".jpg", "사진" * 60 + ".jpg", "a"])

@@ -33,7 +33,7 @@ INFERENCE = "http://{address}:8080"
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageResult:
     """One request as its client saw it; outcome: right, wrong, or what stood in the way."""
 
     outcome: str
@@ -55,7 +55,7 @@ class Fleet:
         """What the gateway has written of its requests: which replicas it asked for each, and what they said."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
-    def ask(self, session: requests.Session, number: int) -> Seen:
+    def ask(self, session: requests.Session, number: int) -> ImageResult:
         """One photo."""
         began = time.monotonic()
         headers = {"X-API-Key": self.key, "Content-Type": "application/octet-stream"}
@@ -65,7 +65,7 @@ class Fleet:
             outcome = verdict(answer, self.truth[which])
         except requests.RequestException as error:
             outcome = type(error).__name__
-        return Seen(outcome, began, time.monotonic() - began)
+        return ImageResult(outcome, began, time.monotonic() - began)
 
 
 def verdict(answer: requests.Response, truth: Truth) -> str:
@@ -127,9 +127,9 @@ def gateway(replicas: Sequence[Container], folder: Path, port: int, key: str) ->
         process.wait(timeout=60)
 
 
-def under_load(fleet: Fleet, happens: Callable[[], object]) -> list[Seen]:
+def under_load(fleet: Fleet, happens: Callable[[], object]) -> list[ImageResult]:
     """What CLIENTS saw who asked without a pause while something happened, and for two seconds before and after."""
-    over, seen = threading.Event(), list[Seen]()
+    over, seen = threading.Event(), list[ImageResult]()
 
     def client(number: int) -> None:
         with requests.Session() as session:
@@ -152,7 +152,7 @@ def under_load(fleet: Fleet, happens: Callable[[], object]) -> list[Seen]:
     return seen
 
 
-def outcomes(title: str, fleet: Fleet, happens: Callable[[], object]) -> tuple[list[Seen], int]:
+def outcomes(title: str, fleet: Fleet, happens: Callable[[], object]) -> tuple[list[ImageResult], int]:
     """What was seen, and how many requests the gateway asked again elsewhere; both replicas took part.
 
     Prints the counts, which stand in docs/deployment.md (scripts/test -n 0 -s shows them).

@@ -1,1 +1,1 @@
-"""What the service is measured against, each as its own documentation or a good engineer would set it up."""
+"""The systems that the service is compared with, each set up as its documentation recommends."""

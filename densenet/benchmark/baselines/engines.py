@@ -1,4 +1,4 @@
-"""Engines: a network in a file and a number of threads → a function from float32 (1, 3, 224, 224) to its logits."""
+"""Engines: load a network file into a function from float32 (1, 3, 224, 224) to float32 logits (1, classes)."""
 
 import json
 import threading
@@ -12,14 +12,16 @@ from densenet.benchmark.plan import System
 
 Floats = NDArray[np.float32]
 Network = Callable[[Floats], Floats]
-# What OpenVINO computes in where the file leaves it open. Its default on newer processors is bf16, also for fp32 files.
+# OpenVINO's precision of computation. Without the hint it uses bf16 on newer processors, even for fp32 files.
 _OPENVINO_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 
 
 def load(system: System, precision: str, model: Path, *, threads: int, callers: int = 1) -> Network:
-    """The network as that system runs it, with so many threads for an image.
+    """Load a network as the system runs it.
 
-    callers: how many may call the function at once, of those systems that others than this project serve.
+    threads: per image. callers: how many threads may call the function at once; used by OpenVINO only.
+
+    Raises: ValueError if the system is not an engine.
     """
     match system:
         case System.EAGER:
@@ -30,11 +32,11 @@ def load(system: System, precision: str, model: Path, *, threads: int, callers: 
             return _openvino(model, precision, threads, callers)
         case System.ONNXRUNTIME:
             return _onnxruntime(model, threads)
-    raise ValueError(f"{system} is no engine")
+    raise ValueError(f"{system} is not an engine")
 
 
 def lay_out(system: System, batch: Floats) -> Floats:
-    """The batch as the system's own transform would leave it in memory: ours has the channels last."""
+    """Return the batch in the memory layout of the system's own transform: channels last for ours."""
     return np.ascontiguousarray(batch.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if system is System.OURS else batch
 
 
@@ -78,7 +80,7 @@ def _openvino(model: Path, precision: str, threads: int, callers: int) -> Networ
         "NUM_STREAMS": callers,
         "INFERENCE_NUM_THREADS": threads * callers,
         "INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[precision],
-        "ENABLE_CPU_PINNING": False,  # the load generator needs the cores, too
+        "ENABLE_CPU_PINNING": False,  # the load generator runs on the same cores
     }
     compiled = openvino.Core().compile_model(model, "CPU", settings)
     own = threading.local()

@@ -1,6 +1,6 @@
-"""The tutorial "Deploying PyTorch in Python via a REST API with Flask", as it stands; only where files lie is ours.
+"""The tutorial "Deploying PyTorch in Python via a REST API with Flask", unchanged except for file locations.
 
-Run as a module it is `app.run()`, the development server; gunicorn takes `app`. Torch has as many threads as it likes.
+Running the module starts Flask's development server; gunicorn uses `app`. Torch uses its default number of threads.
 """
 
 import io
@@ -22,7 +22,7 @@ model.eval()
 
 
 def transform_image(image_bytes: bytes) -> Tensor:
-    """An encoded image → float32 (1, 3, 224, 224)."""
+    """Transform an encoded image to a float32 tensor (1, 3, 224, 224)."""
     my_transforms = transforms.Compose(
         [
             transforms.Resize(255),
@@ -37,7 +37,7 @@ def transform_image(image_bytes: bytes) -> Tensor:
 
 
 def get_prediction(image_bytes: bytes) -> tuple[str, str]:
-    """The id and the name of the best class."""
+    """Return the id and the name of the best class."""
     tensor = transform_image(image_bytes=image_bytes)
     outputs = model.forward(tensor)
     _, y_hat = outputs.max(1)
@@ -48,7 +48,7 @@ def get_prediction(image_bytes: bytes) -> tuple[str, str]:
 
 @app.route("/predict", methods=["POST"])
 def predict() -> object:
-    """The part `file` of a form → {"class_id": …, "class_name": …}."""
+    """Classify the part `file` of a form; respond with {"class_id": …, "class_name": …}."""
     file = request.files["file"]
     img_bytes = file.read()
     class_id, class_name = get_prediction(image_bytes=img_bytes)

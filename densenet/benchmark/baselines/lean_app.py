@@ -1,8 +1,8 @@
-"""A lean service around another engine: Starlette, Pillow, NumPy. Photos are the body, and leave the event loop alone.
+"""A minimal service around another engine, with Starlette, Pillow and NumPy. The photo is the request body.
 
-One process whose workers are threads, with a thread of the engine each: what takes long lets go of the interpreter.
-Processes of uvicorn's would each keep the connections that they happened to accept, at times all of them.
-The environment says which engine runs which file.
+One process runs several worker threads, each with one engine thread; decoding and inference release the GIL. Several
+uvicorn processes would share connections unevenly, because each keeps those that it accepted.
+Environment variables select the engine and the model file.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ network = engines.load(
 
 
 def transform(content: bytes) -> Floats:
-    """An encoded photo → float32 (1, 3, 224, 224). Of a large JPEG libjpeg decodes a half, a quarter or an eighth."""
+    """Transform an encoded photo to float32 (1, 3, 224, 224). Decode large JPEGs at 1/2, 1/4 or 1/8 scale."""
     image: Image.Image = Image.open(io.BytesIO(content))
     short = min(image.size)
     width, height = (math.ceil(side * 2 * RESIZE / short) for side in image.size)
@@ -56,7 +56,7 @@ def transform(content: bytes) -> Floats:
 
 
 def classify(content: bytes) -> dict[str, str | float]:
-    """The best class of an encoded photo and its probability."""
+    """Return the best class of an encoded photo and its probability."""
     logits = network(transform(content))[0]
     exponentials = np.exp(logits - logits.max())
     best = int(logits.argmax())
@@ -66,7 +66,7 @@ def classify(content: bytes) -> dict[str, str | float]:
 
 
 async def predict(request: Request) -> JSONResponse:
-    """POST /predict."""
+    """Handle POST /predict."""
     content = await request.body()
     return JSONResponse(await asyncio.get_running_loop().run_in_executor(workers, classify, content))
 

@@ -1,1 +1,1 @@
-"""The faults, each a function from the scene to what was found."""
+"""The faults. Each is a function from a scenario to a finding."""

@@ -1,4 +1,4 @@
-"""The clock jumps, forwards and backwards, while tokens are asked for and a time-out runs."""
+"""Clock jumps, forwards and backwards, with token authorization on and a timeout running."""
 
 import json
 import time
@@ -11,10 +11,10 @@ import requests
 from densenet.chaos import load as loading
 from densenet.chaos.environment import environment
 from densenet.chaos.faults.workers import RESPONSE_TIMEOUT
-from densenet.chaos.monitor import Log, one_worker, whole, within
+from densenet.chaos.monitor import Log, healthy, one_worker, within
 from densenet.chaos.oracle import Outcome, Verdict
 from densenet.chaos.plan import Fault, Finding, Skipped, at_least, at_most
-from densenet.chaos.scenario import BEFORE, PATIENCE, SOON, Scene, finding, steady
+from densenet.chaos.scenario import BEFORE, PATIENCE, SOON, Scenario, make_finding, steady
 from densenet.service import temporary_instance
 from densenet.service.authenticated_session import TIMEOUT
 from densenet.service.tokens import KEY_FILE
@@ -22,40 +22,43 @@ from densenet.service.torchserve import Service
 from export.archive import copy_with_settings
 
 _LIBRARIES = ("/usr/lib", "/usr/local/lib")
-_SEEN = 2.5  # seconds until every process has read the new time
+_CLOCK_DELAY = 2.5  # seconds until every process has read the new time
 _EXPIRED = "400 InvalidKeyException"
 _DONE = (
-    "libfaketime moves the wall clock of Java and the workers by +2 h and then by -2 h, tokens being asked for; a "
-    f"worker hangs before the second jump, with `responseTimeout` at {RESPONSE_TIMEOUT} seconds."
+    "libfaketime moves the wall clock of Java and the workers by +2 h and then by -2 h, with token authorization on. A "
+    f"worker hangs before the second jump; `responseTimeout` is {RESPONSE_TIMEOUT} seconds."
 )
 
 
 class Guarded:
-    """A service that asks for tokens, the folder that it writes its keys to, and the file that its clock obeys."""
+    """A service that requires tokens, the file with its keys, and the file that sets its clock."""
 
     def __init__(self, service: Service, keys: Path, shift: Path) -> None:
         self.service, self._keys, self._shift = service, keys, shift
 
     def headers(self, which: str) -> dict[str, str]:
-        """The token for inference, management or API, as it is now."""
+        """Return the header with the current token for inference, management or API."""
         return {"Authorization": f"Bearer {json.loads(self._keys.read_text())[which]['key']}"}
 
     def renew(self) -> None:
-        """New tokens for inference and management, by the API's, which never expires."""
+        """Renew the tokens for inference and management with the API token, which never expires."""
         for kind in ("inference", "management"):
             address = f"{self.service.management}/token"
             answer = requests.get(address, params={"type": kind}, headers=self.headers("API"), timeout=TIMEOUT)
             answer.raise_for_status()
 
     def jump(self, shift: str) -> None:
-        """Sets the clock off by that much, for libfaketime to read."""
+        """Shift the clock by an offset in libfaketime's format, such as "+2h"."""
         self._shift.write_text(shift)
-        time.sleep(_SEEN)
+        time.sleep(_CLOCK_DELAY)
 
 
-def jump(scene: Scene) -> Finding:
-    """Two hours on, tokens have expired; two hours back, a time-out still takes its seconds. Raises Skipped."""
-    with _guarded(scene, _library()) as guarded:
+def jump(scenario: Scenario) -> Finding:
+    """Check that tokens expire two hours ahead, and that timeouts are unaffected two hours back.
+
+    Raises: Skipped if libfaketime is not installed.
+    """
+    with _guarded(scenario, _library()) as guarded:
         service, log = guarded.service, Log(guarded.service)
         with steady(service.inference, guarded.headers("inference")) as load:
             injected = time.monotonic()
@@ -69,26 +72,26 @@ def jump(scene: Scene) -> Finding:
             victim.suspend()
             hung = time.monotonic()
             guarded.jump("-2h")
-            whole_again = within(PATIENCE, lambda: whole(service, victim.pid))
-    found = finding(Fault.CLOCK_JUMP, _DONE, load.outcomes, injected, whole_again, log.warnings())
+            healthy_again = within(PATIENCE, lambda: healthy(service, victim.pid))
+    result = make_finding(Fault.CLOCK_JUMP, _DONE, load.outcomes, injected, healthy_again, log.warnings())
     refused = [outcome for outcome in load.outcomes if outcome.verdict is Verdict.REFUSED]
-    found.checks += [
+    result.checks += [
         at_least("refusals of an expired token after +2 h", _expired(load.outcomes), 1),
-        at_most("until they are seen", expired and expired - injected, 30, " s"),
+        at_most("until the first of them", expired and expired - injected, 30, " s"),
         at_most("refusals of a token after it was renewed", _expired(load.outcomes, renewed), 0),
         at_most("other failed requests", len(refused) - _expired(refused), 1),
         at_most(
             "until a hung worker is replaced, across -2 h",
-            whole_again and whole_again - hung,
+            healthy_again and healthy_again - hung,
             RESPONSE_TIMEOUT + SOON,
             " s",
         ),
     ]
-    found.notes.append(
-        "Tokens expire by the wall clock: a jump forwards ends them early, and a jump backwards lets them live as much "
-        "longer. Time-outs run by a clock that does not jump."
+    result.notes.append(
+        "Tokens expire by the wall clock: a jump forwards ends them early, and a jump backwards extends them by the "
+        "same time. Timeouts use a monotonic clock, which does not jump."
     )
-    return found
+    return result
 
 
 def _expired(outcomes: list[Outcome], since: float = 0) -> int:
@@ -103,14 +106,15 @@ def _library() -> Path:
 
 
 @contextmanager
-def _guarded(scene: Scene, library: Path) -> Iterator[Guarded]:
-    """A service with tokens and a clock that can be moved."""
-    folder = scene.scratch("clock")
+def _guarded(scenario: Scenario, library: Path) -> Iterator[Guarded]:
+    """Start a service that requires tokens and has an adjustable clock."""
+    folder = scenario.scratch("clock")
     shift, archive = folder / "shift", folder / "store" / "densenet.mar"
     shift.write_text("+0")
-    copy_with_settings(scene.archive, archive, {"responseTimeout": RESPONSE_TIMEOUT})
-    # When a clock is set, the monotonic one does not move, and waits that go by it take their time (without the second
-    # of these libfaketime ends them at once). Files keep their times, or Python would compile all of torch anew.
+    copy_with_settings(scenario.archive, archive, {"responseTimeout": RESPONSE_TIMEOUT})
+    # Setting the wall clock does not move the monotonic one, so waits on it must keep their duration; without
+    # FAKETIME_FORCE_MONOTONIC_FIX=0 libfaketime ends them at once. File times stay real, because otherwise Python
+    # recompiles all of torch.
     faked = {
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_FORCE_MONOTONIC_FIX": "0",

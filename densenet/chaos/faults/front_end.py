@@ -1,4 +1,4 @@
-"""The front end, TorchServe's Java process, is killed and started again."""
+"""A killed front end (TorchServe's Java process), started again by scripts/serve."""
 
 import json
 import subprocess
@@ -11,21 +11,21 @@ from densenet.chaos.environment import Checkout
 from densenet.chaos.monitor import within
 from densenet.chaos.oracle import Verdict, count
 from densenet.chaos.plan import Fault, Finding, at_least, at_most, equal
-from densenet.chaos.scenario import PATIENCE, SOON, Scene, finding, steady
+from densenet.chaos.scenario import PATIENCE, SOON, Scenario, make_finding, steady
 from densenet.service.torchserve import STATE, Service, worker_processes
-from export.console import Problem
+from export.console import CliError
 
-_END = 10  # seconds for workers to see that their front end is gone
+_END = 10  # seconds for workers to notice that their front end is gone
 _UP = "DenseNet-121 is up"
 _DONE = (
-    "Java gets SIGKILL, and `scripts/serve --foreground` starts it again as soon as its workers are gone; "
-    "later Java is killed once more, to see how that command ends."
+    "Java gets SIGKILL, and `scripts/serve --foreground` starts it again as soon as its workers are gone. "
+    "Then Java is killed once more to see how that command exits."
 )
 
 
-def killed(scene: Scene) -> Finding:
-    """Java is killed under scripts/serve, started anew in the foreground, and killed again."""
-    checkout = Checkout(scene.scratch("front") / "checkout", scene.archive)
+def killed(scenario: Scenario) -> Finding:
+    """Kill Java under scripts/serve, start it again in the foreground, and kill it again."""
+    checkout = Checkout(scenario.scratch("front") / "checkout", scenario.archive)
     try:
         with checkout.serve() as first:
             service = _up(checkout, first)
@@ -42,37 +42,40 @@ def killed(scene: Scene) -> Finding:
         _, errors = second.communicate(timeout=PATIENCE)
     finally:
         checkout.stop()
-    said = [line for line in errors.splitlines() if not line.startswith("WARNING: the weights are untrained")]
-    found = finding(
+    printed = [line for line in errors.splitlines() if not line.startswith("WARNING: the weights are untrained")]
+    result = make_finding(
         Fault.FRONT_KILLED,
         _DONE,
         load.outcomes,
         injected,
         recovered,
-        [line.replace(str(checkout.root), "…") for line in said],
+        [line.replace(str(checkout.root), "…") for line in printed],
     )
-    found.checks += [
+    result.checks += [
         at_least("connections lost", count(load.outcomes, Verdict.LOST), 1),
-        at_most("until normal", found.normal_after, SOON, " s"),
-        at_most("until its workers had ended", alone and alone - injected, _END, " s"),
-        equal("its temporary folder is there until the next start", _word(left), "yes"),
-        equal("and after it", _word(Path(service.temp).exists()), "no"),
+        at_most("until normal", result.normal_after, SOON, " s"),
+        at_most("until its workers exited", alone and alone - injected, _END, " s"),
+        equal("its temporary folder exists before the next start", _yes_no(left), "yes"),
+        equal("its temporary folder exists after the next start", _yes_no(Path(service.temp).exists()), "no"),
         equal("exit status of --foreground", second.returncode, 1),
-        equal("lines that it says", len(said), 1),
-        equal("its temporary folder is left, too", _word(Path(again.temp).exists()), "no"),
+        equal("lines printed by --foreground", len(printed), 1),
+        equal("the temporary folder exists after --foreground", _yes_no(Path(again.temp).exists()), "no"),
     ]
-    return found
+    return result
 
 
-def _word(there: bool) -> str:
-    return "yes" if there else "no"
+def _yes_no(value: bool) -> str:
+    return "yes" if value else "no"
 
 
 def _up(checkout: Checkout, process: "subprocess.Popen[str]") -> Service:
-    """The service, once the command has said that it is up. Raises Problem where it ends instead."""
+    """Wait until scripts/serve reports that the service is up, and return the service.
+
+    Raises: CliError if the command exits instead.
+    """
     assert process.stdout
     for line in process.stdout:
         if line.startswith(_UP):
             state = checkout.root / ".run" / str(checkout.port) / STATE
             return Service(**json.loads(state.read_text()))
-    raise Problem(f"the service did not come up: {process.communicate()[1].strip()}")
+    raise CliError(f"the service did not start: {process.communicate()[1].strip()}")

@@ -1,4 +1,4 @@
-"""What is wrong before the start: a damaged archive, a bad line in config.properties."""
+"""Faults that must prevent the start: a damaged archive, a bad line in config.properties."""
 
 import json
 import re
@@ -8,55 +8,55 @@ from pathlib import Path
 
 from densenet.chaos.environment import Checkout
 from densenet.chaos.plan import Check, Fault, Finding
-from densenet.chaos.scenario import Scene
+from densenet.chaos.scenario import Scenario
 from export import CARD, NETWORK
 from export.archive import CONFIG, copy_with_settings
 
-_LONGEST = 300  # characters of what is still one clear line
+_MAX_LINE = 300  # characters of an error line that is still readable
 
 
-def corrupt_archive(scene: Scene) -> Finding:
-    """scripts/serve with archives that are damaged in different ways."""
-    checkout = Checkout(scene.scratch("corrupt") / "checkout", scene.archive)
+def corrupt_archive(scenario: Scenario) -> Finding:
+    """Check that scripts/serve rejects archives damaged in different ways."""
+    checkout = Checkout(scenario.scratch("corrupt") / "checkout", scenario.archive)
     done = "`scripts/serve` is called with archives that were damaged in different ways."
-    found = Finding(Fault.CORRUPT_ARCHIVE, done)
-    for what, damage, telling in _DAMAGES:
-        damage(scene.archive, checkout.archive)
-        _must_refuse(checkout, found, what, telling)
-    return found
+    result = Finding(Fault.CORRUPT_ARCHIVE, done)
+    for what, damage, message in _DAMAGES:
+        damage(scenario.archive, checkout.archive)
+        _must_refuse(checkout, result, what, message)
+    return result
 
 
-def bad_configuration(scene: Scene) -> Finding:
-    """scripts/serve with a line in config.properties, or a setting of the archive, that cannot be used."""
-    checkout = Checkout(scene.scratch("bad") / "checkout", scene.archive)
+def bad_configuration(scenario: Scenario) -> Finding:
+    """Check that scripts/serve rejects bad lines in config.properties and bad settings in the archive."""
+    checkout = Checkout(scenario.scratch("bad") / "checkout", scenario.archive)
     done = "`scripts/serve` is called with one bad line in `config.properties`, or one in the archive's settings."
-    found = Finding(Fault.BAD_CONFIGURATION, done)
+    result = Finding(Fault.BAD_CONFIGURATION, done)
     config = checkout.root / "config.properties"
     original = config.read_text()
-    for line, telling in _LINES:
+    for line, message in _LINES:
         key = re.split("[= ]", line)[0]
         kept = [old for old in original.splitlines() if not old.startswith(f"{key}=")]
         config.write_text("\n".join([*kept, line, ""]))
-        _must_refuse(checkout, found, f"`{line}`", telling)
+        _must_refuse(checkout, result, f"`{line}`", message)
     config.write_text(original)
-    for settings, telling in _SETTINGS:
-        copy_with_settings(scene.archive, checkout.archive, settings)
-        _must_refuse(checkout, found, f"`{json.dumps(settings)}` in the archive's {CONFIG}", telling)
-    return found
+    for settings, message in _SETTINGS:
+        copy_with_settings(scenario.archive, checkout.archive, settings)
+        _must_refuse(checkout, result, f"`{json.dumps(settings)}` in the archive's {CONFIG}", message)
+    return result
 
 
-def _must_refuse(checkout: Checkout, found: Finding, what: str, telling: str) -> None:
-    """One line that names what is wrong, an exit status that is not 0, and nothing that goes on running."""
+def _must_refuse(checkout: Checkout, result: Finding, what: str, message: str) -> None:
+    """Check that scripts/serve prints one line with message, exits with a status other than 0 and leaves no service."""
     try:
-        status, lines = checkout.fails()
+        status, lines = checkout.run_to_end()
         left = list((checkout.root / ".run").glob("*/service.json"))
     finally:
         checkout.stop()
-    clear = len(lines) == 1 and telling in lines[0] and len(lines[0]) < _LONGEST
-    told = f"exit status {status}, {len(lines)} line(s)" + (", a service on record" if left else "")
-    wanted = f"not 0, 1 line with “{telling}”"
-    found.checks.append(Check(what, wanted, told, status != 0 and clear and not left))
-    found.operator = [*found.operator, f"{what}: {' / '.join(lines[:2])}".replace(str(checkout.root), "…")]
+    clear = len(lines) == 1 and message in lines[0] and len(lines[0]) < _MAX_LINE
+    observed = f"exit status {status}, {len(lines)} line(s)" + (", a recorded service" if left else "")
+    required = f"not 0, 1 line with “{message}”"
+    result.checks.append(Check(what, required, observed, status != 0 and clear and not left))
+    result.operator = [*result.operator, f"{what}: {' / '.join(lines[:2])}".replace(str(checkout.root), "…")]
 
 
 def _cut_short(archive: Path, target: Path) -> None:
@@ -87,7 +87,7 @@ def _without_card(archive: Path, target: Path) -> None:
 
 
 def _rewrite(archive: Path, target: Path, name: str, change: Callable[[bytes], bytes]) -> None:
-    """The same archive with one file changed, and its checksums right."""
+    """Write a copy of the archive with one file changed and valid checksums."""
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
         for inside, content in _contents(old):
             new.writestr(inside, change(content) if inside == name else content)
@@ -99,11 +99,11 @@ def _contents(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
 
 
 _DAMAGES: tuple[tuple[str, Callable[[Path, Path], None], str], ...] = (
-    ("cut short in the middle", _cut_short, "is no archive of this project, or damaged"),
+    ("cut short in the middle", _cut_short, "is damaged or not an archive of this project"),
     ("one byte changed", _one_byte, "is damaged"),
-    ("an empty file", _empty, "is no archive of this project, or damaged"),
-    ("a model card that is none", _without_card, "is no archive of this project, or damaged"),
-    ("a network that is not the card's", _another_network, "is not the file that the model card describes"),
+    ("an empty file", _empty, "is damaged or not an archive of this project"),
+    ("an invalid model card", _without_card, "is damaged or not an archive of this project"),
+    ("a network that differs from the card's", _another_network, "is not the file that the model card describes"),
     ("a handler that cannot be imported", _without_handler, "a module is missing"),
 )
 _LINES = (
@@ -116,5 +116,5 @@ _LINES = (
 )
 _SETTINGS = (
     ({"handler": {"top_k": 0}}, "handler.top_k must be a whole number from 1 to 1000, not 0"),
-    ({"handler": {"topk": 5}}, "handler.topk is no setting"),
+    ({"handler": {"topk": 5}}, "unknown setting handler.topk"),
 )

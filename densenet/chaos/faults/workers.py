@@ -1,4 +1,4 @@
-"""Workers that die, hang, or run out of memory, while others are asked."""
+"""Workers that die, hang or run out of memory while the service is under load."""
 
 import os
 import time
@@ -9,39 +9,39 @@ from pathlib import Path
 import psutil
 
 from densenet.chaos import sender, workload
-from densenet.chaos.monitor import Log, one_worker, whole, within
+from densenet.chaos.monitor import Log, healthy, one_worker, within
 from densenet.chaos.oracle import Verdict
 from densenet.chaos.plan import Fault, Finding, Skipped, at_most, equal
-from densenet.chaos.scenario import PATIENCE, SOON, Scene, failed, finding, steady
+from densenet.chaos.scenario import PATIENCE, SOON, Scenario, failed, make_finding, steady
 from densenet.service.torchserve import Service, decoder_processes, worker_processes
 from export.archive import copy_with_settings
 
-RESPONSE_TIMEOUT = 5  # seconds, in place of the archive's 120
-_ROOM = 100e6  # bytes that a decoder may still take, where a picture of 60 megapixels wants 180 and more
+RESPONSE_TIMEOUT = 5  # seconds, instead of the archive's 120
+_HEADROOM = 100e6  # bytes that a decoder may still allocate; an image of 60 megapixels needs over 180 MB
 _CGROUP = Path("/sys/fs/cgroup/memory")
 
 
-def killed(scene: Scene) -> Finding:
-    """A worker is killed outright."""
-    with scene.service("killed") as service:
-        return _replaced(Fault.WORKER_KILLED, service, "One of two workers gets SIGKILL.", _kill, most=SOON)
+def killed(scenario: Scenario) -> Finding:
+    """Kill a worker."""
+    with scenario.service("killed") as service:
+        return _replaced(Fault.WORKER_KILLED, service, "One of two workers gets SIGKILL.", _kill, maximum=SOON)
 
 
-def hung(scene: Scene) -> Finding:
-    """A worker stops, and never comes back by itself."""
-    quick = scene.scratch("quick") / "densenet.mar"
-    copy_with_settings(scene.archive, quick, {"responseTimeout": RESPONSE_TIMEOUT})
+def hung(scenario: Scenario) -> Finding:
+    """Suspend a worker, which never resumes by itself."""
+    quick = scenario.scratch("quick") / "densenet.mar"
+    copy_with_settings(scenario.archive, quick, {"responseTimeout": RESPONSE_TIMEOUT})
     done = (
-        f"One of two workers gets SIGSTOP. `responseTimeout` is {RESPONSE_TIMEOUT} seconds here, so that the test is "
-        "short; by default it is 120."
+        f"One of two workers gets SIGSTOP. `responseTimeout` is {RESPONSE_TIMEOUT} seconds to keep the test short; "
+        "the default is 120."
     )
-    with scene.service("hung", quick) as service:
-        found = _replaced(Fault.WORKER_HUNG, service, done, _hang, most=RESPONSE_TIMEOUT + SOON)
-    found.notes.append(
-        "By default the one request in the hung worker waits for two minutes and is then answered 500 `Worker died.`; "
-        "meanwhile the others get all their answers from the workers that are left, at their share of the speed."
+    with scenario.service("hung", quick) as service:
+        result = _replaced(Fault.WORKER_HUNG, service, done, _hang, maximum=RESPONSE_TIMEOUT + SOON)
+    result.notes.append(
+        "By default the request in the hung worker waits for two minutes and then gets 500 `Worker died.`; meanwhile "
+        "the remaining workers answer all other requests, at their share of the speed."
     )
-    return found
+    return result
 
 
 def _kill(worker: psutil.Process) -> None:
@@ -53,101 +53,106 @@ def _hang(worker: psutil.Process) -> None:
 
 
 def _replaced(
-    fault: Fault, service: Service, done: str, strike: Callable[[psutil.Process], None], *, most: float
+    fault: Fault, service: Service, done: str, disable: Callable[[psutil.Process], None], *, maximum: float
 ) -> Finding:
-    """A worker is struck, must be replaced, and takes at most the one request with it that it was working on."""
+    """Disable a worker; check that it is replaced and that at most the request it was processing fails."""
     log = Log(service)
     with steady(service.inference) as load:
         victim = one_worker(service)
         injected = time.monotonic()
-        strike(victim)
-        recovered = within(PATIENCE, lambda: whole(service, gone=victim.pid))
-    found = finding(fault, done, load.outcomes, injected, recovered, log.warnings())
-    found.checks += [
+        disable(victim)
+        recovered = within(PATIENCE, lambda: healthy(service, gone=victim.pid))
+    result = make_finding(fault, done, load.outcomes, injected, recovered, log.warnings())
+    result.checks += [
         at_most("failed requests", failed(load.outcomes), 1),
-        at_most("until normal", found.normal_after, most, " s"),
+        at_most("until normal", result.normal_after, maximum, " s"),
     ]
-    return found
+    return result
 
 
-def memory_limit(scene: Scene) -> Finding:
-    """A decoder may not take more memory, and is sent a picture that needs it."""
-    with scene.service("memory") as service, steady(service.inference) as load:
-        log, picture = Log(service), workload.huge()
-        (known,) = workload.learn(service.inference, [picture])
+def memory_limit(scenario: Scenario) -> Finding:
+    """Limit the decoders' memory and send an image that needs more."""
+    with scenario.service("memory") as service, steady(service.inference) as load:
+        log, huge = Log(service), workload.huge()
+        (expected,) = workload.learn(service.inference, [huge])
         workers = worker_processes(service)
         limited = {decoder: _limit(decoder) for worker in workers for decoder in decoder_processes(worker)}
         injected = time.monotonic()
         with workload.quiet_session() as session:
-            answer = sender.ask(session, service.inference, picture, known)
-            for decoder, most in limited.items():
-                decoder.rlimit(psutil.RLIMIT_AS, most)
-            again = sender.ask(session, service.inference, picture, known)
-        recovered = within(PATIENCE, lambda: whole(service))
+            answer = sender.send(session, service.inference, huge, expected)
+            for decoder, original in limited.items():
+                decoder.rlimit(psutil.RLIMIT_AS, original)
+            again = sender.send(session, service.inference, huge, expected)
+        recovered = within(PATIENCE, lambda: healthy(service))
         dead = sum(not process.is_running() for process in [*workers, *limited])
     done = (
-        f"The address space of both workers' decoders is limited to {_ROOM / 1e6:.0f} MB more than they have "
-        "(RLIMIT_AS), and a picture of 60 megapixels is sent, which needs 180; then the limit is lifted, and it is "
-        "sent again."
+        f"The address space of both workers' decoders is limited to {_HEADROOM / 1e6:.0f} MB more than they use "
+        "(RLIMIT_AS), and an image of 60 megapixels is sent, which needs 180 MB. Then the limit is lifted, and the "
+        "image is sent again."
     )
-    found = finding(Fault.MEMORY_LIMIT, done, [*load.outcomes, answer, again], injected, recovered, log.warnings())
-    found.checks += [
-        equal("answer to the picture", answer.label, "clean error: 422 too_costly"),
-        equal("answer to it without the limit", again.verdict.value, Verdict.RIGHT.value),
+    result = make_finding(
+        Fault.MEMORY_LIMIT, done, [*load.outcomes, answer, again], injected, recovered, log.warnings()
+    )
+    result.checks += [
+        equal("answer to the image", answer.label, "clean error: 422 too_costly"),
+        equal("answer to the image without the limit", again.verdict.value, Verdict.RIGHT.value),
         at_most("other failed requests", failed(load.outcomes), 0),
         equal("workers and decoders that died", dead, 0),
     ]
-    return found
+    return result
 
 
 def _limit(decoder: psutil.Process) -> tuple[int, int]:
-    """Leaves a decoder little room; the limit that it had before."""
+    """Limit a decoder's address space; return its previous RLIMIT_AS (soft, hard), in bytes."""
     soft, hard = decoder.rlimit(psutil.RLIMIT_AS)
-    decoder.rlimit(psutil.RLIMIT_AS, (int(decoder.memory_info().vms + _ROOM), hard))
+    decoder.rlimit(psutil.RLIMIT_AS, (int(decoder.memory_info().vms + _HEADROOM), hard))
     return soft, hard
 
 
-def out_of_memory(scene: Scene) -> Finding:
-    """The kernel kills a decoder for the memory that it takes."""
-    picture = workload.huge()
-    with scene.service("oom") as service, steady(service.inference) as load:
+def out_of_memory(scenario: Scenario) -> Finding:
+    """Make the kernel's OOM killer kill a decoder."""
+    huge = workload.huge()
+    with scenario.service("oom") as service, steady(service.inference) as load:
         log = Log(service)
-        (known,) = workload.learn(service.inference, [picture])
+        (expected,) = workload.learn(service.inference, [huge])
         workers = worker_processes(service)
         decoders = [decoder for worker in workers for decoder in decoder_processes(worker)]
         with _memory_group([*workers, *decoders]):
             injected = time.monotonic()
             with workload.quiet_session() as session:
-                answer = sender.ask(session, service.inference, picture, known)
+                answer = sender.send(session, service.inference, huge, expected)
             within(PATIENCE, lambda: any(not decoder.is_running() for decoder in decoders))
-            recovered = within(PATIENCE, lambda: whole(service))
+            recovered = within(PATIENCE, lambda: healthy(service))
         dead = sum(not worker.is_running() for worker in workers)
     done = (
-        "Both workers and their decoders are put into a control group that may hold 60 MB more than they take, and a "
-        "picture of 60 megapixels is sent, which needs 180; the kernel kills the decoder."
+        "Both workers and their decoders run in a control group with 200 MB more than they use, and an image of 60 "
+        "megapixels is sent, which needs 180 MB. The kernel kills the decoder."
     )
-    found = finding(Fault.OUT_OF_MEMORY, done, [*load.outcomes, answer], injected, recovered, log.warnings())
-    found.checks += [
-        equal("the picture is answered with a clean error", answer.verdict.value, Verdict.REFUSED.value),
+    result = make_finding(Fault.OUT_OF_MEMORY, done, [*load.outcomes, answer], injected, recovered, log.warnings())
+    result.checks += [
+        equal("verdict on the answer to the image", answer.verdict.value, Verdict.REFUSED.value),
         at_most("other failed requests", failed(load.outcomes), 0),
         equal("workers that died", dead, 0),
-        at_most("until normal", found.normal_after, SOON, " s"),
+        at_most("until normal", result.normal_after, SOON, " s"),
     ]
-    return found
+    return result
 
 
 @contextmanager
 def _memory_group(processes: list[psutil.Process]) -> Iterator[None]:
-    """A control group of cgroup v1 around processes, a little larger than they are. Raises Skipped without one."""
+    """Move processes into a memory control group (cgroup v1) that is a little larger than they are.
+
+    Raises: Skipped if the control group cannot be created.
+    """
     group = _CGROUP / f"chaos-{os.getpid()}"
     try:
         group.mkdir()
     except OSError as error:
-        raise Skipped(f"no control group for memory can be made here ({error.strerror})") from error
+        raise Skipped(f"cannot create a memory control group ({error.strerror})") from error
     try:
         for process in processes:
             (group / "cgroup.procs").write_text(str(process.pid))
-        (group / "memory.limit_in_bytes").write_text("60M")  # pages that were charged elsewhere stay there
+        (group / "memory.limit_in_bytes").write_text("200M")  # the pages in use stay charged elsewhere
         yield
     finally:
         for pid in (group / "cgroup.procs").read_text().split():

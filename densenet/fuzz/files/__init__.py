@@ -1,4 +1,4 @@
-"""Builders of image files, a module a format: their smallest parts first, then the files that are costly to decode."""
+"""Builders of image files, one module per format: basic parts first, then files that are costly to decode."""
 
 import io
 import struct
@@ -8,18 +8,18 @@ from collections.abc import Iterable
 from PIL import Image
 
 MEGABYTE = 1_000_000
-FULL = 9 * MEGABYTE  # bytes to fill a file with that has to stay below a request's 10 MiB
+FULL = 9 * MEGABYTE  # bytes of filling for a file that must stay below a request's 10 MiB
 
 
 def saved(image: Image.Image, file_format: str, **options: object) -> bytes:
-    """The image as Pillow writes it."""
+    """Return the image as Pillow writes it."""
     buffer = io.BytesIO()
     image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
 def packed(fields: Iterable[tuple[int, int]]) -> bytes:
-    """(value, number of bits) after each other, the least significant bit first, as GIF and lossless WebP do."""
+    """Pack (value, number of bits) pairs, least significant bit first, as in GIF and lossless WebP."""
     out, held, bits = bytearray(), 0, 0
     for value, width in fields:
         held |= value << bits
@@ -31,10 +31,10 @@ def packed(fields: Iterable[tuple[int, int]]) -> bytes:
 
 
 def zeros(count: int) -> bytes:
-    """A zlib stream of that many zero bytes. Its blocks are all one, so that the longest takes no time to write."""
-    whole, rest = divmod(count, MEGABYTE)
-    checksum = struct.pack(">HH", count % 65521, 1)  # Adler-32: of zeros only the length counts
-    return b"\x78\x9c" + _block(MEGABYTE) * whole + _block(rest) + b"\x03\x00" + checksum
+    """Build a zlib stream of zero bytes from identical blocks, so that even the longest is fast to write."""
+    blocks, rest = divmod(count, MEGABYTE)
+    checksum = struct.pack(">HH", count % 65521, 1)  # Adler-32 of zeros depends only on their number
+    return b"\x78\x9c" + _block(MEGABYTE) * blocks + _block(rest) + b"\x03\x00" + checksum
 
 
 def _block(count: int) -> bytes:

@@ -1,4 +1,4 @@
-"""JPEG: segments without number, scan upon scan, and pictures whose data is missing, which decoders fill in."""
+"""JPEG: huge numbers of segments and scans, and images with missing data, which decoders fill in."""
 
 import math
 import struct
@@ -13,46 +13,46 @@ BASELINE, PROGRESSIVE, LOSSLESS, ARITHMETIC, ARITHMETIC_PROGRESSIVE = 0xC0, 0xC2
 HUFFMAN_TABLE, START_OF_SCAN, QUANTIZATION, RESTART_INTERVAL = 0xC4, 0xDA, 0xDB, 0xDD
 APP0, APP1, APP2, APP13, COMMENT = 0xE0, 0xE1, 0xE2, 0xED, 0xFE
 _ONE_CODE = bytes([1, *[0] * 15])  # a Huffman table of a single code, the bit 0
-_LONGEST = 65_533  # bytes of a segment's payload
+_MAX_PAYLOAD = 65_533  # bytes of a segment's payload
 MOST_SCANS = 98  # below the 100 that the service's own limit allows
 
 
 def segment(marker: int, payload: bytes = b"") -> bytes:
-    """One segment, with its length."""
+    """Build a segment with its length."""
     return struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload
 
 
 def small(mode: str = "RGB", **options: object) -> bytes:
-    """A picture of 16 × 16 pixels."""
+    """Build an image of 16 × 16 pixels."""
     return saved(Image.new(mode, (16, 16)), "JPEG", **options)
 
 
 def with_head(head: bytes) -> bytes:
-    """A small picture with those bytes behind its first marker."""
+    """Build a small image with bytes inserted after its first marker."""
     plain = small()
     return plain[:2] + head + plain[2:]
 
 
 def filled(*segments: bytes) -> bytes:
-    """A small picture with those segments over and over."""
+    """Build a small image with repeated segments."""
     together = b"".join(segments)
     return with_head(together * (FULL // len(together)))
 
 
 def frame(width: int, height: int, *, kind: int = BASELINE, sampling: Sequence[int] = (0x11,)) -> bytes:
-    """The segment that says how large a picture is; sampling: of each component, horizontal and vertical."""
+    """Build the frame header. sampling: horizontal and vertical factors of each component."""
     components = b"".join(bytes([i, factors, 0]) for i, factors in enumerate(sampling, 1))
     return segment(kind, struct.pack(">BHHB", 8, height, width, len(sampling)) + components)
 
 
 def scan(components: Sequence[int], first: int, last: int, bits: int = 0) -> bytes:
-    """The header of a scan. first, last: of the 64 coefficients; bits: successive approximation, high and low."""
+    """Build a scan header. first, last: of the 64 coefficients. bits: successive approximation, high and low."""
     head = bytes([len(components), *(byte for i in components for byte in (i, 0)), first, last, bits])
     return segment(START_OF_SCAN, head)
 
 
 def tables(ac_symbol: int = 0) -> bytes:
-    """A quantisation table, and a Huffman table of one code each for DC (no difference) and AC."""
+    """Build a quantisation table, and Huffman tables of one code for DC (no difference) and AC."""
     return (
         segment(QUANTIZATION, b"\0" + b"\1" * 64)
         + segment(HUFFMAN_TABLE, b"\0" + _ONE_CODE + b"\0")
@@ -63,15 +63,15 @@ def tables(ac_symbol: int = 0) -> bytes:
 def without_data(
     width: int = 8000, height: int = 8000, *, kind: int = BASELINE, sampling: Sequence[int] = (0x11,)
 ) -> bytes:
-    """A picture whose one scan is empty: decoders warn, and take zeros for what is missing."""
+    """Build an image whose only scan is empty; decoders warn and use zeros."""
     everything = range(1, len(sampling) + 1)
     last = 0 if kind in (PROGRESSIVE, LOSSLESS, ARITHMETIC_PROGRESSIVE) else 63
-    first = 1 if kind == LOSSLESS else 0  # of a lossless one it is the predictor
+    first = 1 if kind == LOSSLESS else 0  # in a lossless JPEG this field is the predictor
     return SOI + tables() + frame(width, height, kind=kind, sampling=sampling) + scan(everything, first, last) + EOI
 
 
 def scans_without_data(kind: int, sampling: Sequence[int], *, width: int = 8000, height: int = 8000) -> bytes:
-    """A progressive picture of as many empty scans as are allowed."""
+    """Build a progressive image with the maximum number of empty scans."""
     components = range(1, len(sampling) + 1)
     passes = [scan([i], 1, 63, bits) for bits in (1, 0x10, *[0x10] * MOST_SCANS) for i in components]
     head = SOI + tables() + frame(width, height, kind=kind, sampling=sampling) + scan(components, 0, 0)
@@ -84,7 +84,7 @@ def _bits(text: str) -> bytes:
 
 
 def _end_of_band_runs(blocks: int) -> bytes:
-    """Huffman data that says of all blocks that they hold nothing, 32,767 blocks at a time (symbol E0)."""
+    """Build Huffman data that marks all blocks as empty, 32,767 at a time (symbol E0)."""
     runs = []
     while blocks >= 1 << 14:
         length = min(blocks, (1 << 15) - 1)
@@ -94,7 +94,7 @@ def _end_of_band_runs(blocks: int) -> bytes:
 
 
 def end_of_band_scans(width: int = 8000, height: int = 8000, scans: int = MOST_SCANS) -> bytes:
-    """A progressive picture drawn by many scans of next to no data."""
+    """Build a progressive image with many scans of almost no data."""
     blocks = math.ceil(width / 8) * math.ceil(height / 8)
     nothing = _end_of_band_runs(blocks)
     head = SOI + tables(ac_symbol=0xE0) + frame(width, height, kind=PROGRESSIVE)
@@ -103,12 +103,12 @@ def end_of_band_scans(width: int = 8000, height: int = 8000, scans: int = MOST_S
 
 
 def shared_scans_strip(side: int = 512) -> bytes:
-    """The same as a small stream of its own, for a TIFF's strips."""
+    """Build end-of-band scans as a small stream for a TIFF's strips."""
     return end_of_band_scans(side, side)
 
 
 def restarts(width: int = 8000, height: int = 8000) -> bytes:
-    """A restart marker after every block."""
+    """Build an image with a restart marker after every block."""
     blocks = math.ceil(width / 8) * math.ceil(height / 8)
     eight = b"".join(b"\x3f\xff" + bytes([0xD0 + i]) for i in range(8))
     head = SOI + tables() + segment(RESTART_INTERVAL, b"\0\1") + frame(width, height) + scan([1], 0, 63)
@@ -116,100 +116,100 @@ def restarts(width: int = 8000, height: int = 8000) -> bytes:
 
 
 def missing_restarts(width: int = 8000, height: int = 8000) -> bytes:
-    """Restart markers due after every block, of which there is none."""
+    """Build an image that declares a restart marker after every block but has none."""
     return SOI + tables() + segment(RESTART_INTERVAL, b"\0\1") + frame(width, height) + scan([1], 0, 63) + EOI
 
 
 def uneven_sampling(width: int = 8000, height: int = 8000) -> bytes:
-    """Components of sizes whose ratio is no whole number."""
+    """Build an image with components whose size ratio is not an integer."""
     return without_data(width, height, sampling=(0x13, 0x21, 0x12))
 
 
 def narrow(kind: int = BASELINE) -> bytes:
-    """A side too short for decoding at a part of the size."""
+    """Build an image that is too narrow for decoding at a reduced scale."""
     return without_data(65_000, 984, kind=kind, sampling=(0x11, 0x11, 0x11))
 
 
 def many_exif_segments(payload: int = 8) -> bytes:
-    """EXIF segments without number, which Pillow joins one by one."""
+    """Build an image with many EXIF segments, which Pillow joins one by one."""
     return filled(segment(APP1, b"Exif\0\0" + bytes(payload)))
 
 
 def many_comments() -> bytes:
-    """Empty comments, 2.2 million of them."""
+    """Build an image with 2.2 million empty comments."""
     return filled(segment(COMMENT))
 
 
 def many_app_segments() -> bytes:
-    """Empty application segments."""
+    """Build an image with many empty application segments."""
     return filled(segment(APP0))
 
 
 def many_profiles() -> bytes:
-    """Profile segments whose number is never reached."""
+    """Build an image with many profile segments, fewer than they declare."""
     return filled(segment(APP2, b"ICC_PROFILE\0\1\xff"))
 
 
 def many_quantization_tables() -> bytes:
-    """Quantisation tables, each over the one before."""
+    """Build an image with many quantisation tables, each replacing the previous one."""
     return filled(segment(QUANTIZATION, b"\0" + b"\1" * 64))
 
 
 def many_huffman_tables() -> bytes:
-    """Huffman tables, each over the one before."""
+    """Build an image with many Huffman tables, each replacing the previous one."""
     return filled(segment(HUFFMAN_TABLE, b"\0" + _ONE_CODE + b"\0"))
 
 
 def many_frames() -> bytes:
-    """Segments that say how large the picture is, as many as there is room for."""
+    """Build an image with as many frame headers as fit."""
     return filled(segment(BASELINE, struct.pack(">BHHB", 8, 16, 16, 3) + b"\1\x11\0" * 20_000))
 
 
 def many_photoshop_resources() -> bytes:
-    """Photoshop segments full of empty resources."""
+    """Build an image with Photoshop segments full of empty resources."""
     resource = b"8BIM" + bytes(8)
-    room = (_LONGEST - 14) // len(resource)
-    return filled(segment(APP13, b"Photoshop 3.0\0" + resource * room))
+    capacity = (_MAX_PAYLOAD - 14) // len(resource)
+    return filled(segment(APP13, b"Photoshop 3.0\0" + resource * capacity))
 
 
 def many_scan_headers() -> bytes:
-    """Scans of nothing after each other in a baseline picture."""
+    """Build a baseline image with many empty scans."""
     plain = small("L")
     return plain[:-2] + scan([1], 0, 63) * (FULL // 10) + EOI
 
 
 def many_restart_markers() -> bytes:
-    """Markers that need no length, between the segments."""
+    """Build an image with many markers without a length between the segments."""
     return filled(b"\xff\xd0")
 
 
 def padding() -> bytes:
-    """Fill bytes before a marker."""
+    """Build an image with many fill bytes before a marker."""
     return filled(b"\xff")
 
 
 def junk() -> bytes:
-    """Bytes between segments that belong to none."""
+    """Build an image with bytes between segments that belong to none."""
     return with_head(b"\xff\0" + b"\1" * FULL)
 
 
 def stuffed() -> bytes:
-    """Data of the picture that goes on and on after its last block."""
+    """Build an image whose data continues after its last block."""
     return small()[:-2] + b"\1" * FULL + EOI
 
 
 def with_exif(block: bytes) -> bytes:
-    """A small picture with an EXIF block of any length, in as many segments as it takes."""
-    room = _LONGEST - 6
-    pieces = (block[at : at + room] for at in range(0, len(block), room))
+    """Build a small image with an EXIF block of any length, split into segments."""
+    capacity = _MAX_PAYLOAD - 6
+    pieces = (block[at : at + capacity] for at in range(0, len(block), capacity))
     return with_head(b"".join(segment(APP1, b"Exif\0\0" + piece) for piece in pieces))
 
 
 def with_profile(profile: bytes, mode: str = "CMYK", size: tuple[int, int] = (16, 16)) -> bytes:
-    """A picture of one colour with that profile."""
+    """Build an image of one colour with a profile."""
     return saved(Image.new(mode, size), "JPEG", icc_profile=profile)
 
 
 def multi_picture(index: bytes) -> bytes:
-    """A picture with that index of further pictures."""
+    """Build an image with an index of further images."""
     return with_head(segment(APP2, b"MPF\0" + index))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 import stamina
-from densenet_client import AsyncClient, Client, NotThere, Refused, ServiceError, Unauthorized
+from densenet_client import AsyncClient, Client, RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
 from PIL import Image
 
 from tests.photos import cutouts, encode
@@ -103,9 +103,9 @@ def boundary(asked: Asked) -> bytes:
 def test_settings_out_of_range_and_single_images_are_named() -> None:
     with pytest.raises(ValueError, match="parallel must be at least 1, not 0"):
         AsyncClient(parallel=0)
-    with pytest.raises(TypeError, match="several images are wanted"):
+    with pytest.raises(TypeError, match="needs several images"):
         AsyncClient().classify_many(b"photo")
-    with pytest.raises(TypeError, match="a path, bytes or a Pillow picture, not int"):
+    with pytest.raises(TypeError, match="a path, bytes or a Pillow image, not int"):
         run(one(NOBODY, 7))
     with pytest.raises(ServiceError, match=r"nowhere\.pem"):
         run(one("https://127.0.0.1:9/", verify="/nowhere.pem"))
@@ -128,10 +128,10 @@ def test_until_the_retries_are_used_up(retries: int, tries: int) -> None:
 @pytest.mark.parametrize(
     ("reply", "error", "message"),
     [
-        (Reply(415, '{"error": {"code": "not_an_image", "message": "this is text"}}'), Refused, "not_an_image"),
-        (Reply(413, ""), Refused, "MiB are more than the service takes"),
-        (Reply(400, INVALID_KEY), Unauthorized, "asks for a token"),
-        (Reply(500, "<html>"), ServiceError, "answered 500, not as this service does"),
+        (Reply(415, '{"error": {"code": "not_an_image", "message": "this is text"}}'), RequestRejected, "not_an_image"),
+        (Reply(413, ""), RequestRejected, "MiB exceed the service's limit"),
+        (Reply(400, INVALID_KEY), Unauthorized, "requires a token"),
+        (Reply(500, "<html>"), ServiceError, "answered 500 with an unexpected response"),
         (Reply(301, "", {"Location": NOBODY}), ServiceError, "answered 301"),
     ],
 )
@@ -143,9 +143,9 @@ def test_errors_are_the_other_clients(reply: Reply, error: type[Exception], mess
 
 
 def test_nobody_there_and_a_silent_service_are_told() -> None:
-    with pytest.raises(NotThere, match="start the service with scripts/serve"):
+    with pytest.raises(ServiceUnavailable, match="start the service with scripts/serve"):
         run(one(NOBODY))
-    with pytest.raises(NotThere):
+    with pytest.raises(ServiceUnavailable):
         run(many(NOBODY, numbered(100)))
     end = threading.Event()
 

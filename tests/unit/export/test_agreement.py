@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from export import PHOTOS
 from export.agreement import check, compare
-from export.console import Problem
+from export.console import CliError
 from handler.scoring import read
 
 LOGITS = [9.0, 7.0, 5.0, 3.0, 1.0, -1.0, -3.0, -5.0]
@@ -52,7 +52,7 @@ def test_slightly_different_weights_do_not_pass(network: nn.Module) -> None:
     other = copy.deepcopy(network)
     with torch.no_grad():
         other.get_parameter("features.conv0.weight").mul_(1.01)
-    with pytest.raises(Problem, match=r"differs|order"):
+    with pytest.raises(CliError, match=r"differs|order"):
         check(network, other)
 
 
@@ -67,14 +67,14 @@ def test_the_largest_difference_is_told_in_standard_deviations() -> None:
 
 
 def test_a_difference_just_past_the_tolerance_does_not_pass() -> None:
-    with pytest.raises(Problem, match="differs"):
+    with pytest.raises(CliError, match="differs"):
         check(Says(*LOGITS), Says(*changed(7, 5.5e-4)))
 
 
 def test_one_image_of_a_batch_is_enough_to_fail() -> None:
     eager = Says(*LOGITS)
     check(eager, SaysOnce(eager, eager))
-    with pytest.raises(Problem, match="differs"):
+    with pytest.raises(CliError, match="differs"):
         check(eager, SaysOnce(eager, Says(*changed(4, 0.1))))
 
 
@@ -82,12 +82,12 @@ def test_one_image_of_a_batch_is_enough_to_fail() -> None:
 @pytest.mark.parametrize("both", [True, False])
 def test_what_is_not_finite_does_not_pass(value: float, both: bool) -> None:
     broken = Says(*LOGITS[:-1], value)
-    with pytest.raises(Problem):
+    with pytest.raises(CliError):
         check(broken if both else Says(*LOGITS), broken)
 
 
 def test_another_number_of_classes_is_told() -> None:
-    with pytest.raises(Problem, match=r"\(1, 7\).*\(1, 8\)"):
+    with pytest.raises(CliError, match=r"\(1, 7\).*\(1, 8\)"):
         check(Says(*LOGITS), Says(*LOGITS[:-1]))
 
 
@@ -95,7 +95,7 @@ def test_two_of_the_best_five_in_another_order_do_not_pass() -> None:
     close = [9.0, 7.0, 5.0, 3.0, 3.0 - 1e-5, -1.0, -3.0]
     swapped = [9.0, 7.0, 5.0, 3.0 - 1e-5, 3.0, -1.0, -3.0]
     check(Says(*close), Says(*close))
-    with pytest.raises(Problem, match="order"):
+    with pytest.raises(CliError, match="order"):
         check(Says(*close), Says(*swapped))
 
 
@@ -107,7 +107,7 @@ def test_another_order_behind_the_best_five_passes() -> None:
 
 def test_fewer_than_five_classes_are_compared_in_full() -> None:
     assert check(Says(1.0, 2.0, -1.0), Says(1.0, 2.0, -1.0)) == 0
-    with pytest.raises(Problem, match="order"):
+    with pytest.raises(CliError, match="order"):
         check(Says(1.0, 1.0 - 1e-6, -1.0), Says(1.0 - 1e-6, 1.0, -1.0))
 
 

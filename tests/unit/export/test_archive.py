@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from export import ROOT, archive
-from export.console import Problem
+from export.console import CliError
 
 CARD = {"architecture": "DenseNet-121", "weights": {"name": "untrained"}, "precision": "fp32"}
 CARD |= {"network": {"parts": ["trunk", "head"]}}
@@ -62,7 +62,7 @@ def move_temporary_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
 
 def expected_entries() -> list[str]:
     names = [str(path.relative_to(ROOT)) for path in (ROOT / "handler").rglob("*.py")]
-    page = ("page.html", "card.html", "class.html", "page.css", "page.js", "texts.yaml")
+    page = ("page.html", "card.html", "class.html", "page.css", "page.js", "translations.yaml")
     handler = [name for name in names if name != "handler/entry.py"] + ["handler/openapi.yaml"]
     handler += [f"handler/page/{name}" for name in page]
     export = ["model.pt", "model_card.json", "index_to_name.json"]
@@ -79,7 +79,7 @@ def test_an_archive_holds_what_serving_needs_and_nothing_else(packed: Path) -> N
 def test_files_are_in_the_archive_as_they_are_on_disk(unpacked: Path, folder: Path) -> None:
     assert (unpacked / "model.pt").read_bytes() == (folder / "model.pt").read_bytes()
     assert (unpacked / "entry.py").read_bytes() == (ROOT / "handler" / "entry.py").read_bytes()
-    assert (unpacked / "handler" / "labels.py").read_bytes() == (ROOT / "handler" / "labels.py").read_bytes()
+    assert (unpacked / "handler" / "ranking.py").read_bytes() == (ROOT / "handler" / "ranking.py").read_bytes()
 
 
 def test_the_manifest_names_handler_network_version_and_config(unpacked: Path) -> None:
@@ -146,13 +146,13 @@ def test_any_temporary_folder_will_do(
 def test_an_incomplete_export_is_named(missing: str, tmp_path: Path) -> None:
     folder = make_export(tmp_path / "build")
     (folder / missing).unlink()
-    with pytest.raises(Problem, match=f"{missing} is missing"):
+    with pytest.raises(CliError, match=f"{missing} is missing"):
         archive.build(folder, tmp_path / "store" / "densenet.mar", version="1.0", workers=1)
     assert not (tmp_path / "store").exists()
 
 
 def test_a_name_that_torchserve_cannot_serve_is_a_problem_of_one_line(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="archiver") as caught:
+    with pytest.raises(CliError, match="archiver") as caught:
         archive.build(folder, tmp_path / "dense net.mar", version="1.0", workers=1)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -177,7 +177,7 @@ def test_an_archive_of_the_same_files_is_current(handler_copy: Path, folder: Pat
 @pytest.mark.parametrize(
     "change",
     [
-        lambda handler: append(handler / "labels.py"),
+        lambda handler: append(handler / "ranking.py"),
         lambda handler: append(handler / "entry.py"),
         lambda handler: (handler / "new.py").touch(),
         lambda handler: (handler / "reply.py").unlink(),
@@ -209,7 +209,7 @@ def test_a_refreshed_archive_has_the_new_handler_and_keeps_its_version_workers_a
     settings.write_text((handler_copy / "model-config.yaml").read_text().replace("top_k: 5", "top_k: 3"))
     target = tmp_path / "densenet.mar"
     archive.build(folder, target, version="4.2", workers=7, config=settings)
-    append(handler_copy / "labels.py")
+    append(handler_copy / "ranking.py")
     archive.refresh(target, folder)
     assert archive.is_current(target, folder)
     with zipfile.ZipFile(target) as content:
@@ -238,7 +238,7 @@ def test_a_network_for_gpus_is_batched_there_unless_another_config_is_given(tmp_
 def test_an_older_export_is_not_packed(tmp_path: Path) -> None:
     folder = make_export(tmp_path / "build")
     (folder / "model_card.json").write_text(json.dumps(CARD | {"network": {"format": "TorchScript"}}))
-    with pytest.raises(Problem, match="older version"):
+    with pytest.raises(CliError, match="older version"):
         archive.build(folder, tmp_path / "densenet.mar", version="1.0", workers=2)
     assert not (tmp_path / "densenet.mar").exists()
 
@@ -305,7 +305,7 @@ def test_a_damaged_or_foreign_archive_is_a_problem_that_names_it(
     path = tmp_path / "densenet.mar"
     shutil.copyfile(packed, path)
     damage(path)
-    with pytest.raises(Problem, match=r"densenet\.mar") as caught:
+    with pytest.raises(CliError, match=r"densenet\.mar") as caught:
         archive.read_card(path)
     assert "--rebuild" in str(caught.value)
     assert "\n" not in str(caught.value)

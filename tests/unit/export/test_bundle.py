@@ -12,8 +12,8 @@ from torch import nn
 from torchvision.models import densenet121
 
 from export import bundle, weights
-from export.console import Problem
-from handler.labels import ClassIndex
+from export.console import CliError
+from handler.ranking import ClassIndex
 
 ROWS = [["n1", "cat"], ["n2", "dog"], ["n3", "Käse"]]
 FILES = ["index_to_name.json", "model.pt", "model_card.json"]
@@ -102,19 +102,19 @@ def test_an_export_of_1000_classes_needs_no_class_index(exported: Path, checkpoi
 def test_a_class_index_of_another_length_is_told_with_both_numbers(tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text(json.dumps(ROWS), encoding="utf-8")
-    with pytest.raises(Problem, match=r"3 classes.* have 7"):
+    with pytest.raises(CliError, match=r"3 classes.* have 7"):
         bundle.class_index_for(path, outputs=7)
 
 
 def test_without_a_class_index_other_than_1000_classes_ask_for_one(checkpoint_of_three: Path) -> None:
-    with pytest.raises(Problem, match=r"3 classes.* 1000.*--class-index"):
+    with pytest.raises(CliError, match=r"3 classes.* 1000.*--class-index"):
         bundle.make(weights.load(str(checkpoint_of_three)), None)
 
 
 def test_a_malformed_class_index_is_a_problem_of_one_line(tmp_path: Path) -> None:
     path = tmp_path / "classes.json"
     path.write_text("{\n\n", encoding="utf-8")
-    with pytest.raises(Problem, match=r"classes\.json") as caught:
+    with pytest.raises(CliError, match=r"classes\.json") as caught:
         bundle.class_index_for(path, outputs=3)
     assert "\n" not in str(caught.value)
 
@@ -168,6 +168,6 @@ def test_a_target_that_cannot_be_replaced_leaves_the_older_files(
     for name in others:
         (tmp_path / name).write_text("old")
     (tmp_path / blocked).mkdir()
-    with pytest.raises(Problem, match="is a folder"):
+    with pytest.raises(CliError, match="is a folder"):
         small.write(tmp_path)
     assert {name: (tmp_path / name).read_text() for name in others} == dict.fromkeys(others, "old")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from export import calibration
-from export.console import Problem
+from export.console import CliError
 from tests.photos import cutouts, encode
 
 
@@ -58,10 +58,10 @@ def test_no_more_than_enough_are_used(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_too_few_images_are_told(tmp_path: Path) -> None:
     for i, image in enumerate(cutouts(5)):
         (tmp_path / f"{i}.jpg").write_bytes(encode(image))
-    with pytest.raises(Problem, match="holds 5 images that can be read; calibration wants 20"):
+    with pytest.raises(CliError, match="has 5 readable images; calibration needs at least 20"):
         calibration.read(tmp_path)
 
 
 def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="there is no folder"):
+    with pytest.raises(CliError, match="no such folder"):
         calibration.read(tmp_path / "nowhere")

@@ -86,7 +86,7 @@ def test_half_the_bits_say_nearly_the_same(network: nn.Module, kind: Kind, toler
     loaded = read(to_torchscript(Network(Trunk(network, kind), network).eval()))
     with torch.inference_mode():
         expected, actual = network(images), loaded(images)
-        activations = loaded.trunk(images)
+        activations = loaded.features(images)
         together, alone = actual, torch.cat([loaded(image) for image in images.split(1)])
     assert actual.dtype == activations.dtype == torch.float32
     assert not torch.equal(actual, expected)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import densenet121, densenet169, resnet18
 
 from export import ROOT
-from export.console import Problem
+from export.console import CliError
 from export.fused import Trunk
 from export.network import Network, build, to_torchscript
 from handler.scoring import read
@@ -57,17 +57,17 @@ def without(name: str, state: State) -> State:
 
 
 def test_a_missing_tensor_is_named(state: State) -> None:
-    with pytest.raises(Problem, match=re.escape(f"{CONV} is missing (1 missing, 0 unknown")):
+    with pytest.raises(CliError, match=re.escape(f"{CONV} is missing (1 missing, 0 unknown")):
         build(without(CONV, state))
 
 
 def test_an_unknown_tensor_is_named(state: State) -> None:
-    with pytest.raises(Problem, match=re.escape("head.weight is unknown (0 missing, 1 unknown")):
+    with pytest.raises(CliError, match=re.escape("head.weight is unknown (0 missing, 1 unknown")):
         build(state | {"head.weight": torch.zeros(1)})
 
 
 def test_a_tensor_of_another_shape_is_named_with_both_shapes(state: State) -> None:
-    with pytest.raises(Problem, match=re.escape(CONV)) as caught:
+    with pytest.raises(CliError, match=re.escape(CONV)) as caught:
         build(state | {CONV: torch.zeros(32, 128, 1, 1)})
     assert "(32, 128, 1, 1)" in str(caught.value)
     assert "(32, 128, 3, 3)" in str(caught.value)
@@ -80,22 +80,23 @@ def test_step_counters_may_be_missing(state: State) -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "shape"), [(densenet169, "(1000, 1664)"), (resnet18, "none"), (lambda: nn.Linear(1, 1), "none")]
+    ("architecture", "shape"),
+    [(densenet169, "(1000, 1664)"), (resnet18, "it is missing"), (lambda: nn.Linear(1, 1), "it is missing")],
 )
 def test_another_architecture_is_refused(architecture: type[nn.Module], shape: str) -> None:
-    with pytest.raises(Problem, match=r"not a DenseNet-121: classifier\.weight") as caught:
+    with pytest.raises(CliError, match=r"not a DenseNet-121: classifier\.weight") as caught:
         build(architecture().state_dict())
     assert shape in str(caught.value)
 
 
 @pytest.mark.parametrize("classifier", [torch.zeros(1024), torch.zeros(10, 1024, 1), torch.tensor(0.0)])
 def test_a_classifier_that_is_no_matrix_is_refused(classifier: Tensor, state: State) -> None:
-    with pytest.raises(Problem, match=re.escape(str(tuple(classifier.shape)))):
+    with pytest.raises(CliError, match=re.escape(str(tuple(classifier.shape)))):
         build(state | {"classifier.weight": classifier})
 
 
 def test_no_tensors_at_all_are_refused() -> None:
-    with pytest.raises(Problem, match="not a DenseNet-121"):
+    with pytest.raises(CliError, match="not a DenseNet-121"):
         build({})
 
 
@@ -103,7 +104,7 @@ def test_no_tensors_at_all_are_refused() -> None:
 def test_one_value_that_is_not_finite_is_refused_and_named(value: float, state: State) -> None:
     broken = state[CONV].clone()
     broken[3, 5, 1, 1] = value
-    with pytest.raises(Problem, match=re.escape(CONV)):
+    with pytest.raises(CliError, match=re.escape(CONV)):
         build(state | {CONV: broken})
 
 
@@ -124,7 +125,7 @@ def test_its_trunk_is_what_the_eager_network_has_before_pooling(network: nn.Modu
     loaded = read(script)
     with torch.inference_mode():
         expected = torch.relu(network.get_submodule("features")(images)).flatten(2).transpose(1, 2)
-        actual = loaded.trunk(images)
+        actual = loaded.features(images)
         assert actual.shape == (2, 49, 1024)
         assert (actual - expected).abs().max() <= 1e-4 * expected.std()
         # Linear: the logits of the places have those of the picture for their mean.
@@ -134,9 +135,9 @@ def test_its_trunk_is_what_the_eager_network_has_before_pooling(network: nn.Modu
 
 def test_what_a_worker_loads_is_frozen_and_packed(script: bytes) -> None:
     loaded = read(script)
-    for part in (loaded.trunk, loaded.head):
+    for part in (loaded.features, loaded.head):
         assert list(part.parameters()) == list(part.buffers()) == []
-    kinds = {node.kind() for node in loaded.trunk.graph.nodes()}
+    kinds = {node.kind() for node in loaded.features.graph.nodes()}
     assert "mkldnn::_linear_pointwise" in kinds
     assert not {kind for kind in kinds if "reorder" in kind or "prepack" in kind}
 

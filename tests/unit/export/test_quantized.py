@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from export.agreement import compare
 from export.network import Network, to_torchscript
-from export.quantized import PICTURE_STEP, PICTURE_ZERO, STEPS, Range, Transition, Weights, quantize, to_bytes
+from export.quantized import IMAGE_STEP, IMAGE_ZERO, STEPS, Range, Transition, Weights, quantize, to_bytes
 from handler.scoring import read
 from tests.conftest import tutorial_transform
 from tests.photos import cutouts
@@ -45,7 +45,7 @@ def test_torchscript_answers_the_same_at_any_batch_size(quantized: Network, imag
     loaded = read(to_torchscript(quantized))
     with torch.inference_mode():
         assert torch.equal(loaded(images[:batch]), quantized(images[:batch]))
-    kinds = {node.kind() for node in loaded.trunk.graph.nodes()}
+    kinds = {node.kind() for node in loaded.features.graph.nodes()}
     assert not {kind for kind in kinds if "prepack" in kind}
 
 
@@ -72,8 +72,8 @@ def test_pictures_become_bytes_as_fine_as_their_pixels() -> None:
     pixels = torch.randint(0, 256, (1, 3, 16, 16))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     normalized = (pixels / 255 - mean) / std
-    back = (to_bytes(normalized).float() - PICTURE_ZERO) * PICTURE_STEP
-    assert (back - normalized).abs().max() <= PICTURE_STEP * 0.75
+    back = (to_bytes(normalized).float() - IMAGE_ZERO) * IMAGE_STEP
+    assert (back - normalized).abs().max() <= IMAGE_STEP * 0.75
 
 
 def test_what_is_far_beyond_a_picture_is_clipped() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import densenet121
 
 from export import weights
-from export.console import Problem, Unreachable
+from export.console import CliError, Unreachable
 from export.network import build
 
 REFUSED_PORT = "http://127.0.0.1:9"
@@ -101,7 +101,7 @@ def test_a_pickled_program_is_refused_and_never_run(zipped: bool, tmp_path: Path
     marker = tmp_path / "ran"
     path = tmp_path / "weights.pth"
     torch.save({"a": Program(marker)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(Problem, match=re.escape(str(path))):
+    with pytest.raises(CliError, match=re.escape(str(path))):
         weights.load(str(path))
     assert not marker.exists()
     torch.load(path, weights_only=False)
@@ -168,7 +168,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(
 ) -> None:
     path = tmp_path / name
     make(path)
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(CliError) as caught:
         weights.load(str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -182,7 +182,7 @@ def test_a_torchscript_file_is_refused_without_a_warning_of_torch(
     path = tmp_path / "weights.pth"
     torchscript(path)
     recwarn.clear()
-    with pytest.raises(Problem):
+    with pytest.raises(CliError):
         weights.load(str(path))
     assert [str(warning.message) for warning in recwarn] == []
 
@@ -249,7 +249,7 @@ def test_a_damaged_file_in_the_cache_is_named(cache: Path, published: Path) -> N
     cache.mkdir(parents=True)
     damaged = cache / published.name
     damaged.write_bytes(published.read_bytes()[:-1])
-    with pytest.raises(Problem, match=re.escape(str(damaged))) as caught:
+    with pytest.raises(CliError, match=re.escape(str(damaged))) as caught:
         weights.load_imagenet(f"{REFUSED_PORT}/{published.name}")
     assert not isinstance(caught.value, Unreachable)
     assert "delete it" in str(caught.value)
@@ -273,7 +273,7 @@ def test_a_download_is_checked_and_kept(cache: Path, published: Path, host: str)
 
 def test_a_download_with_another_digest_is_refused_and_not_kept(cache: Path, published: Path, host: str) -> None:
     published.rename(published.with_name("densenet121-00000000.pth"))
-    with pytest.raises(Problem, match=r"densenet121-00000000\.pth") as caught:
+    with pytest.raises(CliError, match=r"densenet121-00000000\.pth") as caught:
         weights.load_imagenet(f"{host}/densenet121-00000000.pth")
     assert not isinstance(caught.value, Unreachable)
     assert "\n" not in str(caught.value)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from export import bundle
-from handler import labels, payload, routing
+from handler import payload, ranking, routing
 from handler.entry import Classifier
-from handler.failures import Failure
+from handler.errors import RequestError
 from handler.request import Request
 from handler.scoring import Scores
 from handler.settings import Settings
@@ -86,7 +86,7 @@ headers = st.sampled_from(
         *({"explain": "False"}, {"explain": "True"}, {"explain": "True", "X-Overlays": "none"}),
     ]
 )
-CLASSES = labels.load_class_index(bundle.IMAGENET_CLASSES)
+CLASSES = ranking.load_class_index(bundle.IMAGENET_CLASSES)
 EXAMPLES = settings(max_examples=300, derandomize=True, deadline=None)
 Row = tuple[dict[str, Any], dict[str, Any]]
 
@@ -99,7 +99,7 @@ def rows(draw: st.DrawFn) -> Row:
     return {"body": bytearray(text + tail)}, length | draw(headers)
 
 
-def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Request | Failure:
+def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Request | RequestError:
     request = payload.Row.make(row, headers)
     try:
         received = payload.read(request)
@@ -107,7 +107,7 @@ def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Request | 
         if payload.wants_explanations(request.headers):
             return protocol.explain(received, Settings(), CLASSES)
         return protocol.read(received, Settings())
-    except Failure as failure:
+    except RequestError as failure:
         return failure
 
 
@@ -115,8 +115,8 @@ def read(row: Mapping[str, object], headers: Mapping[str, object]) -> Request | 
 @EXAMPLES
 def test_any_document_is_read_or_refused(row: Row) -> None:
     outcome = read(*row)
-    if isinstance(outcome, Failure):
-        refuse = routing.fallback_protocol(row[0], payload.plain_headers(row[1])).refuse
+    if isinstance(outcome, RequestError):
+        refuse = routing.fallback_protocol(row[0], payload.normalize_headers(row[1])).refuse
         assert 400 <= refuse(outcome).status < 500
     else:
         assert 1 <= len(outcome.uploads) <= Settings().max_images
@@ -127,7 +127,7 @@ def test_any_document_is_read_or_refused(row: Row) -> None:
 @EXAMPLES
 def test_a_document_that_torchserve_has_parsed_is_read_or_refused_too(document: object) -> None:
     outcome = read({"body": document}, {})
-    assert not isinstance(outcome, Failure) or outcome.code.status < 500
+    assert not isinstance(outcome, RequestError) or outcome.code.status < 500
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from handler import cropping, imaging
+from handler import cropping, decoding
 from handler.decoder import Decoder, OutOfPixels, OutOfTime
-from handler.failures import Code, Failure
+from handler.errors import ErrorCode, RequestError
 from tests.photos import cutouts, encode, photos
 
 MEMORY = 1_500_000_000
@@ -34,8 +34,8 @@ def decoder() -> Iterator[Decoder]:
     decoder.close()
 
 
-def refusal(decoder: Decoder, content: bytes, seconds: float = 5.0, max_pixels: int = 64_000_000) -> Failure:
-    with pytest.raises(Failure) as refused:
+def refusal(decoder: Decoder, content: bytes, seconds: float = 5.0, max_pixels: int = 64_000_000) -> RequestError:
+    with pytest.raises(RequestError) as refused:
         decoder.decode(content, seconds=seconds, max_pixels=max_pixels)
     return refused.value
 
@@ -90,8 +90,8 @@ class TestPixels:
         ],
     )
     def test_they_are_those_of_this_process(self, decoder: Decoder, content: bytes) -> None:
-        image = imaging.decode(content, max_pixels=64_000_000, enough=cropping.ENOUGH)
-        decoded = decoder.decode(content, seconds=5, max_pixels=64_000_000, min_side=cropping.ENOUGH, shown=200)
+        image = decoding.decode(content, max_pixels=64_000_000, min_side=cropping.MIN_SIDE)
+        decoded = decoder.decode(content, seconds=5, max_pixels=64_000_000, min_side=cropping.MIN_SIDE, shown=200)
         assert decoded.crop == cropping.crop(image).tobytes()
         assert decoded.size == image.size
         assert decoded.shown is not None
@@ -112,20 +112,20 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "code"),
         [
-            (b"hello", Code.NOT_AN_IMAGE),
-            (b"%PDF-1.7", Code.UNSUPPORTED_FORMAT),
-            (encode(PHOTO)[:3000], Code.BROKEN_IMAGE),
-            (encode(Image.new("L", (1001, 1000))), Code.TOO_MANY_PIXELS),
+            (b"hello", ErrorCode.NOT_AN_IMAGE),
+            (b"%PDF-1.7", ErrorCode.UNSUPPORTED_FORMAT),
+            (encode(PHOTO)[:3000], ErrorCode.BROKEN_IMAGE),
+            (encode(Image.new("L", (1001, 1000))), ErrorCode.TOO_MANY_PIXELS),
         ],
     )
     def test_a_refusal_is_the_steps_own_and_costs_no_process(
-        self, decoder: Decoder, content: bytes, code: Code
+        self, decoder: Decoder, content: bytes, code: ErrorCode
     ) -> None:
         before = decoder.pid
         failure = refusal(decoder, content, max_pixels=1_000_000)
         assert failure.code is code
-        with pytest.raises(Failure) as alone:
-            imaging.decode(content, max_pixels=1_000_000)
+        with pytest.raises(RequestError) as alone:
+            decoding.decode(content, max_pixels=1_000_000)
         assert failure.message == alone.value.message
         assert decoder.pid == before
 
@@ -134,7 +134,7 @@ class TestRefusals:
         assert decoder.decode(content, seconds=5, max_pixels=10**6, pixels_left=10_000).pixels == 10_000
         with pytest.raises(OutOfPixels) as refused:
             decoder.decode(content, seconds=5, max_pixels=10**6, pixels_left=9_999)
-        assert refused.value.code is Code.TOO_COSTLY
+        assert refused.value.code is ErrorCode.TOO_COSTLY
 
 
 class TestLimits:
@@ -142,7 +142,7 @@ class TestLimits:
         before, used = decoder.pid, decoder.cpu_seconds
         with pytest.raises(OutOfTime) as refused:
             decoder.decode(slow(), seconds=0.3, max_pixels=64_000_000)
-        assert refused.value.code is Code.TOO_COSTLY
+        assert refused.value.code is ErrorCode.TOO_COSTLY
         assert "0.3 s of processor time" in refused.value.message
         # A kernel's clock ticks a hundred times a second or more; a replaced process has not reported its start yet.
         assert 0.25 < decoder.cpu_seconds - used < 0.6
@@ -160,7 +160,7 @@ class TestLimits:
     def test_memory(self) -> None:
         decoder = Decoder(memory=300_000_000)
         failure = refusal(decoder, encode(Image.new("RGB", (8000, 8000)), "PNG"))
-        assert failure.code is Code.TOO_COSTLY
+        assert failure.code is ErrorCode.TOO_COSTLY
         assert "300000000 bytes of memory" in failure.message
         still_decodes(decoder)
         decoder.close()
@@ -169,12 +169,12 @@ class TestLimits:
     def test_a_decoder_that_crashes_costs_one_image(self, decoder: Decoder, ended_by: signal.Signals) -> None:
         with soon(decoder.pid, ended_by):
             failure = refusal(decoder, slow())
-        assert (failure.code, failure.code.status) == (Code.BROKEN_IMAGE, 422)
+        assert (failure.code, failure.code.status) == (ErrorCode.BROKEN_IMAGE, 422)
         still_decodes(decoder)
 
     def test_one_that_the_system_ends_for_want_of_memory(self, decoder: Decoder) -> None:
         with soon(decoder.pid, signal.SIGKILL):
-            assert refusal(decoder, slow()).code is Code.TOO_COSTLY
+            assert refusal(decoder, slow()).code is ErrorCode.TOO_COSTLY
         still_decodes(decoder)
 
     def test_one_that_ended_between_two_images_costs_none(self, decoder: Decoder) -> None:

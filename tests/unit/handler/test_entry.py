@@ -11,7 +11,7 @@ import pytest
 import torch
 from ts.context import Context, RequestProcessor
 
-from handler import explaining, labels
+from handler import explaining, ranking
 from handler.entry import Classifier
 from handler.scoring import Scores
 from tests.photos import cutouts, encode
@@ -97,7 +97,7 @@ def test_one_image_that_fails_in_the_network_is_logged_under_its_own_request(
     assert [status for status, _ in ask(classifier, exported, *PHOTOS)] == [200, 500, 200]
     (told,) = (record.getMessage() for record in caplog.records if "Traceback" in record.getMessage())
     assert told.startswith("request request-1: ")
-    assert "a batch of 3 images fails in the network" in caplog.text
+    assert "scoring a batch of 3 images failed" in caplog.text
 
 
 def test_logits_that_are_no_numbers_are_a_failure_not_broken_json(
@@ -216,11 +216,11 @@ class TestLoading:
 
     def test_a_class_index_of_another_length(self, folder: Path) -> None:
         (folder / "index_to_name.json").write_text('["cat", "dog"]')
-        with pytest.raises(ValueError, match="1000 outputs, the class index 2 classes"):
+        with pytest.raises(ValueError, match=r"1000 outputs, but index_to_name\.json has 2 classes"):
             Classifier().initialize(make_context(folder))
 
     def test_a_setting_that_does_not_exist(self, folder: Path) -> None:
-        with pytest.raises(ValueError, match=r"handler\.topk is no setting"):
+        with pytest.raises(ValueError, match=r"unknown setting handler\.topk; valid settings: top_k"):
             Classifier().initialize(make_context(folder, topk=3))
 
     def test_threads_are_what_the_settings_say(self, folder: Path) -> None:
@@ -242,4 +242,4 @@ class TestLoading:
 
 
 def test_the_class_index_of_an_export_is_read_as_it_was_written(classifier: Classifier, exported: Path) -> None:
-    assert labels.load_class_index(exported / "index_to_name.json") == classifier.pipeline.classes
+    assert ranking.load_class_index(exported / "index_to_name.json") == classifier.pipeline.classes

@@ -12,14 +12,14 @@ from torch import nn
 
 from export import bundle
 from export.network import Head
-from handler import explaining
+from handler import explaining, ranking
 from handler.cropping import CROP, crop, crop_box
 from handler.decoder import Decoded, read_answer
 from handler.decoder_process import decode
-from handler.explaining import evidence, explain, lay_back, lay_over, to_heat, to_png
-from handler.failures import Code, Failure
-from handler.labels import ClassIndex, load_class_index, look_up, rank
-from handler.request import LONGEST, MAX_TARGETS, Overlays, Why
+from handler.errors import ErrorCode, RequestError
+from handler.explaining import class_activation_maps, explain, overlay_heatmap, overlay_on_original, to_heatmap, to_png
+from handler.options import LONGEST, MAX_TARGETS, ExplainOptions, Overlays
+from handler.ranking import ClassIndex, load_class_index, select
 from handler.scoring import CPU, Network
 from tests.photos import cutouts, encode
 
@@ -50,29 +50,29 @@ class TestEvidence:
     def test_a_map_is_the_activations_weighted_by_the_classs_row(self) -> None:
         network, weights, biases = make_network(5)
         activations = torch.randn(49, 1024).relu()
-        maps, bias = evidence(network, activations)
+        maps, bias = class_activation_maps(network, activations)
         assert torch.equal(bias, biases)
         torch.testing.assert_close(maps, torch.einsum("pf,cf->cp", activations, weights).view(5, 7, 7))
 
     def test_its_mean_and_the_bias_are_the_logit(self) -> None:
         network, _, _ = make_network(5)
         activations = torch.randn(49, 1024).relu()
-        maps, bias = evidence(network, activations)
+        maps, bias = class_activation_maps(network, activations)
         torch.testing.assert_close(maps.mean((1, 2)) + bias, network.head(activations.unsqueeze(0))[0])
 
     def test_rows_run_from_the_top_and_each_from_the_left(self) -> None:
         network, weights, _ = make_network(2)
         activations = torch.zeros(49, 1024)
         activations[1 * 7 + 5] = weights[1]
-        maps, _ = evidence(network, activations)
+        maps, _ = class_activation_maps(network, activations)
         assert divmod(int(maps[1].argmax()), 7) == (1, 5)
 
 
-def look(picture: Image.Image, why: Why | None) -> Decoded:
+def look(picture: Image.Image, why: ExplainOptions | None) -> Decoded:
     return look_at(encode(picture, "PNG"), why)
 
 
-def look_at(content: bytes, why: Why | None) -> Decoded:
+def look_at(content: bytes, why: ExplainOptions | None) -> Decoded:
     """An image as the decoder hands it over, without the process."""
     request = {"max_pixels": 10**8, "pixels_left": 10**8, "min_side": None, "shown": why.shown if why else None}
     answer, pixels = decode(request, content)
@@ -80,7 +80,7 @@ def look_at(content: bytes, why: Why | None) -> Decoded:
 
 
 class TestExplain:
-    def ask(self, why: Why, seen: Decoded | None) -> Any:
+    def ask(self, why: ExplainOptions, seen: Decoded | None) -> Any:
         network, _, _ = make_network(5)
         activations = torch.randn(49, 1024).relu()
         return explain(network, network.head(activations.unsqueeze(0))[0], activations, OWN, why, seen)
@@ -89,12 +89,12 @@ class TestExplain:
         network, _, _ = make_network(5)
         activations = torch.randn(49, 1024).relu()
         logits = network.head(activations.unsqueeze(0))[0]
-        (only,) = explain(network, logits, activations, OWN, Why(), look(GREY, Why()))
+        (only,) = explain(network, logits, activations, OWN, ExplainOptions(), look(GREY, ExplainOptions()))
         assert only.prediction.index == logits.argmax()
         assert only.prediction.probability == pytest.approx(torch.softmax(logits, 0).max().item())
 
     def test_classes_come_in_the_order_asked_for_and_as_often(self) -> None:
-        explanations = self.ask(Why((3, 0, 3), Overlays.NONE), look(GREY, None))
+        explanations = self.ask(ExplainOptions((3, 0, 3), Overlays.NONE), look(GREY, None))
         assert [row.prediction.class_id for row in explanations] == ["b", "7", "b"]
         assert explanations[0].map == explanations[2].map
         assert [len(row.map) for row in explanations] == [7] * 3
@@ -105,24 +105,24 @@ class TestExplain:
         [("crop", True, False), ("picture", False, True), ("both", True, True), ("none", False, False)],
     )
     def test_only_the_pictures_asked_for_are_made(self, overlays: str, overlay: bool, picture: bool) -> None:
-        why = Why((1,), Overlays(overlays))
+        why = ExplainOptions((1,), Overlays(overlays))
         (row,) = self.ask(why, look(GREY, why))
         assert (row.overlay is not None, row.picture is not None) == (overlay, picture)
 
     def test_a_png_is_of_the_first_class_only(self) -> None:
-        why = Why((1, 2), Overlays.CROP, png=True)
+        why = ExplainOptions((1, 2), Overlays.CROP, png=True)
         assert [row.prediction.index for row in self.ask(why, look(GREY, why))] == [1]
 
     def test_of_a_preprocessed_image_there_is_the_map_alone(self) -> None:
-        (row,) = self.ask(Why((1,)), None)
+        (row,) = self.ask(ExplainOptions((1,)), None)
         assert (row.overlay, row.picture, len(row.map)) == (None, None, 7)
 
     def test_evidence_that_overflows_is_the_clients_mistake(self) -> None:
         network, weights, _ = make_network(5)
         activations = 3e38 * weights[1].sign().expand(49, 1024)
-        with pytest.raises(Failure) as refused:
-            explain(network, torch.zeros(5), activations, OWN, Why((1,)), None)
-        assert refused.value.code is Code.BAD_TENSOR
+        with pytest.raises(RequestError) as refused:
+            explain(network, torch.zeros(5), activations, OWN, ExplainOptions((1,)), None)
+        assert refused.value.code is ErrorCode.BAD_TENSOR
 
 
 class TestDecoded:
@@ -134,18 +134,18 @@ class TestDecoded:
 
     @pytest.mark.parametrize("size", [(4000, 3000), (3000, 4000), (513, 2), (1, 100_000), (100_000, 1)])
     def test_the_picture_that_is_kept_is_small(self, size: tuple[int, int]) -> None:
-        seen = look(Image.new("RGB", size), Why())
+        seen = look(Image.new("RGB", size), ExplainOptions())
         assert seen.shown is not None
         assert (max(seen.shown.size), min(seen.shown.size) > 0) == (LONGEST, True)
 
     def test_a_small_picture_stays_as_it_is(self) -> None:
-        seen = look(picture := cutouts(3)[2].resize((80, 50)), Why())
+        seen = look(picture := cutouts(3)[2].resize((80, 50)), ExplainOptions())
         assert seen.shown is not None
         assert seen.shown.tobytes() == picture.tobytes()
 
     @pytest.mark.parametrize("overlays", [Overlays.CROP, Overlays.NONE])
     def test_a_picture_that_is_not_shown_is_not_kept(self, overlays: Overlays) -> None:
-        seen = look(cutouts(1)[0], Why(overlays=overlays))
+        seen = look(cutouts(1)[0], ExplainOptions(overlays=overlays))
         assert seen.shown is None
 
     @pytest.mark.parametrize("orientation", range(1, 9))
@@ -154,7 +154,7 @@ class TestDecoded:
         exif[0x0112] = orientation
         width, height = (100, 400) if orientation < 5 else (400, 100)
         content = encode(Image.new("RGB", (width, height)), exif=exif)
-        seen = look_at(content, Why())
+        seen = look_at(content, ExplainOptions())
         assert seen.shown is not None
         assert seen.shown.size == (100, 400)
         left, top, right, bottom = seen.box
@@ -189,16 +189,16 @@ def test_the_crops_box_is_within_the_picture(width: int, height: int) -> None:
 
 class TestHeat:
     def test_evidence_against_a_class_shows_nothing(self) -> None:
-        heat = to_heat(peak(2, 3))
+        heat = to_heatmap(peak(2, 3))
         assert sorted(heat.tobytes()) == [0] * 48 + [255]
         assert heat.getpixel((3, 2)) == 255
 
     @pytest.mark.parametrize("value", [0.0, -1.0, -3e38])
     def test_where_nothing_speaks_for_a_class_the_picture_is_as_it_was(self, value: float) -> None:
-        heat = to_heat(torch.full((7, 7), value))
+        heat = to_heatmap(torch.full((7, 7), value))
         assert heat.getextrema() == (0, 0)
         photo = crop(cutouts(1)[0])
-        assert lay_over(photo, heat).tobytes() == photo.tobytes()
+        assert overlay_heatmap(photo, heat).tobytes() == photo.tobytes()
 
     @pytest.mark.parametrize("value", [0.0, -1e-45, -1.0, -3e38])
     def test_nothing_is_zero_and_a_number(self, value: float) -> None:
@@ -208,11 +208,11 @@ class TestHeat:
     def test_it_is_relative_to_the_strongest_evidence(self, value: float) -> None:
         places = torch.zeros(7, 7)
         places[0, 0] = value
-        assert to_heat(places).getextrema() in {(0, 255), (0, 0) if value < 1e-38 else (0, 255)}
+        assert to_heatmap(places).getextrema() in {(0, 255), (0, 0) if value < 1e-38 else (0, 255)}
 
     @pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 6), (6, 0), (6, 6), (3, 1)])
     def test_it_lies_where_its_place_is(self, row: int, column: int) -> None:
-        changed = np.abs(pixels(lay_over(GREY, to_heat(peak(row, column)))) - pixels(GREY)).sum(axis=2)
+        changed = np.abs(pixels(overlay_heatmap(GREY, to_heatmap(peak(row, column)))) - pixels(GREY)).sum(axis=2)
         y, x = np.unravel_index(changed.argmax(), changed.shape)
         assert (y // 32, x // 32) == (row, column)
         assert changed[(row + 3) % 7 * 32 + 16].sum() == 0
@@ -228,12 +228,12 @@ class TestLayBack:
     def test_around_the_crop_the_picture_is_dimmed_and_in_it_only_the_heat_is_new(self) -> None:
         photo = cutouts(2)[1].resize((400, 300))
         crop_ = (0.25, 0.1, 0.75, 0.9)
-        plain = pixels(lay_back(photo, to_heat(torch.zeros(7, 7)), crop_))
+        plain = pixels(overlay_on_original(photo, to_heatmap(torch.zeros(7, 7)), crop_))
         within = np.zeros((300, 400), dtype=bool)
         within[30:270, 100:300] = True
         assert (plain[within] == pixels(photo)[within]).all()
         assert (plain[~within] == pixels(photo)[~within] // 2).all()
-        hot = pixels(lay_back(photo, to_heat(peak(0, 6)), crop_))
+        hot = pixels(overlay_on_original(photo, to_heatmap(peak(0, 6)), crop_))
         changed = np.abs(hot - plain).sum(axis=2)
         y, x = np.unravel_index(changed.argmax(), changed.shape)
         assert (30 <= y < 30 + 240 / 7, 300 - 200 / 7 <= x < 300) == (True, True)
@@ -242,12 +242,12 @@ class TestLayBack:
     def test_a_picture_of_a_few_pixels_can_be_shown(self, size: tuple[int, int]) -> None:
         box = crop_box(*size)
         fractions = box[0] / size[0], box[1] / size[1], box[2] / size[0], box[3] / size[1]
-        assert lay_back(Image.new("RGB", size), to_heat(peak(3, 3)), fractions).size == size
+        assert overlay_on_original(Image.new("RGB", size), to_heatmap(peak(3, 3)), fractions).size == size
 
     def test_the_picture_itself_is_left_as_it_was(self) -> None:
         photo = cutouts(1)[0]
         before = photo.tobytes()
-        lay_back(photo, to_heat(peak(3, 3)), (0.2, 0.2, 0.8, 0.8))
+        overlay_on_original(photo, to_heatmap(peak(3, 3)), (0.2, 0.2, 0.8, 0.8))
         assert photo.tobytes() == before
 
 
@@ -257,8 +257,8 @@ def test_a_png_loses_nothing() -> None:
         assert (read.format, read.tobytes()) == ("PNG", photo.tobytes())
 
 
-def read(classes: ClassIndex = IMAGENET, **chosen: object) -> Why:
-    return Why.read(chosen, classes)
+def read(classes: ClassIndex = IMAGENET, **chosen: object) -> ExplainOptions:
+    return ExplainOptions.read(chosen, classes)
 
 
 class TestTargets:
@@ -297,9 +297,9 @@ class TestTargets:
         [("crane", "n02012849 and n03126707"), ("MAILLOT", "n03710637 and n03710721"), ("CARDIGAN", "n02963159")],
     )
     def test_a_name_of_several_is_refused_with_their_ids(self, target: str, ids: str) -> None:
-        with pytest.raises(Failure, match=ids) as refused:
+        with pytest.raises(RequestError, match=ids) as refused:
             read(target=target)
-        assert refused.value.code is Code.BAD_OPTION
+        assert refused.value.code is ErrorCode.BAD_OPTION
 
     @pytest.mark.parametrize(
         "target",
@@ -311,15 +311,15 @@ class TestTargets:
         ],
     )
     def test_what_is_no_class_is_refused_in_a_few_words(self, target: object) -> None:
-        with pytest.raises(Failure) as refused:
+        with pytest.raises(RequestError) as refused:
             read(target=target)
-        assert refused.value.code is Code.BAD_OPTION
+        assert refused.value.code is ErrorCode.BAD_OPTION
         assert refused.value.message.replace("…", "").isascii()
         assert len(refused.value.message) < 300
 
     def test_there_may_be_so_many_and_no_more(self) -> None:
         assert len(read(target=",".join(map(str, range(MAX_TARGETS)))).targets) == MAX_TARGETS
-        with pytest.raises(Failure, match="target may be 1 to 10 classes, not 11"):
+        with pytest.raises(RequestError, match="target must name 1 to 10 classes, not 11"):
             read(target=list(range(MAX_TARGETS + 1)))
 
 
@@ -335,7 +335,7 @@ class TestOverlays:
         ],
     )
     def test_a_request_chooses_its_pictures(self, chosen: str | None, png: bool, overlays: Overlays) -> None:
-        assert Why.read({"overlays": chosen}, IMAGENET, png=png).overlays is overlays
+        assert ExplainOptions.read({"overlays": chosen}, IMAGENET, png=png).overlays is overlays
 
     @pytest.mark.parametrize(
         ("chosen", "png"),
@@ -343,13 +343,13 @@ class TestOverlays:
         + [("none", True), ("both", True)],
     )
     def test_others_are_refused(self, chosen: object, png: bool) -> None:
-        with pytest.raises(Failure, match="overlays must be one of crop") as refused:
-            Why.read({"overlays": chosen}, IMAGENET, png=png)
-        assert refused.value.code is Code.BAD_OPTION
+        with pytest.raises(RequestError, match="overlays must be one of crop") as refused:
+            ExplainOptions.read({"overlays": chosen}, IMAGENET, png=png)
+        assert refused.value.code is ErrorCode.BAD_OPTION
         assert len(refused.value.message) < 300
 
 
 def test_looking_up_a_class_agrees_with_the_ranking() -> None:
     logits = torch.randn(1000)
-    ranked = rank(logits, IMAGENET, 9)
-    assert look_up(logits, IMAGENET, [row.index for row in ranked]) == ranked
+    ranked = ranking.top_k(logits, IMAGENET, 9)
+    assert select(logits, IMAGENET, [row.index for row in ranked]) == ranked

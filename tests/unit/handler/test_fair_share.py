@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from handler.decoder import Decoded, Decoder, OutOfPixels, OutOfTime
-from handler.failures import Code, Failure
+from handler.errors import ErrorCode, RequestError
 from handler.fair_share import Task, batch_seconds, decode_all
 from handler.settings import Settings
 
@@ -42,9 +42,9 @@ def share(
     return decoder, tasks
 
 
-def codes(tasks: list[Task]) -> list[Code | None]:
+def codes(tasks: list[Task]) -> list[ErrorCode | None]:
     assert all(task.result is not None for task in tasks)
-    return [task.result.code if isinstance(task.result, Failure) else None for task in tasks]
+    return [task.result.code if isinstance(task.result, RequestError) else None for task in tasks]
 
 
 def test_an_image_alone_has_all_that_one_image_may_have() -> None:
@@ -54,7 +54,7 @@ def test_an_image_alone_has_all_that_one_image_may_have() -> None:
 
 def test_and_no_more() -> None:
     decoder, tasks = share([1000])
-    assert (decoder.tries, codes(tasks)) == ([5.0], [Code.TOO_COSTLY])
+    assert (decoder.tries, codes(tasks)) == ([5.0], [ErrorCode.TOO_COSTLY])
     assert "5 s of processor time" in str(tasks[0].result)
 
 
@@ -63,7 +63,7 @@ def test_fifteen_that_are_never_done_leave_the_sixteenth_its_answer(place: int) 
     images: list[float | str] = [1000.0] * 15
     images.insert(place, 0.4)
     decoder, tasks = share(images)
-    assert codes(tasks) == [Code.TOO_COSTLY if i != place else None for i in range(16)]
+    assert codes(tasks) == [ErrorCode.TOO_COSTLY if i != place else None for i in range(16)]
     assert decoder.cpu_seconds <= 10
 
 
@@ -83,7 +83,7 @@ def test_a_request_takes_two_thirds_of_its_seconds_at_most(count: int, costly: i
 
 def test_one_request_does_not_use_up_anothers_seconds() -> None:
     _, tasks = share([1000.0] * 16, [0.4], [3.0])
-    assert codes(tasks) == [Code.TOO_COSTLY] * 16 + [None, None]
+    assert codes(tasks) == [ErrorCode.TOO_COSTLY] * 16 + [None, None]
 
 
 def test_a_batch_has_its_own_bound() -> None:
@@ -99,8 +99,8 @@ def test_what_is_refused_for_the_requests_seconds_says_so() -> None:
 
 def test_the_pixels_of_a_request_are_counted_together() -> None:
     _, tasks = share(["0.1 60000000", "0.1 60000000", "0.1 60000000", "0.1 8000000", "0.1 1"], ["0.1 60000000"])
-    assert codes(tasks) == [None, None, Code.TOO_COSTLY, None, Code.TOO_COSTLY, None]
-    assert "128000000 pixels together" in str(tasks[2].result)
+    assert codes(tasks) == [None, None, ErrorCode.TOO_COSTLY, None, ErrorCode.TOO_COSTLY, None]
+    assert "128000000 pixels in total" in str(tasks[2].result)
 
 
 def test_a_defect_is_kept_for_its_own_image() -> None:

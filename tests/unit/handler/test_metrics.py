@@ -9,24 +9,24 @@ import yaml
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 from export import ROOT
-from handler import journal, metrics
-from handler.failures import Code, Failure
-from handler.labels import Prediction
-from handler.metrics import Answered, Clock, Meter, Observation, observe
+from handler import metrics, request_log
+from handler.errors import ErrorCode, RequestError
+from handler.metrics import Clock, CompletedRequest, Meter, Observation, observe
+from handler.ranking import Prediction
 from handler.reply import Reply
-from handler.request import Seen
+from handler.results import ImageResult
 
 DECLARED = yaml.safe_load((ROOT / "metrics.yaml").read_text())
 MODEL = {"name": "densenet", "version": "1.0"}
 OK, DOCUMENT = Reply(b"", protocol="native"), Reply(b"")
 
 
-def seen(probability: float) -> Seen:
-    return Seen((Prediction(0, "n01440764", "tench", probability, 1.0),))
+def seen(probability: float) -> ImageResult:
+    return ImageResult((Prediction(0, "n01440764", "tench", probability, 1.0),))
 
 
-def refused(code: Code = Code.NOT_AN_IMAGE) -> Failure:
-    return Failure(code, "why")
+def refused(code: ErrorCode = ErrorCode.NOT_AN_IMAGE) -> RequestError:
+    return RequestError(code, "why")
 
 
 def clock() -> Clock:
@@ -39,12 +39,12 @@ def clock() -> Clock:
     return made
 
 
-def added(*batch: Answered) -> dict[tuple[str, ...], float]:
+def added(*batch: CompletedRequest) -> dict[tuple[str, ...], float]:
     return {(one.name, *one.labels): one.value for one in observe(batch, clock())}
 
 
 def test_a_photo_is_counted_once_everywhere() -> None:
-    assert added(Answered(OK, [seen(0.93)], 0.2)) == {
+    assert added(CompletedRequest(OK, [seen(0.93)], 0.2)) == {
         (metrics.DECODE,): pytest.approx(0.01),
         (metrics.TRANSFORM,): pytest.approx(0.002),
         (metrics.SCORE,): pytest.approx(0.04),
@@ -57,7 +57,7 @@ def test_a_photo_is_counted_once_everywhere() -> None:
 
 
 def test_a_batch_tells_sums_not_a_line_a_request() -> None:
-    batch = [Answered(OK, [seen(0.5), seen(0.55)], 0.2)] * 3
+    batch = [CompletedRequest(OK, [seen(0.5), seen(0.55)], 0.2)] * 3
     lines = added(*batch)
     assert lines[metrics.REQUESTS, "native", "200"] == 3
     assert lines[metrics.IMAGES, "recognized"] == 6
@@ -77,14 +77,14 @@ def test_a_batch_tells_sums_not_a_line_a_request() -> None:
     ],
 )
 def test_outcome_and_decile_of_a_probability(probability: float, outcome: str, decile: str) -> None:
-    lines = added(Answered(OK, [seen(probability)], 0.2))
+    lines = added(CompletedRequest(OK, [seen(probability)], 0.2))
     assert lines[metrics.IMAGES, outcome] == 1
     assert lines[metrics.PROBABILITY, decile] == 1
 
 
 def test_an_only_image_that_is_refused_is_one_refusal() -> None:
-    reply = Reply(b"", 415, protocol="native", code=Code.NOT_AN_IMAGE)
-    lines = added(Answered(reply, [refused()]))
+    reply = Reply(b"", 415, protocol="native", code=ErrorCode.NOT_AN_IMAGE)
+    lines = added(CompletedRequest(reply, [refused()]))
     assert lines[metrics.REFUSALS, "not_an_image"] == 1
     assert lines[metrics.IMAGES, "refused"] == 1
     assert lines[metrics.REQUESTS, "native", "415"] == 1
@@ -92,15 +92,15 @@ def test_an_only_image_that_is_refused_is_one_refusal() -> None:
 
 
 def test_every_image_has_its_own_reason_and_the_request_its_own() -> None:
-    reply = Reply(b"", 413, protocol="native", code=Code.ANSWER_TOO_LARGE)
-    lines = added(Answered(reply, [refused(), refused(Code.BROKEN_IMAGE), refused(), seen(0.9)]))
+    reply = Reply(b"", 413, protocol="native", code=ErrorCode.ANSWER_TOO_LARGE)
+    lines = added(CompletedRequest(reply, [refused(), refused(ErrorCode.BROKEN_IMAGE), refused(), seen(0.9)]))
     reasons = {key[1]: value for key, value in lines.items() if key[0] == metrics.REFUSALS}
     assert reasons == {"not_an_image": 2, "broken_image": 1, "answer_too_large": 1}
 
 
 def test_without_an_image_there_are_no_times() -> None:
-    refusal = Reply(b"", 400, protocol="kserve_v1", code=Code.BAD_JSON)
-    assert added(Answered(DOCUMENT), Answered(refusal)) == {
+    refusal = Reply(b"", 400, protocol="kserve_v1", code=ErrorCode.BAD_JSON)
+    assert added(CompletedRequest(DOCUMENT), CompletedRequest(refusal)) == {
         (metrics.REQUESTS, "document", "200"): 1,
         (metrics.REQUESTS, "kserve_v1", "400"): 1,
         (metrics.REFUSALS, "bad_json"): 1,
@@ -111,7 +111,7 @@ def test_without_an_image_there_are_no_times() -> None:
     ("count", "label"), [(1, "1"), (2, "2-3"), (3, "2-3"), (4, "4-7"), (63, "32-63"), (64, "64+"), (1000, "64+")]
 )
 def test_sizes_are_ranges(count: int, label: str) -> None:
-    assert (metrics.BATCHES, "1", label) in added(Answered(OK, [seen(0.9)] * count))
+    assert (metrics.BATCHES, "1", label) in added(CompletedRequest(OK, [seen(0.9)] * count))
 
 
 def declared(kind: str) -> dict[str, list[str]]:
@@ -161,10 +161,10 @@ def test_the_lines_are_those_that_torchserve_reads(
     meter = Meter(cache(tmp_path, ours), {"name": "dense:net|,", "version": "1.0 β"})
     zeros = [line for line in caplog.messages if line.startswith("[METRICS]")]
     requests = len(metrics.PROTOCOLS) * len(metrics.STATUSES)
-    assert len(zeros) - 1 == len(metrics.zeros()) == len(Code) + len(metrics.OUTCOMES) + 10 + requests
+    assert len(zeros) - 1 == len(metrics.zeros()) == len(ErrorCode) + len(metrics.OUTCOMES) + 10 + requests
     assert zeros[-1].startswith("[METRICS]densenet_workers_started_total.Count:1|")
     caplog.clear()
-    meter.tell([Observation(metrics.IMAGES, 3, ("recognized",)), Observation(metrics.DECODE, 0.0000123)])
+    meter.record([Observation(metrics.IMAGES, 3, ("recognized",)), Observation(metrics.DECODE, 0.0000123)])
     told, model = caplog.messages, "model_name:dense_net__,model_version:1.0__"
     assert told[0].startswith(
         f"[METRICS]densenet_images_total.Count:3|#{model},outcome:recognized|#type:COUNTER|#hostname:"
@@ -173,26 +173,26 @@ def test_the_lines_are_those_that_torchserve_reads(
 
 
 def test_an_image_without_a_number_counts_as_refused() -> None:
-    reply = Reply(b"", 500, protocol="native", code=Code.INTERNAL_ERROR)
-    lines = added(Answered(reply, [seen(float("nan"))]))
+    reply = Reply(b"", 500, protocol="native", code=ErrorCode.INTERNAL_ERROR)
+    lines = added(CompletedRequest(reply, [seen(float("nan"))]))
     assert (lines[metrics.IMAGES, "refused"], lines[metrics.REFUSALS, "internal_error"]) == (1, 1)
     assert not [key for key in lines if key[0] == metrics.PROBABILITY]
 
 
 def test_without_metrics_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    Meter(None, MODEL).tell(observe([Answered(OK, [seen(0.9)])], clock()))
+    Meter(None, MODEL).record(observe([CompletedRequest(OK, [seen(0.9)])], clock()))
     assert caplog.messages == []
 
 
 class TestJournal:
-    def line(self, answered: Answered) -> dict[str, Any]:
-        text = journal.line(answered, clock(), request="abc", caller=None, batch=1)
+    def line(self, answered: CompletedRequest) -> dict[str, Any]:
+        text = request_log.line(answered, clock(), request="abc", caller=None, batch=1)
         assert text.startswith('{"time": "')
         return dict(json.loads(text))
 
     def test_a_line_tells_who_what_and_how_long(self) -> None:
-        line = self.line(Answered(OK, [seen(0.9), refused(), seen(0.1)], 0.2))
+        line = self.line(CompletedRequest(OK, [seen(0.9), refused(), seen(0.1)], 0.2))
         assert line.pop("time").endswith("+00:00")
         assert line == {
             "request": "abc",
@@ -212,12 +212,12 @@ class TestJournal:
     @pytest.mark.parametrize("given", ["a", "A.b_c-9", "x" * 128, "019a-5b"])
     @pytest.mark.parametrize("name", ["x-request-id", "x-correlation-id"])
     def test_an_id_of_letters_and_digits_is_taken(self, name: str, given: str) -> None:
-        assert journal.caller_id({name: given, "accept": "*/*"}) == given
+        assert request_log.correlation_id({name: given, "accept": "*/*"}) == given
 
     @pytest.mark.parametrize("given", ["", "x" * 129, "a b", "a\r\nb", "a\n", "é", "a:b", "{}", "٣"])
     def test_what_could_break_a_header_is_not(self, given: str) -> None:
-        assert journal.caller_id({"x-request-id": given}) is None
-        assert journal.caller_id({"x-request-id": given, "x-correlation-id": "good"}) == "good"
+        assert request_log.correlation_id({"x-request-id": given}) is None
+        assert request_log.correlation_id({"x-request-id": given, "x-correlation-id": "good"}) == "good"
 
     def test_no_header_no_id(self) -> None:
-        assert journal.caller_id({"accept": "*/*"}) is None
+        assert request_log.correlation_id({"accept": "*/*"}) is None

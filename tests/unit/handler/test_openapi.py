@@ -11,11 +11,12 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from densenet.service.properties import Properties
 from export import ROOT
-from handler import encoding, explaining, payload, protocols, reply
-from handler.failures import Code, Failure
+from handler import explaining, json_images, payload, protocols, reply
+from handler.errors import ErrorCode, RequestError
+from handler.options import LONGEST, MAX_TARGETS, MAX_TOP_K, Options, Overlays, read_count
 from handler.protocols import hugging_face, kserve_v1, native, open_inference
 from handler.reply import Reply
-from handler.request import LONGEST, MAX_PICTURES, MAX_TARGETS, MAX_TOP_K, Options, Overlays, read_count
+from handler.request import MAX_OVERLAY_IMAGES
 from handler.settings import _RANGES, Settings
 from tests.openapi import DOCUMENT, check, resolve
 
@@ -60,11 +61,11 @@ HEALTH = "application/health+json"
 
 
 def test_health_is_served_as_described() -> None:
-    healthy = reply.instead_of_an_answer({"accept": HEALTH})
+    healthy = reply.negotiate({"accept": HEALTH})
     assert healthy is not None
     assert (healthy.status, healthy.content_type) == (200, HEALTH)
     check(json.loads(healthy.body), described("get", 200)["content"][HEALTH]["schema"])
-    away = reply.turned_away(healthy, {"accept": HEALTH})
+    away = reply.draining_response(healthy, {"accept": HEALTH})
     assert (away.content_type, away.headers["Retry-After"]) == (HEALTH, "1")
     check(json.loads(away.body), described("get", 503)["content"][HEALTH]["schema"])
 
@@ -118,22 +119,22 @@ def allowing(answer: Reply, operation: dict[str, Any]) -> set[str]:
     return allowed
 
 
-@pytest.mark.parametrize("code", Code)
+@pytest.mark.parametrize("code", ErrorCode)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_a_refusal_of_any_protocol_stands_at_its_status_and_at_no_other(protocol: str, code: Code) -> None:
-    refusal = PROTOCOLS[protocol].refuse(Failure(code, "why"))
+def test_a_refusal_of_any_protocol_stands_at_its_status_and_at_no_other(protocol: str, code: ErrorCode) -> None:
+    refusal = PROTOCOLS[protocol].refuse(RequestError(code, "why"))
     assert allowing(refusal, operations()["post /predictions/densenet"]) == {str(refusal.status)}
     for operation in operations().values():
         assert allowing(refusal, operation) <= {str(refusal.status)}
 
 
-@pytest.mark.parametrize("code", Code)
-def test_a_code_is_explained_at_its_status(code: Code) -> None:
+@pytest.mark.parametrize("code", ErrorCode)
+def test_a_code_is_explained_at_its_status(code: ErrorCode) -> None:
     assert f"`{code}`: " in described("post", code.status)["description"]
 
 
 def test_the_codes_are_those_of_the_handler() -> None:
-    assert SCHEMAS["ErrorCode"]["enum"] == list(Code)
+    assert SCHEMAS["ErrorCode"]["enum"] == list(ErrorCode)
 
 
 def test_top_k_has_the_handlers_range() -> None:
@@ -141,7 +142,7 @@ def test_top_k_has_the_handlers_range() -> None:
     assert (low, high) == (1, MAX_TOP_K)
     assert [read_count("top_k", value) for value in (low, high)] == [low, high]
     for outside in (low - 1, high + 1):
-        with pytest.raises(Failure):
+        with pytest.raises(RequestError):
             read_count("top_k", outside)
 
 
@@ -150,7 +151,7 @@ def test_min_probability_has_the_handlers_range() -> None:
     for inside in (low, high):
         assert Options.read({"min_probability": inside}, Settings()).min_probability == inside
     for outside in (low - 0.01, high + 0.01):
-        with pytest.raises(Failure):
+        with pytest.raises(RequestError):
             Options.read({"min_probability": outside}, Settings())
 
 
@@ -194,17 +195,17 @@ def test_explanations_have_the_handlers_numbers() -> None:
     targets = SCHEMAS["ExplainInstancesRequest"]["properties"]["parameters"]["properties"]["target"]["anyOf"][1]
     assert targets["maxItems"] == SCHEMAS["ExplanationsOfImage"]["maxItems"] == MAX_TARGETS
     assert f"up to {MAX_TARGETS}" in SCHEMAS["Target"]["description"]
-    assert f"at most {MAX_PICTURES} pictures" in " ".join(SCHEMAS["Overlays"]["description"].split())
-    assert f"more than {MAX_PICTURES} pictures" in described("post", 413)["description"]
+    assert f"at most {MAX_OVERLAY_IMAGES} overlay images" in " ".join(SCHEMAS["Overlays"]["description"].split())
+    assert f"more than {MAX_OVERLAY_IMAGES} overlay images" in described("post", 413)["description"]
     rows = SCHEMAS["Explanation"]["properties"]["map"]
-    assert {side[key] for side in (rows, rows["items"]) for key in ("minItems", "maxItems")} == {explaining.SIDE}
+    assert {side[key] for side in (rows, rows["items"]) for key in ("minItems", "maxItems")} == {explaining.GRID_SIZE}
     assert f"at most {LONGEST} pixels" in SCHEMAS["Explanation"]["properties"]["picture"]["description"]
 
 
 def test_preprocessed_images_have_the_networks_shape() -> None:
     nested, flat = SCHEMAS["PreprocessedImage"]["oneOf"]
     planes, rows, columns = nested, nested["items"], nested["items"]["items"]
-    channels, height, width = encoding.IMAGE_SHAPE
+    channels, height, width = json_images.IMAGE_SHAPE
     assert [side[key] for side in (planes, rows, columns) for key in ("minItems", "maxItems")] == [
         *(channels, channels),
         *(height, height),
@@ -212,7 +213,7 @@ def test_preprocessed_images_have_the_networks_shape() -> None:
     ]
     assert flat["minItems"] == flat["maxItems"] == channels * height * width
     _, *image = SCHEMAS["PreprocessedImages"]["properties"]["shape"]["prefixItems"]
-    assert image == [{"const": side} for side in encoding.IMAGE_SHAPE]
+    assert image == [{"const": side} for side in json_images.IMAGE_SHAPE]
 
 
 def test_lists_may_be_as_long_as_any_operator_can_allow() -> None:
@@ -237,7 +238,7 @@ def defaults() -> list[str]:
         f"{body // 2**20} MiB in a request",
         f"{settings.max_response_bytes // 1_000_000} MB in an answer",
         f"{settings.top_k} classes",
-        f"{settings.min_probability} as least probability",
+        f"{settings.min_probability} as minimum probability",
         f"`too_many_images`: more than {settings.max_images} in a request",
         f"`too_many_pixels`: more than {settings.max_image_pixels // 1_000_000} million in an image",
         f"{settings.decode_seconds:g} seconds of processor time for an image, {settings.request_seconds:g} for those",

@@ -14,20 +14,20 @@ from PIL import Image
 
 from densenet.service.properties import Properties
 from export import ROOT
-from handler.cropping import ENOUGH
+from handler.cropping import MIN_SIDE
 from handler.decoder import Decoder
-from handler.failures import Code, Failure
-from handler.labels import Prediction
-from handler.page import Page, cards, negotiation
-from handler.page.wording import percent, size
+from handler.errors import ErrorCode, RequestError
+from handler.page import Page, negotiation, result_cards
+from handler.page.i18n import percent, size
 from handler.payload import Images
+from handler.ranking import Prediction
 from handler.reply import Reply
-from handler.request import Seen
+from handler.results import ImageResult
 from handler.settings import Settings
 from tests.photos import cutouts, encode
 
 FOLDER = ROOT / "handler" / "page"
-TABLE: dict[str, dict[str, str]] = yaml.safe_load((FOLDER / "texts.yaml").read_text(encoding="utf-8"))
+TABLE: dict[str, dict[str, str]] = yaml.safe_load((FOLDER / "translations.yaml").read_text(encoding="utf-8"))
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
 JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
 FORM = "multipart/form-data; boundary=x"
@@ -48,7 +48,7 @@ def make_page(weights: str = "mine.pth", **card: Any) -> Page:
 
 
 def opened(page: Page, language: str = "en") -> Reply:
-    reply = page.instead_of_an_answer({"accept": CHROME, "accept-language": language})
+    reply = page.negotiate({"accept": CHROME, "accept-language": language})
     assert reply is not None
     return reply
 
@@ -94,7 +94,7 @@ class Reader(HTMLParser):
 )
 def test_who_names_html_gets_the_page(accept: str, wanted: bool) -> None:
     assert negotiation.wants_page({"accept": accept}) is wanted
-    assert (make_page().instead_of_an_answer({"accept": accept}) is not None) is wanted
+    assert (make_page().negotiate({"accept": accept}) is not None) is wanted
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_weights_without_a_digest_have_no_line_for_it() -> None:
     assert b"<dt>SHA-256" not in opened(without).body
 
 
-def seen(label: str, probability: float, class_id: str = "n1") -> Seen:
-    return Seen((Prediction(0, class_id, label, probability, 1.0), Prediction(1, "n2", "crane", 0.0001, 0.5)))
+def seen(label: str, probability: float, class_id: str = "n1") -> ImageResult:
+    return ImageResult((Prediction(0, class_id, label, probability, 1.0), Prediction(1, "n2", "crane", 0.0001, 0.5)))
 
 
 def posted(page: Page, content: bytes, outcome: Any, language: str = "en", names: tuple[str, ...] = ("file",)) -> Reply:
@@ -247,11 +247,11 @@ def test_names_are_said_to_be_english_where_they_can_be() -> None:
 def test_the_form_goes_to_the_address_of_predictions() -> None:
     page = make_page()
     for headers, action in (({}, "#results"), ({"explain": "True"}, "/predictions/densenet#results")):
-        reply = page.instead_of_an_answer({"accept": CHROME, **headers})
+        reply = page.negotiate({"accept": CHROME, **headers})
         protocol = page.protocol({"accept": CHROME, "content-type": FORM, **headers})
         assert reply is not None
         assert protocol is not None
-        for answer in (reply, protocol.refuse(Failure(Code.NOT_AN_IMAGE, "no"))):
+        for answer in (reply, protocol.refuse(RequestError(ErrorCode.NOT_AN_IMAGE, "no"))):
             (form, _) = [attributes for tag, attributes in Reader(answer.body).elements if tag == "form"]
             assert form["action"] == action
 
@@ -276,8 +276,8 @@ def test_whatever_a_client_or_a_checkpoint_names_is_escaped(language: str) -> No
     bodies = [
         opened(page, language).body,
         posted(page, encode(cutouts(1)[0]), seen(NASTY, 0.9, NASTY), language, names=(NASTY, "b")).body,
-        posted(page, b"", Failure(Code.NOT_AN_IMAGE, NASTY), language, names=(NASTY, "b")).body,
-        protocol.refuse(Failure(Code.NOT_AN_IMAGE, NASTY)).body,
+        posted(page, b"", RequestError(ErrorCode.NOT_AN_IMAGE, NASTY), language, names=(NASTY, "b")).body,
+        protocol.refuse(RequestError(ErrorCode.NOT_AN_IMAGE, NASTY)).body,
     ]
     for body in bodies:
         assert b"<img src=x" not in body
@@ -287,19 +287,19 @@ def test_whatever_a_client_or_a_checkpoint_names_is_escaped(language: str) -> No
     assert b"&lt;img src=x onerror=alert(1)&gt;" in bodies[3]
 
 
-@pytest.mark.parametrize("code", Code)
-def test_a_refusal_has_its_status_and_its_words(code: Code) -> None:
+@pytest.mark.parametrize("code", ErrorCode)
+def test_a_refusal_has_its_status_and_its_words(code: ErrorCode) -> None:
     protocol = make_page().protocol({"accept": CHROME, "content-type": FORM})
     assert protocol is not None
-    reply = protocol.refuse(Failure(code, "its own words"))
+    reply = protocol.refuse(RequestError(code, "its own words"))
     assert (reply.status, reply.content_type) == (code.status, "text/html; charset=utf-8")
     assert b'<span lang="en">its own words</span>' in reply.body
     assert code.value.encode() in reply.body
 
 
 def test_the_only_images_failure_is_the_whole_requests() -> None:
-    with pytest.raises(Failure, match="broken"):
-        posted(make_page(), b"", Failure(Code.BROKEN_IMAGE, "broken"))
+    with pytest.raises(RequestError, match="broken"):
+        posted(make_page(), b"", RequestError(ErrorCode.BROKEN_IMAGE, "broken"))
 
 
 def test_a_photo_is_shown_back_upright_small_and_without_its_metadata() -> None:
@@ -307,10 +307,10 @@ def test_a_photo_is_shown_back_upright_small_and_without_its_metadata() -> None:
     exif[0x0112], exif[0x010E] = 6, "where I live"
     photo = encode(cutouts(1)[0].resize((3000, 2000)), exif=exif)
     decoder = Decoder(memory=1_500_000_000)
-    decoded = decoder.decode(photo, seconds=5, max_pixels=64_000_000, min_side=ENOUGH, shown=cards.SHOWN)
+    decoded = decoder.decode(photo, seconds=5, max_pixels=64_000_000, min_side=MIN_SIDE, shown=result_cards.SHOWN)
     decoder.close()
     assert decoded.shown is not None
-    address = cards.to_data_url(decoded.shown)
+    address = result_cards.to_data_url(decoded.shown)
     assert address.startswith("data:image/jpeg;base64,")
     content = base64.b64decode(address.partition(",")[2])
     with Image.open(io.BytesIO(content)) as shown:

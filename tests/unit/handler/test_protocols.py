@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from handler import routing
-from handler.failures import Code, Failure
-from handler.labels import ClassIndex, Prediction
+from handler.errors import ErrorCode, RequestError
+from handler.options import MAX_TARGETS
 from handler.payload import Document, Images, Payload
-from handler.protocols import HUGGING_FACE, KSERVE_V1, NATIVE, NATIVE_INSTANCES, OPEN_INFERENCE, Protocol
+from handler.protocols import HUGGING_FACE, KSERVE_V1, NATIVE, NATIVE_INSTANCES, OPEN_INFERENCE, ProtocolAdapter
+from handler.ranking import ClassIndex, Prediction
 from handler.reply import Reply
-from handler.request import MAX_PICTURES, MAX_TARGETS, Request, Seen, Upload
+from handler.request import MAX_OVERLAY_IMAGES, Request, Upload
+from handler.results import ImageResult
 from handler.settings import Settings
 
 ON_KSERVE = {"explain": "False"}
@@ -29,26 +31,26 @@ TEXTS = [base64.b64encode(image).decode() for image in IMAGES]
 TENSOR = torch.arange(3 * 224 * 224, dtype=torch.float32).view(3, 224, 224) / 1000
 NESTED, FLAT = TENSOR.tolist(), TENSOR.flatten().tolist()
 
-ROBIN = Seen((Prediction(7, "n01", "robin", 0.75, 3.0), Prediction(9, "n02", "crane", 0.25, -2.0)))
-CRANE = Seen((Prediction(9, "n02", "crane", 0.5, 0.5), Prediction(0, "n03", "crane", 0.125, -800.0)))
-BROKEN = Failure(Code.BROKEN_IMAGE, "it is broken")
+ROBIN = ImageResult((Prediction(7, "n01", "robin", 0.75, 3.0), Prediction(9, "n02", "crane", 0.25, -2.0)))
+CRANE = ImageResult((Prediction(9, "n02", "crane", 0.5, 0.5), Prediction(0, "n03", "crane", 0.125, -800.0)))
+BROKEN = RequestError(ErrorCode.BROKEN_IMAGE, "it is broken")
 
 
-def read(protocol: Protocol, content: object, *, appended: bytes = b"", **options: object) -> Any:
+def read(protocol: ProtocolAdapter, content: object, *, appended: bytes = b"", **options: object) -> Any:
     return protocol.read(Document(content, options, appended), Settings())
 
 
 def contents(request: Request) -> list[object]:
     """Images as bytes, tensors as whether they are TENSOR, failures as their codes."""
     plain: dict[type, Callable[[Any], object]] = {
-        Failure: lambda failure: failure.code,
+        RequestError: lambda failure: failure.code,
         torch.Tensor: lambda tensor: tensor.equal(TENSOR),
     }
     return [plain.get(type(upload.content), bytes)(upload.content) for upload in request.uploads]
 
 
-def refusal(protocol: Protocol, content: object, **more: Any) -> Code:
-    with pytest.raises(Failure) as refused:
+def refusal(protocol: ProtocolAdapter, content: object, **more: Any) -> ErrorCode:
+    with pytest.raises(RequestError) as refused:
         read(protocol, content, **more)
     return refused.value.code
 
@@ -78,7 +80,7 @@ class TestRecognition:
         ],
     )
     def test_what_a_request_holds_decides(
-        self, payload: Payload, headers: Mapping[str, str], protocol: Protocol
+        self, payload: Payload, headers: Mapping[str, str], protocol: ProtocolAdapter
     ) -> None:
         assert routing.detect_protocol(payload, headers) is protocol
 
@@ -86,9 +88,9 @@ class TestRecognition:
         "content", [None, 7, 0.5, True, "inputs", [], [{"inputs": []}], {}, {"input": "x"}, {"Instances": []}]
     )
     def test_a_document_of_no_protocol_is_refused(self, content: object) -> None:
-        with pytest.raises(Failure) as refused:
+        with pytest.raises(RequestError) as refused:
             routing.detect_protocol(Document(content, {}), {})
-        assert refused.value.code is Code.BAD_JSON
+        assert refused.value.code is ErrorCode.BAD_JSON
 
     @pytest.mark.parametrize(
         ("row", "headers", "protocol"),
@@ -108,17 +110,17 @@ class TestRecognition:
         ],
     )
     def test_an_unreadable_request_is_refused_as_its_address_or_its_words_suggest(
-        self, row: Mapping[str, object], headers: Mapping[str, str], protocol: Protocol
+        self, row: Mapping[str, object], headers: Mapping[str, str], protocol: ProtocolAdapter
     ) -> None:
         assert routing.fallback_protocol(row, headers) is protocol
 
     @pytest.mark.parametrize("protocol", [KSERVE_V1, OPEN_INFERENCE, HUGGING_FACE])
-    def test_a_refusal_is_a_string_with_our_code_beside_it(self, protocol: Protocol) -> None:
+    def test_a_refusal_is_a_string_with_our_code_beside_it(self, protocol: ProtocolAdapter) -> None:
         reply = protocol.refuse(BROKEN)
         assert (reply.status, body(reply)) == (422, {"error": "it is broken", "code": "broken_image"})
 
     @pytest.mark.parametrize("protocol", [NATIVE, NATIVE_INSTANCES])
-    def test_our_own_refusal_is_an_object(self, protocol: Protocol) -> None:
+    def test_our_own_refusal_is_an_object(self, protocol: ProtocolAdapter) -> None:
         reply = protocol.refuse(BROKEN)
         error = {"code": "broken_image", "message": "it is broken"}
         assert (reply.status, body(reply)) == (422, {"success": False, "error": error})
@@ -133,7 +135,7 @@ class TestOwn:
 
     def test_every_part_is_an_image_and_an_empty_one_a_failure_in_its_place(self) -> None:
         request = self.request(IMAGES[0], b"", IMAGES[1], top_k="3")
-        assert contents(request) == [IMAGES[0], Code.NO_IMAGE, IMAGES[1]]
+        assert contents(request) == [IMAGES[0], ErrorCode.NO_IMAGE, IMAGES[1]]
         assert request.top_k == 3
 
     def test_one_image_is_answered_with_one_object(self) -> None:
@@ -156,7 +158,7 @@ class TestOwn:
         assert [answer["results"][i]["recognized"] for i in (0, 2)] == [True, False]
 
     def test_the_failure_of_an_only_image_is_that_of_the_request(self) -> None:
-        with pytest.raises(Failure, match="it is broken"):
+        with pytest.raises(RequestError, match="it is broken"):
             self.request(IMAGES[0]).answer([BROKEN], MODEL)
 
 
@@ -179,11 +181,11 @@ class TestExplanations:
     @pytest.mark.parametrize(
         ("images", "targets", "overlays"),
         [
-            (MAX_PICTURES, 1, "crop"),
-            (MAX_PICTURES, None, "picture"),
-            (1, MAX_PICTURES, "picture"),
-            (MAX_PICTURES // 2, None, None),
-            (MAX_PICTURES // 4, 2, "both"),
+            (MAX_OVERLAY_IMAGES, 1, "crop"),
+            (MAX_OVERLAY_IMAGES, None, "picture"),
+            (1, MAX_OVERLAY_IMAGES, "picture"),
+            (MAX_OVERLAY_IMAGES // 2, None, None),
+            (MAX_OVERLAY_IMAGES // 4, 2, "both"),
             (16, MAX_TARGETS, "none"),
         ],
     )
@@ -195,11 +197,11 @@ class TestExplanations:
     @pytest.mark.parametrize(
         ("images", "targets", "overlays"),
         [
-            (MAX_PICTURES + 1, 1, "crop"),
-            (MAX_PICTURES + 1, None, "picture"),
-            (2, MAX_PICTURES // 2 + 1, "picture"),
-            (MAX_PICTURES // 2 + 1, None, None),
-            (1, MAX_PICTURES // 2 + 1, "both"),
+            (MAX_OVERLAY_IMAGES + 1, 1, "crop"),
+            (MAX_OVERLAY_IMAGES + 1, None, "picture"),
+            (2, MAX_OVERLAY_IMAGES // 2 + 1, "picture"),
+            (MAX_OVERLAY_IMAGES // 2 + 1, None, None),
+            (1, MAX_OVERLAY_IMAGES // 2 + 1, "both"),
             (16, MAX_TARGETS, "both"),
         ],
     )
@@ -209,14 +211,14 @@ class TestExplanations:
             lambda: self.own(images, target=target, overlays=overlays),
             lambda: self.kserve(*TEXTS[:1] * images, target=target, overlays=overlays),
         ):
-            with pytest.raises(Failure, match=f"ask for at most {MAX_PICTURES}: ") as refused:
+            with pytest.raises(RequestError, match=f"request at most {MAX_OVERLAY_IMAGES}: ") as refused:
                 ask()
-            assert refused.value.code is Code.ANSWER_TOO_LARGE
+            assert refused.value.code is ErrorCode.ANSWER_TOO_LARGE
 
     def test_what_has_no_picture_is_not_counted(self) -> None:
         request = self.kserve(*TEXTS[:1] * 2, *[FLAT, "?"] * 3, target=[1, 2])
         assert len(request.uploads) == 8
-        assert self.own(1, "image/png", target=list(range(MAX_TARGETS))).why.png
+        assert self.own(1, "image/png", target=list(range(MAX_TARGETS))).explain_options.png
 
     @pytest.mark.parametrize(
         ("accept", "png"),
@@ -229,7 +231,7 @@ class TestExplanations:
         ],
     )
     def test_a_picture_is_the_answer_to_whoever_names_it_and_no_json(self, accept: str, png: bool) -> None:
-        assert self.own(1, accept).why.png is png
+        assert self.own(1, accept).explain_options.png is png
 
 
 class TestKServeV1:
@@ -249,33 +251,33 @@ class TestKServeV1:
     @pytest.mark.parametrize(
         ("instance", "code"),
         [
-            (None, Code.BAD_JSON),
-            (7, Code.BAD_JSON),
-            (True, Code.BAD_JSON),
-            ({}, Code.BAD_JSON),
-            ({"b64": None}, Code.BAD_JSON),
-            ({"picture": TEXTS[0]}, Code.BAD_JSON),
-            ({"b64": TEXTS[0], "key": 1}, Code.BAD_JSON),
-            ({"image": {"image": TEXTS[0]}}, Code.BAD_JSON),
-            ({"b64": {"b64": TEXTS[0]}}, Code.BAD_JSON),
-            ("", Code.NO_IMAGE),
-            ({"b64": ""}, Code.NO_IMAGE),
-            ("?", Code.BAD_BASE64),
-            ({"image": {"b64": "?"}}, Code.BAD_BASE64),
-            ([], Code.BAD_TENSOR),
-            ([1, 2, 3], Code.BAD_TENSOR),
-            ([NESTED], Code.BAD_TENSOR),
-            ([TEXTS[0]], Code.BAD_TENSOR),
-            ([*NESTED[:2], [[math.nan] * 224] * 224], Code.BAD_TENSOR),
+            (None, ErrorCode.BAD_JSON),
+            (7, ErrorCode.BAD_JSON),
+            (True, ErrorCode.BAD_JSON),
+            ({}, ErrorCode.BAD_JSON),
+            ({"b64": None}, ErrorCode.BAD_JSON),
+            ({"picture": TEXTS[0]}, ErrorCode.BAD_JSON),
+            ({"b64": TEXTS[0], "key": 1}, ErrorCode.BAD_JSON),
+            ({"image": {"image": TEXTS[0]}}, ErrorCode.BAD_JSON),
+            ({"b64": {"b64": TEXTS[0]}}, ErrorCode.BAD_JSON),
+            ("", ErrorCode.NO_IMAGE),
+            ({"b64": ""}, ErrorCode.NO_IMAGE),
+            ("?", ErrorCode.BAD_BASE64),
+            ({"image": {"b64": "?"}}, ErrorCode.BAD_BASE64),
+            ([], ErrorCode.BAD_TENSOR),
+            ([1, 2, 3], ErrorCode.BAD_TENSOR),
+            ([NESTED], ErrorCode.BAD_TENSOR),
+            ([TEXTS[0]], ErrorCode.BAD_TENSOR),
+            ([*NESTED[:2], [[math.nan] * 224] * 224], ErrorCode.BAD_TENSOR),
         ],
     )
-    def test_a_bad_instance_is_a_failure_in_its_place(self, instance: object, code: Code) -> None:
+    def test_a_bad_instance_is_a_failure_in_its_place(self, instance: object, code: ErrorCode) -> None:
         request = read(KSERVE_V1, {"instances": [TEXTS[0], instance, TEXTS[1]]})
         assert contents(request) == [IMAGES[0], code, IMAGES[1]]
 
     @pytest.mark.parametrize("instances", [[], None, {}, "x", 7, {"b64": TEXTS[0]}])
     def test_instances_that_are_no_list_of_any_are_refused(self, instances: object) -> None:
-        assert refusal(KSERVE_V1, {"instances": instances}) is Code.BAD_JSON
+        assert refusal(KSERVE_V1, {"instances": instances}) is ErrorCode.BAD_JSON
 
     def test_there_is_an_answer_for_each_instance(self) -> None:
         request = read(KSERVE_V1, {"instances": TEXTS, "parameters": {"min_probability": 0.6}})
@@ -290,7 +292,7 @@ class TestKServeV1:
 
 
 # Protocols that take parameters, and a good request of each.
-GOOD: dict[str, tuple[Protocol, dict[str, object]]] = {
+GOOD: dict[str, tuple[ProtocolAdapter, dict[str, object]]] = {
     "v1": (KSERVE_V1, {"instances": TEXTS[:1]}),
     "v2": (OPEN_INFERENCE, {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "data": TEXTS[:1]}]}),
     "hugging face": (HUGGING_FACE, {"inputs": TEXTS[0]}),
@@ -308,25 +310,25 @@ def test_absent_parameters_are_as_the_settings_say(name: str, parameters: object
 @pytest.mark.parametrize("top_k", [0, -1, 1001, 2.0, True, "x", "", "5.0", "１", [], {}, math.nan, 10**400, "9" * 400])
 def test_a_top_k_that_is_no_count_of_classes_is_refused_everywhere(name: str, top_k: object) -> None:
     protocol, document = GOOD[name]
-    assert refusal(protocol, document | {"parameters": {"top_k": top_k}}) is Code.BAD_OPTION
-    assert refusal(protocol, document, top_k=top_k) is Code.BAD_OPTION
+    assert refusal(protocol, document | {"parameters": {"top_k": top_k}}) is ErrorCode.BAD_OPTION
+    assert refusal(protocol, document, top_k=top_k) is ErrorCode.BAD_OPTION
 
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize(
     ("parameters", "code"),
     [
-        ([], Code.BAD_JSON),
-        ("top_k=3", Code.BAD_JSON),
-        (7, Code.BAD_JSON),
-        ({"topk": 3}, Code.BAD_OPTION),
-        ({"": 3}, Code.BAD_OPTION),
-        ({"\ud800" * 100: 3}, Code.BAD_OPTION),
-        ({"Top_K": 3}, Code.BAD_OPTION),
+        ([], ErrorCode.BAD_JSON),
+        ("top_k=3", ErrorCode.BAD_JSON),
+        (7, ErrorCode.BAD_JSON),
+        ({"topk": 3}, ErrorCode.BAD_OPTION),
+        ({"": 3}, ErrorCode.BAD_OPTION),
+        ({"\ud800" * 100: 3}, ErrorCode.BAD_OPTION),
+        ({"Top_K": 3}, ErrorCode.BAD_OPTION),
     ],
 )
 def test_parameters_of_a_wrong_kind_and_unknown_ones_are_refused_everywhere(
-    name: str, parameters: object, code: Code
+    name: str, parameters: object, code: ErrorCode
 ) -> None:
     protocol, document = GOOD[name]
     assert refusal(protocol, document | {"parameters": parameters}) is code
@@ -361,7 +363,7 @@ class TestOpenInference:
 
     def test_an_element_that_is_no_base64_is_a_failure_in_its_place(self) -> None:
         request = read(OPEN_INFERENCE, tensor(shape=(5,), data=["?", TEXTS[0], "", 7, ["a", "b"]]))
-        codes = [Code.BAD_BASE64, IMAGES[0], Code.NO_IMAGE, Code.BAD_JSON, Code.BAD_JSON]
+        codes = [ErrorCode.BAD_BASE64, IMAGES[0], ErrorCode.NO_IMAGE, ErrorCode.BAD_JSON, ErrorCode.BAD_JSON]
         assert contents(request) == codes
 
     @pytest.mark.parametrize("data", [[NESTED, NESTED], FLAT + FLAT])
@@ -371,7 +373,7 @@ class TestOpenInference:
     @pytest.mark.parametrize("shape", [(3,), (3, 1)])
     def test_binary_bytes_are_images_or_their_base64(self, shape: tuple[int, ...]) -> None:
         blob = framed(IMAGES[0], TEXTS[1].encode(), b"")
-        assert contents(read(OPEN_INFERENCE, **binary(blob, shape=shape))) == [IMAGES[0], IMAGES[1], Code.NO_IMAGE]
+        assert contents(read(OPEN_INFERENCE, **binary(blob, shape=shape))) == [IMAGES[0], IMAGES[1], ErrorCode.NO_IMAGE]
 
     def test_binary_numbers_are_little_endian_floats(self) -> None:
         blob = np.stack([TENSOR.numpy()] * 2).astype("<f4").tobytes()
@@ -381,35 +383,38 @@ class TestOpenInference:
     @pytest.mark.parametrize(
         ("document", "code"),
         [
-            ({"inputs": []}, Code.BAD_JSON),
-            ({"inputs": [None]}, Code.BAD_JSON),
-            ({"inputs": [[]]}, Code.BAD_JSON),
-            ({"inputs": tensor()["inputs"] * 2}, Code.BAD_JSON),
-            ({"inputs": [{}]}, Code.BAD_TENSOR),
-            *((tensor() | {"id": value}, Code.BAD_JSON) for value in (7, True, [], {}, 1.5)),
-            *((tensor(data=value), Code.BAD_JSON) for value in (None, "x", 7, {})),
-            (tensor(data=TEXTS[:2]), Code.BAD_TENSOR),
-            (tensor(data=[TEXTS]), Code.BAD_TENSOR),
-            (tensor(data=[]), Code.BAD_TENSOR),
-            (tensor(shape=(0,), data=[]), Code.NO_IMAGE),
-            (tensor(shape=(17,)), Code.TOO_MANY_IMAGES),
-            (tensor(shape=(10**300,)), Code.BAD_TENSOR),
-            *((tensor(shape=value), Code.BAD_TENSOR) for value in (None, "3", 3, {}, [], [[3]], ["3"], [None])),
-            *((tensor(shape=[value]), Code.BAD_TENSOR) for value in (-1, 3.0, True, math.nan, math.inf)),
-            *((tensor(shape=value), Code.BAD_TENSOR) for value in ((1, 3), (3, 1, 1), (3, 2), (3, 0))),
-            *((tensor(value), Code.BAD_TENSOR) for value in (None, 7, [], {}, "", "bytes", "UINT8", "FP64", "x" * 999)),
-            (tensor("FP32", (3,), [1, 2, 3]), Code.BAD_TENSOR),
-            (tensor("FP32", (3, 224, 224), NESTED), Code.BAD_TENSOR),
-            (tensor("FP32", (1, 224, 224, 3), FLAT), Code.BAD_TENSOR),
-            (tensor("FP32", (1, 3, 224, 224), FLAT[1:]), Code.BAD_TENSOR),
-            (tensor("FP32", (1, 3, 224, 224), NESTED), Code.BAD_TENSOR),
-            (tensor("FP32", (1, 3, 224, 224), TEXTS), Code.BAD_TENSOR),
-            (tensor("FP32", (1, 3, 224, 224), [math.nan, *FLAT[1:]]), Code.BAD_TENSOR),
-            (tensor("FP32", (1, 3, 224, 224), [10**400, *FLAT[1:]]), Code.BAD_TENSOR),
-            (tensor("FP32", (1, 3, 224, 224), [[], *FLAT[1:]]), Code.BAD_TENSOR),
+            ({"inputs": []}, ErrorCode.BAD_JSON),
+            ({"inputs": [None]}, ErrorCode.BAD_JSON),
+            ({"inputs": [[]]}, ErrorCode.BAD_JSON),
+            ({"inputs": tensor()["inputs"] * 2}, ErrorCode.BAD_JSON),
+            ({"inputs": [{}]}, ErrorCode.BAD_TENSOR),
+            *((tensor() | {"id": value}, ErrorCode.BAD_JSON) for value in (7, True, [], {}, 1.5)),
+            *((tensor(data=value), ErrorCode.BAD_JSON) for value in (None, "x", 7, {})),
+            (tensor(data=TEXTS[:2]), ErrorCode.BAD_TENSOR),
+            (tensor(data=[TEXTS]), ErrorCode.BAD_TENSOR),
+            (tensor(data=[]), ErrorCode.BAD_TENSOR),
+            (tensor(shape=(0,), data=[]), ErrorCode.NO_IMAGE),
+            (tensor(shape=(17,)), ErrorCode.TOO_MANY_IMAGES),
+            (tensor(shape=(10**300,)), ErrorCode.BAD_TENSOR),
+            *((tensor(shape=value), ErrorCode.BAD_TENSOR) for value in (None, "3", 3, {}, [], [[3]], ["3"], [None])),
+            *((tensor(shape=[value]), ErrorCode.BAD_TENSOR) for value in (-1, 3.0, True, math.nan, math.inf)),
+            *((tensor(shape=value), ErrorCode.BAD_TENSOR) for value in ((1, 3), (3, 1, 1), (3, 2), (3, 0))),
+            *(
+                (tensor(value), ErrorCode.BAD_TENSOR)
+                for value in (None, 7, [], {}, "", "bytes", "UINT8", "FP64", "x" * 999)
+            ),
+            (tensor("FP32", (3,), [1, 2, 3]), ErrorCode.BAD_TENSOR),
+            (tensor("FP32", (3, 224, 224), NESTED), ErrorCode.BAD_TENSOR),
+            (tensor("FP32", (1, 224, 224, 3), FLAT), ErrorCode.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), FLAT[1:]), ErrorCode.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), NESTED), ErrorCode.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), TEXTS), ErrorCode.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), [math.nan, *FLAT[1:]]), ErrorCode.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), [10**400, *FLAT[1:]]), ErrorCode.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), [[], *FLAT[1:]]), ErrorCode.BAD_TENSOR),
         ],
     )
-    def test_a_request_that_cannot_be_understood_is_refused(self, document: object, code: Code) -> None:
+    def test_a_request_that_cannot_be_understood_is_refused(self, document: object, code: ErrorCode) -> None:
         assert refusal(OPEN_INFERENCE, document) is code
 
     @pytest.mark.parametrize(
@@ -433,24 +438,24 @@ class TestOpenInference:
         ],
     )
     def test_binary_data_that_are_not_what_the_json_says_are_refused(self, request_of: dict[str, Any]) -> None:
-        assert refusal(OPEN_INFERENCE, **request_of) is Code.BAD_TENSOR
+        assert refusal(OPEN_INFERENCE, **request_of) is ErrorCode.BAD_TENSOR
 
     @pytest.mark.parametrize(
         ("outputs", "code"),
         [
-            ("labels", Code.BAD_JSON),
-            ({"name": "labels"}, Code.BAD_JSON),
-            ([{"name": "labels"}] * 6, Code.BAD_JSON),
-            *(([value], Code.BAD_OPTION) for value in (None, "labels", 7, [], {}, {"name": None}, {"name": []})),
-            ([{"name": "Labels"}], Code.BAD_OPTION),
-            ([{"name": "labels", "parameters": {"classification": 1}}], Code.BAD_OPTION),
+            ("labels", ErrorCode.BAD_JSON),
+            ({"name": "labels"}, ErrorCode.BAD_JSON),
+            ([{"name": "labels"}] * 6, ErrorCode.BAD_JSON),
+            *(([value], ErrorCode.BAD_OPTION) for value in (None, "labels", 7, [], {}, {"name": None}, {"name": []})),
+            ([{"name": "Labels"}], ErrorCode.BAD_OPTION),
+            ([{"name": "labels", "parameters": {"classification": 1}}], ErrorCode.BAD_OPTION),
             *(
-                ([{"name": "probabilities", "parameters": {"classification": value}}], Code.BAD_OPTION)
+                ([{"name": "probabilities", "parameters": {"classification": value}}], ErrorCode.BAD_OPTION)
                 for value in (0, -1, 1001, True, 1.0, [], "many")
             ),
         ],
     )
-    def test_outputs_that_there_are_not_are_refused(self, outputs: object, code: Code) -> None:
+    def test_outputs_that_there_are_not_are_refused(self, outputs: object, code: ErrorCode) -> None:
         assert refusal(OPEN_INFERENCE, tensor() | {"outputs": outputs}) is code
 
     @pytest.mark.parametrize(
@@ -465,11 +470,11 @@ class TestOpenInference:
     )
     def test_an_outputs_parameters_are_not_passed_over_either(self, parameters: object) -> None:
         outputs = [{"name": "labels", "parameters": parameters}]
-        assert refusal(OPEN_INFERENCE, tensor() | {"outputs": outputs}) in {Code.BAD_JSON, Code.BAD_OPTION}
+        assert refusal(OPEN_INFERENCE, tensor() | {"outputs": outputs}) in {ErrorCode.BAD_JSON, ErrorCode.BAD_OPTION}
 
     @pytest.mark.parametrize("value", ["yes", "true", 1, 0, [], {}])
     def test_binary_data_output_is_true_or_false(self, value: object) -> None:
-        assert refusal(OPEN_INFERENCE, tensor() | {"parameters": {"binary_data_output": value}}) is Code.BAD_OPTION
+        assert refusal(OPEN_INFERENCE, tensor() | {"parameters": {"binary_data_output": value}}) is ErrorCode.BAD_OPTION
 
 
 def answer(outputs: object = None, **parameters: object) -> Reply:
@@ -547,9 +552,9 @@ class TestOpenInferenceAnswers:
         assert "id" not in body(read(OPEN_INFERENCE, tensor()).answer([ROBIN] * 3, MODEL))
 
     def test_a_bad_image_fails_the_whole_request_and_is_counted_from_one(self) -> None:
-        with pytest.raises(Failure, match=r"^image 2 of 3: it is broken$") as refused:
+        with pytest.raises(RequestError, match=r"^image 2 of 3: it is broken$") as refused:
             read(OPEN_INFERENCE, tensor()).answer([ROBIN, BROKEN, CRANE], MODEL)
-        assert refused.value.code is Code.BROKEN_IMAGE
+        assert refused.value.code is ErrorCode.BROKEN_IMAGE
 
 
 class TestHuggingFace:
@@ -567,30 +572,30 @@ class TestHuggingFace:
         assert (request.uploads, request.top_k) == ([Upload(IMAGES[0])], 7)
 
     def test_two_images_are_one_too_many(self) -> None:
-        with pytest.raises(Failure) as refused:
+        with pytest.raises(RequestError) as refused:
             HUGGING_FACE.read(Images({"a": b"a", "b": b"b"}, {"format": "huggingface"}), Settings())
-        assert refused.value.code is Code.TOO_MANY_IMAGES
+        assert refused.value.code is ErrorCode.TOO_MANY_IMAGES
 
     @pytest.mark.parametrize(
         ("document", "code"),
         [
-            *(({"inputs": value}, Code.BAD_JSON) for value in (None, 7, 0.5, False, {}, {"b64": TEXTS[0]})),
-            ({"inputs": ""}, Code.NO_IMAGE),
-            ({"inputs": "https://example.com/cat.jpg"}, Code.BAD_BASE64),
-            ({"inputs": TEXTS[0], "parameters": {"min_probability": 0.5}}, Code.BAD_OPTION),
-            ({"inputs": TEXTS[0], "parameters": {"format": "json"}}, Code.BAD_OPTION),
-            ({"inputs": TEXTS[0], "parameters": {"function_to_apply": "relu"}}, Code.BAD_OPTION),
-            ({"inputs": TEXTS[0], "parameters": {"function_to_apply": ["softmax"]}}, Code.BAD_OPTION),
-            ({"inputs": TEXTS[0], "parameters": {"function_to_apply": 7}}, Code.BAD_OPTION),
+            *(({"inputs": value}, ErrorCode.BAD_JSON) for value in (None, 7, 0.5, False, {}, {"b64": TEXTS[0]})),
+            ({"inputs": ""}, ErrorCode.NO_IMAGE),
+            ({"inputs": "https://example.com/cat.jpg"}, ErrorCode.BAD_BASE64),
+            ({"inputs": TEXTS[0], "parameters": {"min_probability": 0.5}}, ErrorCode.BAD_OPTION),
+            ({"inputs": TEXTS[0], "parameters": {"format": "json"}}, ErrorCode.BAD_OPTION),
+            ({"inputs": TEXTS[0], "parameters": {"function_to_apply": "relu"}}, ErrorCode.BAD_OPTION),
+            ({"inputs": TEXTS[0], "parameters": {"function_to_apply": ["softmax"]}}, ErrorCode.BAD_OPTION),
+            ({"inputs": TEXTS[0], "parameters": {"function_to_apply": 7}}, ErrorCode.BAD_OPTION),
         ],
     )
-    def test_what_it_does_not_have_is_refused(self, document: object, code: Code) -> None:
+    def test_what_it_does_not_have_is_refused(self, document: object, code: ErrorCode) -> None:
         assert refusal(HUGGING_FACE, document) is code
 
     @pytest.mark.parametrize("function_to_apply", [False, 0, "", [], {}])
     def test_a_function_that_is_empty_is_refused_and_not_taken_for_none(self, function_to_apply: object) -> None:
         parameters = {"function_to_apply": function_to_apply}
-        assert refusal(HUGGING_FACE, {"inputs": TEXTS[0], "parameters": parameters}) is Code.BAD_OPTION
+        assert refusal(HUGGING_FACE, {"inputs": TEXTS[0], "parameters": parameters}) is ErrorCode.BAD_OPTION
 
     @pytest.mark.parametrize(
         ("function_to_apply", "scores"),
@@ -610,7 +615,7 @@ class TestHuggingFace:
         assert [row["score"] for row in rows] == pytest.approx(scores)
 
     def test_the_images_failure_is_that_of_the_request(self) -> None:
-        with pytest.raises(Failure, match="it is broken"):
+        with pytest.raises(RequestError, match="it is broken"):
             read(HUGGING_FACE, {"inputs": TEXTS[0]}).answer([BROKEN], MODEL)
 
 
@@ -628,6 +633,6 @@ class TestHuggingFace:
     ],
 )
 def test_a_refusal_is_short_however_long_the_request_was(document: object) -> None:
-    with pytest.raises(Failure) as refused:
+    with pytest.raises(RequestError) as refused:
         read(OPEN_INFERENCE, document)
     assert len(OPEN_INFERENCE.refuse(refused.value).body) < 1000

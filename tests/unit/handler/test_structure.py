@@ -11,24 +11,24 @@ import pytest
 import tifffile
 from PIL import Image
 
-from handler import imaging, structure
-from handler.failures import Code, Failure
+from handler import decoding, structure
+from handler.errors import ErrorCode, RequestError
 from tests.photos import cutouts, encode
 
 PHOTO = cutouts(1)[0].resize((96, 64))
 LIMIT = 64_000_000
 
 
-def refused(content: bytes, max_pixels: int = LIMIT) -> Failure:
-    name = imaging.identify(content)
+def refused(content: bytes, max_pixels: int = LIMIT) -> RequestError:
+    name = decoding.identify(content)
     assert name is not None
-    with pytest.raises(Failure) as raised:
+    with pytest.raises(RequestError) as raised:
         structure.check(name, content, max_pixels)
     return raised.value
 
 
 def decoded(content: bytes) -> Image.Image:
-    return imaging.decode(content, max_pixels=LIMIT)
+    return decoding.decode(content, max_pixels=LIMIT)
 
 
 def as_pillow(content: bytes) -> bytes:
@@ -116,7 +116,7 @@ class TestRefused:
         ],
     )
     def test_as_too_costly(self, content: bytes) -> None:
-        assert refused(content).code is Code.TOO_COSTLY
+        assert refused(content).code is ErrorCode.TOO_COSTLY
 
     @pytest.mark.parametrize(
         "content",
@@ -131,14 +131,14 @@ class TestRefused:
         ],
     )
     def test_as_broken(self, content: bytes) -> None:
-        assert refused(content).code is Code.BROKEN_IMAGE
+        assert refused(content).code is ErrorCode.BROKEN_IMAGE
 
     def test_scans_of_many_pixels(self) -> None:
         content = encode(PHOTO, "JPEG", progressive=True)
         scans = content.count(b"\xff\xda")
         pixels = PHOTO.width * PHOTO.height
         assert structure.check("JPEG", content, scans * pixels // 20 + 1) == scans * pixels // 20
-        assert refused(content, scans * pixels // 20 - 1).code is Code.TOO_COSTLY
+        assert refused(content, scans * pixels // 20 - 1).code is ErrorCode.TOO_COSTLY
 
     def test_items_of_an_avif(self) -> None:
         def box(kind: bytes, payload: bytes) -> bytes:
@@ -146,16 +146,16 @@ class TestRefused:
 
         located = box(b"iloc", b"\2\0\0\0" + b"\0\0" + struct.pack(">I", 16_385) + bytes(100))
         head = box(b"ftyp", b"avif\0\0\0\0avif")
-        assert refused(head + box(b"meta", bytes(4) + located)).code is Code.TOO_COSTLY
+        assert refused(head + box(b"meta", bytes(4) + located)).code is ErrorCode.TOO_COSTLY
 
 
 class TestPixels:
     def test_of_a_tile_larger_than_the_image_count(self) -> None:
         content = grey(1, 1, (322, 4, 1, 43_008), (323, 4, 1, 43_008), (324, 4, 1, 8), (325, 4, 1, 10))
         assert structure.check("TIFF", content, LIMIT) == 43_008**2
-        with pytest.raises(Failure) as raised:
-            imaging.decode(content, max_pixels=LIMIT)
-        assert raised.value.code is Code.TOO_MANY_PIXELS
+        with pytest.raises(RequestError) as raised:
+            decoding.decode(content, max_pixels=LIMIT)
+        assert raised.value.code is ErrorCode.TOO_MANY_PIXELS
 
     @pytest.mark.parametrize(
         "options", [{}, {"lossless": True}, {"save_all": True, "append_images": [PHOTO.rotate(90)]}]

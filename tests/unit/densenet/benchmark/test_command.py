@@ -14,7 +14,7 @@ from densenet.benchmark import command, images, processes
 from densenet.benchmark.plan import LARGE, SMALL, Part, Size
 from densenet.benchmark.run import Run
 from export import weights
-from export.console import Problem
+from export.console import CliError
 
 
 @pytest.fixture
@@ -55,27 +55,27 @@ def test_quick_can_have_more_rounds(measured: list[tuple[Part, Run]], tmp_path: 
     command.main(quick=True, rounds=2, only=[Part.WORKERS], output=tmp_path)
     ((part, run),) = measured
     assert (part, run.effort.rounds, run.effort.seconds, len(run.effort.loads)) == (Part.WORKERS, 2, 2, 3)
-    assert (run.engines, run.contenders) == ([], [])
+    assert (run.engines, run.served_systems) == ([], [])
     assert {"fp32", "int8"} <= set(run.precisions)
 
 
-def test_one_contender_alone(measured: list[tuple[Part, Run]], tmp_path: Path) -> None:
+def test_one_system_alone(measured: list[tuple[Part, Run]], tmp_path: Path) -> None:
     command.main(only=[Part.HTTP], chosen=["flask-fp32-1"], output=tmp_path)
-    assert [contender.name for contender in measured[0][1].contenders] == ["flask-fp32-1"]
+    assert [served.name for served in measured[0][1].served_systems] == ["flask-fp32-1"]
 
 
 def test_an_unknown_contender_is_named_beside_the_known(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match=r"no contender keras on this machine; there are .*ours-int8-2"):
+    with pytest.raises(CliError, match=r"unknown contender keras on this machine; valid contenders: .*ours-int8-2"):
         command.main(chosen=["keras"], output=tmp_path)
 
 
 def test_a_contender_without_its_part_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="add --only http"):
+    with pytest.raises(CliError, match="add --only http"):
         command.main(chosen=["flask-fp32-1"], only=[Part.NETWORK], output=tmp_path)
 
 
 def test_a_folder_that_is_not_there_is_named(measured: list[tuple[Part, Run]], tmp_path: Path) -> None:
-    with pytest.raises(Problem, match=r"there is no folder .*photos; --calibration-images"):
+    with pytest.raises(CliError, match=r"no such folder: .*photos; --calibration-images"):
         command.main(calibration_images=tmp_path / "photos", output=tmp_path)
     assert list(tmp_path.iterdir()) == [], "no report of nothing"
 
@@ -106,7 +106,7 @@ def test_a_bad_option_is_one_line(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert done.stderr.startswith("benchmark: there is no contender keras")
+    assert done.stderr.startswith("benchmark: unknown contender keras")
 
 
 def test_pictures_are_of_their_size_different_and_the_same_again(tmp_path: Path) -> None:
@@ -136,20 +136,20 @@ def test_a_program_and_its_children_end_with_the_block(tmp_path: Path) -> None:
 
 
 def test_a_program_that_fails_says_why_in_its_last_line(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match=r"no_such_module failed: .*No module named"):
+    with pytest.raises(CliError, match=r"no_such_module failed: .*No module named"):
         processes.run("no_such_module", log=tmp_path / "log")
     with (
         processes.program("no_such_module", log=tmp_path / "log") as process,
-        pytest.raises(Problem, match=r"ended at once: .*No module named"),
+        pytest.raises(CliError, match=r"the process ended before it was ready: .*No module named"),
     ):
         processes.wait_until(lambda: False, process, seconds=20, log=tmp_path / "log")
 
 
 def test_a_function_apart_answers_or_says_why() -> None:
-    assert processes.apart(os.path.basename, "/a/b") == "b"
-    with pytest.raises(Problem, match=r"FileNotFoundError: .*nowhere"):
-        processes.apart(os.listdir, "/nowhere")
-    with pytest.raises(Problem, match=r"^there is no weights file /nowhere"):
-        processes.apart(weights.load, "/nowhere")
-    with pytest.raises(Problem, match="ended before it answered"):
-        processes.apart(os._exit, 3)
+    assert processes.run_in_subprocess(os.path.basename, "/a/b") == "b"
+    with pytest.raises(CliError, match=r"FileNotFoundError: .*nowhere"):
+        processes.run_in_subprocess(os.listdir, "/nowhere")
+    with pytest.raises(CliError, match=r"^no such weights file: /nowhere"):
+        processes.run_in_subprocess(weights.load, "/nowhere")
+    with pytest.raises(CliError, match="ended before it sent a result"):
+        processes.run_in_subprocess(os._exit, 3)

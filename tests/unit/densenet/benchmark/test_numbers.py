@@ -10,8 +10,8 @@ import pytest
 from densenet.benchmark import load, machine, overload
 from densenet.benchmark.load import Answer
 from densenet.benchmark.overload import Probe
-from densenet.benchmark.statistics import Spread, ratio, spread
-from export.console import Problem
+from densenet.benchmark.statistics import Summary, ratio, summarize
+from export.console import CliError
 
 CPUINFO = """processor\t: 0
 cpu family\t: 25
@@ -25,15 +25,15 @@ model name\t: Another
 
 
 def test_a_spread_is_the_median_and_the_extremes() -> None:
-    assert spread([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0, 3)
-    assert spread([1.0, 2.0]) == Spread(1.5, 1.0, 2.0, 2)
-    assert spread([]) is None
+    assert summarize([3.0, 1.0, 2.0]) == Summary(2.0, 1.0, 3.0, 3)
+    assert summarize([1.0, 2.0]) == Summary(1.5, 1.0, 2.0, 2)
+    assert summarize([]) is None
 
 
 def test_ratios_are_formed_within_a_round() -> None:
     # The second round ran on a machine half as fast: the quotients agree all the same.
-    assert ratio({0: 40.0, 1: 20.0}, {0: 10.0, 1: 5.0}) == Spread(4.0, 4.0, 4.0, 2)
-    assert ratio({0: 40.0, 2: 30.0}, {0: 10.0, 1: 10.0}) == Spread(4.0, 4.0, 4.0, 1)
+    assert ratio({0: 40.0, 1: 20.0}, {0: 10.0, 1: 5.0}) == Summary(4.0, 4.0, 4.0, 2)
+    assert ratio({0: 40.0, 2: 30.0}, {0: 10.0, 1: 10.0}) == Summary(4.0, 4.0, 4.0, 1)
     assert ratio({0: 1.0}, {}) is None
     assert ratio({0: 1.0}, {0: 0.0}) is None
 
@@ -63,7 +63,7 @@ def test_only_right_answers_are_throughput() -> None:
 
 @pytest.mark.parametrize("every", [[], answers([0.5, 1.5]), answers([0.5, 1.5, 2, 2.5], 10, 500)])
 def test_too_few_answers_are_a_problem(every: list[Answer]) -> None:
-    with pytest.raises(Problem, match="right answers in 2 seconds"):
+    with pytest.raises(CliError, match="right answers in 2 seconds"):
         load.summarise(every, 3)
 
 

@@ -3,14 +3,14 @@
 import pytest
 
 from densenet.benchmark import plan
-from densenet.benchmark.plan import LARGE, LOADS, QUICK_LOADS, SMALL, Contender, Effort, Load, Part, System
+from densenet.benchmark.plan import LARGE, LOADS, QUICK_LOADS, SMALL, Effort, Load, Part, ServedSystem, System
 from export import Precision
 
 VNNI = ("avx2", "avx512f", "avx512_vnni")
 
 
 def names() -> list[str]:
-    return [contender.name for contender in plan.contenders()]
+    return [served.name for served in plan.served_systems()]
 
 
 def test_what_is_served_is_measured_with_one_and_two_workers() -> None:
@@ -33,7 +33,7 @@ def test_all_the_peers_are_there_each_once() -> None:
 
 
 def test_one_worker_is_put_under_the_loads_that_scaling_is_told_by() -> None:
-    one, two = (Contender(System.OURS, "fp32", 1, (Load(SMALL, 8),)), Contender(System.OURS, "fp32", 2))
+    one, two = (ServedSystem(System.OURS, "fp32", 1, (Load(SMALL, 8),)), ServedSystem(System.OURS, "fp32", 2))
     assert plan.loads(one, Effort(1, 1)) == [Load(SMALL, 8)]
     assert plan.loads(two, Effort(1, 1)) == list(LOADS)
     assert plan.loads(two, Effort(1, 1, QUICK_LOADS)) == list(QUICK_LOADS)
@@ -50,9 +50,9 @@ def test_rounds_begin_elsewhere_and_go_both_ways() -> None:
 
 
 def test_a_full_run_and_a_quick_one_are_bounded() -> None:
-    contenders = plan.contenders()
-    full = plan.minutes(list(Part), contenders, Effort(3, 4))
-    quick = plan.minutes(list(Part), contenders, Effort(1, 2, QUICK_LOADS))
+    served_systems = plan.served_systems()
+    full = plan.minutes(list(Part), served_systems, Effort(3, 4))
+    quick = plan.minutes(list(Part), served_systems, Effort(1, 2, QUICK_LOADS))
     assert quick < full / 2
     assert full < 45
     assert plan.minutes([Part.NETWORK], [], Effort(1, 2)) < quick

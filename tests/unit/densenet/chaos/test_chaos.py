@@ -13,20 +13,20 @@ import pytest
 
 from densenet.chaos import command, leak_check, monitor, oracle, plan, report, workload
 from densenet.chaos.leak_check import Sample
-from densenet.chaos.oracle import Known, Outcome, Verdict
+from densenet.chaos.oracle import Expected, Outcome, Verdict
 from densenet.chaos.plan import Fault, Finding, Skipped
-from densenet.chaos.scenario import Scene
+from densenet.chaos.scenario import Scenario
 from densenet.chaos.sender import Way
-from export.console import Problem
-from handler.failures import Code
+from export.console import CliError
+from handler.errors import ErrorCode
 
 RIGHT: dict[str, Any] = {"success": True, "predictions": [{"class_id": "n1", "probability": 0.5}], "recognized": True}
 OURS = {"success": False, "error": {"code": "not_an_image", "message": "…"}}
 TORCHSERVES = {"code": 503, "type": "ServiceUnavailableException", "message": "…"}
 
 
-def judged(status: int, document: object, known: Known | None = None) -> tuple[Verdict, str]:
-    return oracle.judge(status, json.dumps(document).encode(), known or Known(200, RIGHT))
+def judged(status: int, document: object, expected: Expected | None = None) -> tuple[Verdict, str]:
+    return oracle.judge(status, json.dumps(document).encode(), expected or Expected(200, RIGHT))
 
 
 def test_the_known_answer_is_right_but_for_the_last_digits() -> None:
@@ -52,8 +52,8 @@ def test_any_other_answer_is_wrong(answer: object) -> None:
 
 
 def test_an_answer_that_is_no_json_is_wrong_and_such_an_error_unclear() -> None:
-    assert oracle.judge(200, b"<html>", Known(200, RIGHT))[0] is Verdict.WRONG
-    assert oracle.judge(500, b"<html>", Known(200, RIGHT)) == (Verdict.UNCLEAR, "500 b'<html>'")
+    assert oracle.judge(200, b"<html>", Expected(200, RIGHT))[0] is Verdict.WRONG
+    assert oracle.judge(500, b"<html>", Expected(200, RIGHT)) == (Verdict.UNCLEAR, "500 b'<html>'")
     assert judged(500, {"message": "?"}) == (Verdict.UNCLEAR, "500 without a code")
     assert judged(500, ["?"]) == (Verdict.UNCLEAR, "500 without a code")
 
@@ -61,16 +61,18 @@ def test_an_answer_that_is_no_json_is_wrong_and_such_an_error_unclear() -> None:
 def test_an_error_of_the_service_is_clean() -> None:
     assert judged(503, TORCHSERVES) == (Verdict.REFUSED, "503 ServiceUnavailableException")
     assert judged(400, TORCHSERVES | {"type": "InvalidKeyException"}) == (Verdict.REFUSED, "400 InvalidKeyException")
-    internal = {"success": False, "error": {"code": Code.INTERNAL_ERROR, "message": "…"}}
+    internal = {"success": False, "error": {"code": ErrorCode.INTERNAL_ERROR, "message": "…"}}
     assert judged(500, internal) == (Verdict.REFUSED, "500 internal_error")
     assert judged(503, {"error": "draining: the service ends"}) == (Verdict.REFUSED, "503 draining")
 
 
 def test_a_refusal_is_right_where_it_is_due_and_wrong_where_it_is_not() -> None:
-    assert judged(415, OURS, Known(415, OURS)) == (Verdict.RIGHT, "415 not_an_image")
+    assert judged(415, OURS, Expected(415, OURS)) == (Verdict.RIGHT, "415 not_an_image")
     assert judged(415, OURS)[0] is Verdict.WRONG
     other = {"success": False, "error": {"code": "broken_image", "message": "…"}}
-    assert judged(422, other, Known(415, OURS)) == (Verdict.WRONG, "422 broken_image")
+    assert judged(422, other, Expected(415, OURS)) == (Verdict.WRONG, "422 broken_image")
+    limit = {"success": False, "error": {"code": "too_costly", "message": "…"}}
+    assert judged(422, limit, Expected(200, OURS)) == (Verdict.REFUSED, "422 too_costly")
 
 
 def outcome(ended: float, verdict: Verdict, kind: str = "photo", detail: str = "") -> Outcome:
@@ -134,10 +136,10 @@ def test_too_few_samples_prove_nothing() -> None:
 
 
 def test_expectations() -> None:
-    assert [plan.at_most("x", found, 2).met for found in (1, 2, 2.1, None)] == [True, True, False, False]
-    assert [plan.at_least("x", found, 2).met for found in (1, 2)] == [False, True]
+    assert [plan.at_most("x", value, 2).met for value in (1, 2, 2.1, None)] == [True, True, False, False]
+    assert [plan.at_least("x", value, 2).met for value in (1, 2)] == [False, True]
     assert plan.equal("x", 1, 1).met
-    assert plan.at_most("x", None, 2, " s").line == "NOT MET  x: never, wanted at most 2 s"
+    assert plan.at_most("x", None, 2, " s").line == "NOT MET  x: never, required at most 2 s"
 
 
 def test_an_operators_log_is_its_warnings_once_each() -> None:
@@ -168,18 +170,18 @@ def test_an_operator_reads_only_what_is_new(tmp_path: Path) -> None:
 
 def test_the_mixed_load_has_every_way_of_sending_and_what_is_refused() -> None:
     mixed = workload.mixed()
-    assert {question.way for question, _ in mixed} == set(Way)
-    assert {question.status for question, _ in mixed} == {200, 400, 413, 415, 422}
+    assert {request.way for request, _ in mixed} == set(Way)
+    assert {request.status for request, _ in mixed} == {200, 400, 413, 415, 422}
     assert sum(weight for _, weight in mixed) == 100
     photos = workload.photos()
-    assert len({question.body for question in photos}) == len(photos)
+    assert len({request.body for request in photos}) == len(photos)
 
 
 def test_two_photos_with_one_answer_are_noticed() -> None:
     other = RIGHT | {"predictions": [{"class_id": "n1", "probability": 0.6}]}
-    workload.check_different([Known(200, RIGHT), Known(200, other)])
-    with pytest.raises(Problem, match="two photos have the same answer"):
-        workload.check_different([Known(200, RIGHT), Known(200, other), Known(200, RIGHT)])
+    workload.check_different([Expected(200, RIGHT), Expected(200, other)])
+    with pytest.raises(CliError, match="two photos have the same answer"):
+        workload.check_different([Expected(200, RIGHT), Expected(200, other), Expected(200, RIGHT)])
 
 
 @pytest.fixture
@@ -188,7 +190,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[Fault, Any]:
     found: dict[Fault, Any] = {fault: Finding(fault, "Done.", checks=[plan.equal("a", 1, 1)]) for fault in Fault}
 
     def stand_in(fault: Fault) -> object:
-        def fail(_: Scene) -> Finding:
+        def fail(_: Scenario) -> Finding:
             if isinstance(found[fault], Exception):
                 raise found[fault]
             finding: Finding = found[fault]
@@ -221,17 +223,17 @@ def test_all_faults_are_tried_and_the_report_written(
     assert "Skipped: not root." in page
     assert page.count("](reliability.svg)") == 1
     ElementTree.parse(tmp_path / "reliability.svg")
-    assert "met      a: 1, wanted 1" in capsys.readouterr().out
+    assert "met      a: 1, required 1" in capsys.readouterr().out
 
 
 def test_what_is_not_as_expected_ends_the_command_with_a_problem(tried: dict[Fault, Any], tmp_path: Path) -> None:
     tried[Fault.WORKER_HUNG].checks.append(plan.at_most("wrong answers", 1, 0))
     tried[Fault.QUEUE_FULL] = OSError("no more threads")
-    with pytest.raises(Problem, match="not as expected: worker-hung, queue-full"):
+    with pytest.raises(CliError, match="not as expected: worker-hung, queue-full"):
         command.main(output=tmp_path)
     page = (tmp_path / "reliability.md").read_text()
     assert "| wrong answers | at most 0 | 1 | **not met** |" in page
-    assert "| the chaos test itself | to its end | no more threads | **not met** |" in page
+    assert "| the chaos test itself | runs to its end | no more threads | **not met** |" in page
 
 
 def test_one_fault_alone(tried: dict[Fault, Any], tmp_path: Path) -> None:
@@ -264,4 +266,4 @@ def test_a_bad_archive_is_one_line(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "none.mar is no archive of this project" in done.stderr
+    assert "none.mar is damaged or not an archive of this project" in done.stderr

@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from densenet_client import Answer, Model, NotThere, Prediction, Refused, ServiceError, Unauthorized, terminal
+from densenet_client import (
+    Answer,
+    Model,
+    Prediction,
+    RequestRejected,
+    ServiceError,
+    ServiceUnavailable,
+    Unauthorized,
+    terminal,
+)
 
 from densenet.evaluation import command
 from densenet.evaluation.predict import Interrupted
-from export.console import Problem
+from export.console import CliError
 
 NAMES = {"cat": "cat", "dog": "dog", "bird": "bird"}
 URL = "http://127.0.0.1:8080/predictions/densenet"
@@ -23,7 +32,7 @@ class Service:
         self.model = Model("densenet", "1.0", weights, "fp32")
         self.asked: list[str] = []
         self.fails_at = -1
-        self.failure: BaseException | Answer = Refused("broken_image", "cut short", 422)
+        self.failure: BaseException | Answer = RequestRejected("broken_image", "cut short", 422)
         self.names = NAMES
 
     def __call__(self, url: str, **_: object) -> "Service":
@@ -47,7 +56,7 @@ class Service:
         for image in images:
             failing = len(self.asked) == self.fails_at
             self.asked.append(image.name)
-            if failing and isinstance(self.failure, NotThere | Unauthorized | KeyboardInterrupt):
+            if failing and isinstance(self.failure, ServiceUnavailable | Unauthorized | KeyboardInterrupt):
                 raise self.failure
             yield self.failure if failing else self.answer()
 
@@ -86,24 +95,26 @@ def test_an_evaluation_from_start_to_end(service: Service, images: Path, capsys:
     assert errors == ""
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt(), NotThere("nothing answers"), Unauthorized("expired")])
+@pytest.mark.parametrize(
+    "failure", [KeyboardInterrupt(), ServiceUnavailable("nothing answers"), Unauthorized("expired")]
+)
 def test_a_run_that_ended_early_goes_on(
     service: Service, images: Path, failure: BaseException, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.fails_at, service.failure = 2, failure
-    with pytest.raises(Problem, match="; 2 of 5 are done, the same command goes on from there") as problem:
+    with pytest.raises(CliError, match="; 2 of 5 images are done; run the same command to continue") as problem:
         command.main(images)
     assert problem.value.status == (130 if isinstance(failure, KeyboardInterrupt) else 1)
     service.fails_at, service.asked = -1, []
     command.main(images)
     assert service.asked == ["3.jpg", "4.jpg", "5.jpg"]
-    assert "resuming: 2 of 5 are done" in capsys.readouterr().err
+    assert "resuming: 2 of 5 images are done" in capsys.readouterr().err
     assert result(Path("evaluation-animals"))["top1"]["right"] == 3
 
 
 def test_a_restart_that_ended_early_goes_on_without_the_option(service: Service, images: Path) -> None:
     service.fails_at, service.failure = 2, KeyboardInterrupt()
-    with pytest.raises(Interrupted, match="2 of 5 are done, the same command without --restart goes on"):
+    with pytest.raises(Interrupted, match="2 of 5 images are done; run the same command without --restart to continue"):
         command.main(images, restart=True)
 
 
@@ -140,11 +151,11 @@ def test_refused_images_are_wrong_and_named_and_lost_ones_are_asked_again(
 def test_answers_of_another_model_or_set_are_not_mixed(service: Service, images: Path) -> None:
     command.main(images)
     service.model = Model("densenet", "1.1", "better.pth", "fp32")
-    with pytest.raises(Problem, match=r"another model \(name densenet, version 1\.0, weights mine\.pth.*--restart"):
+    with pytest.raises(CliError, match=r"another model \(name densenet, version 1\.0, weights mine\.pth.*--restart"):
         command.main(images)
     command.main(images, restart=True)
     (images / "cat" / "6.jpg").write_bytes(b"image")
-    with pytest.raises(Problem, match=r"other images or labels.*--restart"):
+    with pytest.raises(CliError, match=r"other images or labels.*--restart"):
         command.main(images)
     command.main(images, output=Path("other"))
     assert result(Path("other"))["set"]["images"] == 6
@@ -152,7 +163,7 @@ def test_answers_of_another_model_or_set_are_not_mixed(service: Service, images:
 
 def test_a_model_that_changes_on_the_way_is_noticed(service: Service, images: Path) -> None:
     service.fails_at, service.failure = 3, Service("other.pth").answer()
-    with pytest.raises(Problem, match="the service changed while it was asked"):
+    with pytest.raises(CliError, match=r"the service.s model changed during the run"):
         command.main(images)
 
 
@@ -179,20 +190,20 @@ def test_what_is_asked_for_must_make_sense(service: Service, images: Path, tmp_p
     options: list[tuple[dict[str, Any], str]] = [
         ({"against": "eager"}, "--against eager and --weights"),
         ({"weights": "imagenet"}, "--against eager and --weights"),
-        ({"output": images / "cat" / "report"}, "lies in the set itself"),
-        ({"class_index": index}, "lacks classes that the service has, 'bird'"),
+        ({"output": images / "cat" / "report"}, "is inside the set"),
+        ({"class_index": index}, "lacks classes of the service, such as 'bird'"),
         ({"class_index": images / "cat" / "1.jpg"}, "is not JSON"),
     ]
     for values, message in options:
-        with pytest.raises(Problem, match=message):
+        with pytest.raises(CliError, match=message):
             command.main(images, **values)
-    with pytest.raises(Problem, match="there is no"):
+    with pytest.raises(CliError, match="no such file or folder"):
         command.main(images / "nowhere")
     assert service.asked == []
 
 
 def test_an_address_that_is_none_is_told(images: Path) -> None:
-    with pytest.raises(Problem, match="url must be an address such as"):
+    with pytest.raises(CliError, match="url must be an address such as"):
         command.main(images, url="127.0.0.1:8080")
 
 

@@ -8,7 +8,7 @@ import pytest
 from densenet.evaluation import dataset
 from densenet.evaluation.dataset import Classes, LabelledSet
 from densenet.paths import IMAGENET_CLASSES
-from export.console import Problem
+from export.console import CliError
 
 TENCH, GOLDFISH, CRANES = "n01440764", "n01443537", ("n02012849", "n03126707")
 
@@ -108,7 +108,7 @@ def test_an_id_that_looks_like_a_position_is_an_id(tmp_path: Path) -> None:
 def test_positions_of_an_index_that_is_not_the_services_are_refused(tmp_path: Path) -> None:
     make(tmp_path, "a.jpg")
     classes = Classes({"cat": "cat", "dog": "dog"}, IMAGENET_CLASSES)
-    with pytest.raises(Problem, match=r"other classes than the service.*--class-index FILE"):
+    with pytest.raises(CliError, match=r"other classes than the service.*--class-index FILE"):
         dataset.read(table(tmp_path / "labels.csv", "a.jpg,0"), classes)
 
 
@@ -117,7 +117,7 @@ def test_positions_of_an_index_that_is_not_the_services_are_refused(tmp_path: Pa
     [
         ([], "no images in"),
         (["readme.txt", f"{TENCH}/notes.md"], "no images in"),
-        (["holiday.jpg"], "no labels in .*holiday.jpg names no class"),
+        (["holiday.jpg"], "no labels in .*holiday.jpg contains no class id"),
         (["cats/1.jpg", "dogs/1.jpg"], "no labels in .*cats/1.jpg"),
         (
             [f"{TENCH}/1.jpg", "n99999999/1.jpg", "n99999999/2.jpg"],
@@ -129,7 +129,7 @@ def test_positions_of_an_index_that_is_not_the_services_are_refused(tmp_path: Pa
 )
 def test_a_folder_without_what_is_needed(tmp_path: Path, imagenet: Classes, names: list[str], message: str) -> None:
     make(tmp_path, *names)
-    with pytest.raises(Problem, match=message) as problem:
+    with pytest.raises(CliError, match=message) as problem:
         dataset.read(tmp_path, imagenet)
     assert "\n" not in str(problem.value)
 
@@ -139,34 +139,37 @@ def test_a_folder_without_what_is_needed(tmp_path: Path, imagenet: Classes, name
     [
         ([], "lists no images"),
         (["path,label"], "lists no images"),
-        (["a.jpg"], "a line without a path and a label: a.jpg"),
-        (["picture,kind", f"a.jpg,{TENCH}"], "1 files that are not below .*such as picture; a header names"),
+        (["a.jpg"], "a line that lacks a path or a label: a.jpg"),
+        (
+            ["picture,kind", f"a.jpg,{TENCH}"],
+            "1 files that are not below .*such as picture; if the file has a header, name",
+        ),
         (["a.jpg,unicorn"], "1 of 1 images have no label.*a.jpg is labelled 'unicorn'"),
         (["a.jpg,1000"], "a.jpg is labelled '1000'"),
         (["a.jpg,crane"], f"'crane' is the name of 2 classes \\({CRANES[0]}, {CRANES[1]}\\); label with their ids"),
         (["a.jpg,0", "./a.jpg,1"], "lists a.jpg more than once"),
-        (['a.jpg,"0'], "is no CSV file"),
+        (['a.jpg,"0'], "is not a CSV file"),
     ],
 )
 def test_a_csv_without_what_is_needed(tmp_path: Path, imagenet: Classes, lines: list[str], message: str) -> None:
     make(tmp_path, "a.jpg")
-    with pytest.raises(Problem, match=message) as problem:
+    with pytest.raises(CliError, match=message) as problem:
         dataset.read(table(tmp_path / "labels.csv", *lines), imagenet)
     assert "\n" not in str(problem.value)
 
 
 def test_a_photo_is_no_csv(tmp_path: Path, imagenet: Classes) -> None:
     (tmp_path / "cat.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(Problem, match=r"cat\.jpg is no CSV file"):
+    with pytest.raises(CliError, match=r"cat\.jpg is not a CSV file"):
         dataset.read(tmp_path / "cat.jpg", imagenet)
 
 
 def test_labels_come_from_one_place(tmp_path: Path, imagenet: Classes) -> None:
     path = table(make(tmp_path, "a.jpg") / "labels.csv", "a.jpg,0")
     for source, labels, layout in ((path, path, None), (path, None, "folders"), (tmp_path, path, "names")):
-        with pytest.raises(Problem, match="labels come from one place"):
+        with pytest.raises(CliError, match="labels have two sources"):
             dataset.read(source, imagenet, labels=labels, layout=layout)
-    with pytest.raises(Problem, match="there is no"):
+    with pytest.raises(CliError, match="no such file or folder"):
         dataset.read(tmp_path / "nowhere", imagenet)
 
 

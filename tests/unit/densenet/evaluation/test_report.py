@@ -15,7 +15,7 @@ from densenet.evaluation import agreement, metrics, page, plots, report
 from densenet.evaluation.answers import Outcome
 from densenet.evaluation.dataset import LabelledSet
 from densenet.evaluation.metrics import Scores
-from densenet.evaluation.report import Asked, Second
+from densenet.evaluation.report import Evaluation, Reference
 from export import ROOT
 
 EVIL = "<script>alert('&\"$x$')</script>"
@@ -38,14 +38,14 @@ LABELS = ("c0", "c0", "c2", "c2", "c3")
 
 
 @pytest.fixture
-def asked(tmp_path: Path) -> Asked:
+def evaluation(tmp_path: Path) -> Evaluation:
     root = tmp_path / "<b>set"
     root.mkdir()
     files = ("a.jpg", "b.jpg", "<script>alert(1)<!--.jpg", "d.jpg", "broken \udcff.jpg")
     for name in files:
         (root / name).write_bytes(b"image")
     images = LabelledSet(root, root, "csv", files, LABELS)
-    return Asked(images, "http://127.0.0.1:8080/?<script>", MODEL, NAMES, OUTCOMES, 2.5, 5)
+    return Evaluation(images, "http://127.0.0.1:8080/?<script>", MODEL, NAMES, OUTCOMES, 2.5, 5)
 
 
 @pytest.fixture
@@ -54,12 +54,12 @@ def scores() -> Scores:
 
 
 @pytest.fixture
-def document(asked: Asked, scores: Scores) -> dict[str, Any]:
-    files = asked.images.files
+def document(evaluation: Evaluation, scores: Scores) -> dict[str, Any]:
+    files = evaluation.images.files
     ours = dict(zip(files, OUTCOMES, strict=True))
     theirs = dict(zip(files, (*OUTCOMES[:3], said("c1"), said("c0")), strict=True))
-    second = Second(f"http://other/{EVIL}", MODEL, agreement.compare(files, ours, theirs))
-    return report.document(asked, scores, second)
+    reference = Reference(f"http://other/{EVIL}", MODEL, agreement.compare(files, ours, theirs))
+    return report.document(evaluation, scores, reference)
 
 
 class Elements(HTMLParser):
@@ -119,10 +119,10 @@ def test_every_field_is_described(document: dict[str, Any]) -> None:
     assert fields(document) <= described
 
 
-def test_without_any_answer_unknown_numbers_are_null(asked: Asked) -> None:
+def test_without_any_answer_unknown_numbers_are_null(evaluation: Evaluation) -> None:
     outcomes = [Outcome(code="no_answer", message="lost")] * 5
     scores = metrics.score(LABELS, outcomes, list(NAMES), 5)
-    nothing = Asked(asked.images, asked.url, MODEL, NAMES, outcomes, 0.0, 0)
+    nothing = Evaluation(evaluation.images, evaluation.url, MODEL, NAMES, outcomes, 0.0, 0)
     document = report.document(nothing, scores, None)
     assert json.loads(json.dumps(document, allow_nan=False))["calibration"]["error"] is None
     assert document["time"]["images_per_second"] is None
@@ -180,7 +180,7 @@ def test_the_heat_map_keeps_to_the_most_confused_classes() -> None:
     outcomes = [said(ids[i]) for i in predicted]
     scores = metrics.score([ids[i] for i in truth], outcomes, ids, 5)
     chosen = plots.most_confused(scores)
-    assert len(set(chosen)) == len(chosen) == plots.MOST_CLASSES
+    assert len(set(chosen)) == len(chosen) == plots.MAX_CLASSES
     assert set(metrics.confusions(scores)[0][:2]) <= set(chosen)
     assert plots.confusion(scores, {i: i for i in ids}) is not None
 

@@ -10,7 +10,7 @@ from densenet.fuzz import command
 from densenet.fuzz.costly import COSTLY, LIMIT
 from densenet.fuzz.measure import cost
 from densenet.fuzz.mutate import VALID, mutated, pieces, sealed, sides
-from export.console import Problem
+from export.console import CliError
 from handler.decoder import Decoder
 
 MEMORY = 1_500_000_000
@@ -94,7 +94,7 @@ def test_the_command_makes_a_mutation_again(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_command_ends_with_a_problem_and_keeps_the_file(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="1 of 1 files"):
+    with pytest.raises(CliError, match="1 of 1 files"):
         command.main(name="jpeg-scans-of-nothing", max_memory=1, keep=tmp_path / "finds")
     assert (tmp_path / "finds" / "jpeg-scans-of-nothing").read_bytes() == COSTLY["jpeg-scans-of-nothing"]()
 
@@ -105,5 +105,5 @@ def test_the_command_goes_through_the_known_files_until_its_time_is_over(capsys:
 
 
 def test_the_command_knows_which_files_there_are() -> None:
-    with pytest.raises(Problem, match="bmp-early-end-of-line"):
+    with pytest.raises(CliError, match="bmp-early-end-of-line"):
         command.main(name="no-such-file")

@@ -10,7 +10,7 @@ A, B, C = (Path(name) for name in "abc")
 
 
 @pytest.mark.parametrize(
-    ("passing", "away"),
+    ("passing", "unhealthy"),
     [
         ({A: True, B: True}, set()),
         ({A: False, B: True}, {A}),
@@ -19,9 +19,9 @@ A, B, C = (Path(name) for name in "abc")
         ({A: False}, set()),
     ],
 )
-def test_those_that_fail_while_another_passes(passing: dict[Path, bool], away: set[Path]) -> None:
-    assert upstream_health.failing(passing) == away
+def test_those_that_fail_while_another_passes(passing: dict[Path, bool], unhealthy: set[Path]) -> None:
+    assert upstream_health.failing(passing) == unhealthy
 
 
 def test_where_nobody_listens_nobody_passes(tmp_path: Path) -> None:
-    assert upstream_health.passes(tmp_path / "none.sock") is False
+    assert upstream_health.is_healthy(tmp_path / "none.sock") is False

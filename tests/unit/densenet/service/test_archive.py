@@ -1,4 +1,4 @@
-"""Ensure: an archive is exported anew when it is not what is wanted, and only then."""
+"""Ensure: an archive is exported anew when it is not what is requested, and only then."""
 
 import json
 from collections.abc import Callable
@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from densenet.service import archive
-from densenet.service.archive import Wanted
+from densenet.service.archive import ArchiveOptions
 from export import Precision
 from export.calibration import digest
-from export.console import Problem
+from export.console import CliError
 
 CARD: dict[str, Any] = {
     "weights": {"name": "untrained", "sha256": "0"},
@@ -22,12 +22,12 @@ CARD: dict[str, Any] = {
 
 
 @pytest.fixture
-def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Wanted]]:
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ArchiveOptions]]:
     """What was exported, with which wishes."""
-    found: list[tuple[str, Wanted]] = []
+    found: list[tuple[str, ArchiveOptions]] = []
 
-    def export(weights: str, wanted: Wanted, *, fall_back: bool) -> None:
-        found.append((weights, wanted))
+    def export(weights: str, requested: ArchiveOptions, *, fall_back: bool) -> None:
+        found.append((weights, requested))
 
     monkeypatch.setattr(archive, "_export", export)
     monkeypatch.setattr(archive, "_pack", lambda path: None)
@@ -45,7 +45,7 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
         def read_card(path: Path) -> dict[str, Any]:
             if card is None:
-                raise Problem("damaged")
+                raise CliError("damaged")
             return card
 
         monkeypatch.setattr(archive, "read_card", read_card)
@@ -54,47 +54,47 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     return make
 
 
-def test_what_is_as_wanted_is_left_alone(there: Callable[..., Path], exports: list[tuple[str, Wanted]]) -> None:
-    archive.ensure(there(CARD), Wanted(precision=Precision.BF16), rebuild=False)
+def test_what_is_as_wanted_is_left_alone(there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]]) -> None:
+    archive.ensure(there(CARD), ArchiveOptions(precision=Precision.BF16), rebuild=False)
     assert exports == []
 
 
 @pytest.mark.parametrize("weights", [None, "untrained"])
 def test_rebuilding_keeps_the_precision(
-    weights: str | None, there: Callable[..., Path], exports: list[tuple[str, Wanted]]
+    weights: str | None, there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]]
 ) -> None:
-    archive.ensure(there(CARD), Wanted(weights), rebuild=True)
-    assert exports == [("untrained", Wanted(weights, precision=Precision.BF16))]
+    archive.ensure(there(CARD), ArchiveOptions(weights), rebuild=True)
+    assert exports == [("untrained", ArchiveOptions(weights, precision=Precision.BF16))]
 
 
 def test_an_archive_of_an_older_export_is_made_anew(
-    there: Callable[..., Path], exports: list[tuple[str, Wanted]], capsys: pytest.CaptureFixture[str]
+    there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    archive.ensure(there(CARD | {"network": {"format": "TorchScript"}}), Wanted(), rebuild=False)
-    assert exports == [("untrained", Wanted(precision=Precision.BF16))]
+    archive.ensure(there(CARD | {"network": {"format": "TorchScript"}}), ArchiveOptions(), rebuild=False)
+    assert exports == [("untrained", ArchiveOptions(precision=Precision.BF16))]
     assert "older export" in capsys.readouterr().err
 
 
 def test_a_damaged_archive_is_made_anew_only_when_asked_and_told_of_what(
-    there: Callable[..., Path], exports: list[tuple[str, Wanted]]
+    there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]]
 ) -> None:
-    for wanted, rebuild in ((Wanted(), True), (Wanted("untrained"), False)):
-        with pytest.raises(Problem, match="damaged"):
-            archive.ensure(there(None), wanted, rebuild=rebuild)
-    archive.ensure(there(None), Wanted("untrained"), rebuild=True)
-    assert exports == [("untrained", Wanted("untrained"))]
+    for requested, rebuild in ((ArchiveOptions(), True), (ArchiveOptions("untrained"), False)):
+        with pytest.raises(CliError, match="damaged"):
+            archive.ensure(there(None), requested, rebuild=rebuild)
+    archive.ensure(there(None), ArchiveOptions("untrained"), rebuild=True)
+    assert exports == [("untrained", ArchiveOptions("untrained"))]
 
 
 def test_other_photos_are_calibrated_with_and_the_same_are_not(
-    there: Callable[..., Path], exports: list[tuple[str, Wanted]], tmp_path: Path
+    there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]], tmp_path: Path
 ) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "a.jpg").write_bytes(b"a")
     card = CARD | {"precision": "int8", "agreement": {"images_sha256": digest(photos)}}
-    wanted = Wanted(precision=Precision.INT8, calibration_images=photos)
-    archive.ensure(there(card), wanted, rebuild=False)
+    requested = ArchiveOptions(precision=Precision.INT8, calibration_images=photos)
+    archive.ensure(there(card), requested, rebuild=False)
     assert exports == []
     (photos / "b.jpg").write_bytes(b"b")
-    archive.ensure(there(card), wanted, rebuild=False)
-    assert exports == [("untrained", wanted)]
+    archive.ensure(there(card), requested, rebuild=False)
+    assert exports == [("untrained", requested)]

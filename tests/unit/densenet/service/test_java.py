@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from densenet.service import java
-from export.console import Problem
+from export.console import CliError
 
 NEW = ['openjdk version "17.0.1"', 'openjdk version "17"', 'openjdk version "25"', 'java version "21-ea"']
 OLD = ['openjdk version "11.0.2"', 'java version "1.8.0_392"', 'openjdk version "16.0.2"']
@@ -100,7 +100,7 @@ def test_words_of_the_runtime_before_its_version_do_no_harm(tmp_path: Path) -> N
 def test_without_one_that_is_new_enough_the_problem_says_what_to_do(version: str | None, tmp_path: Path) -> None:
     if version:
         in_path(tmp_path, says(version))
-    with pytest.raises(Problem, match=r"17 or newer.*JAVA_HOME"):
+    with pytest.raises(CliError, match=r"17 or newer.*JAVA_HOME"):
         java.find()
 
 

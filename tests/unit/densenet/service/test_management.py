@@ -9,7 +9,7 @@ import pytest
 
 from densenet.service import management
 from densenet.service.torchserve import Service
-from export.console import Problem
+from export.console import CliError
 from tests.integration.gateways import StandIn, serving
 
 STUMBLED = {
@@ -100,7 +100,7 @@ def test_a_single_worker_ends_with_its_version(stumbler: Stumbler, tmp_path: Pat
 
 @pytest.mark.parametrize("stumbler", [(4, 4, REFUSED)], indirect=True)
 def test_what_is_no_stumbling_is_not_asked_again(stumbler: Stumbler, tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="TorchServe refused 1 to 1 workers: Interrupted"):
+    with pytest.raises(CliError, match="TorchServe refused 1 to 1 workers: Interrupted"):
         management.scale(service(stumbler, tmp_path), 1, 1)
     assert stumbler.asked == ["PUT"]
 
@@ -108,7 +108,7 @@ def test_what_is_no_stumbling_is_not_asked_again(stumbler: Stumbler, tmp_path: P
 @pytest.mark.parametrize("stumbler", [(4, 99, STUMBLED)], indirect=True)
 def test_it_is_not_asked_for_ever(stumbler: Stumbler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stumbler, "end", lambda most: (500, STUMBLED))
-    with pytest.raises(Problem, match="TorchServe refused 1 to 1 workers: Cannot invoke"):
+    with pytest.raises(CliError, match="TorchServe refused 1 to 1 workers: Cannot invoke"):
         management.scale(service(stumbler, tmp_path), 1, 1)
     assert len(stumbler.asked) == 5
 
@@ -119,5 +119,5 @@ def test_where_nothing_listens_it_is_said_so(stumbler: Stumbler, tmp_path: Path)
     stumbler.server.shutdown()
     stumbler.server.server_close()
     for ask in (lambda: management.scale(nobody, 1, 1), lambda: management.unregister(nobody, "1.0")):
-        with pytest.raises(Problem, match="TorchServe's management API does not answer at http://127"):
+        with pytest.raises(CliError, match="TorchServe's management API does not answer at http://127"):
             ask()

@@ -6,7 +6,7 @@ import pytest
 
 from densenet.service.properties import Properties
 from export import ROOT
-from export.console import Problem
+from export.console import CliError
 from handler.settings import Settings
 
 ADDRESSES = {
@@ -95,7 +95,7 @@ def test_grpc_ports_that_are_not_named_are_torchserves_own(tmp_path: Path) -> No
 )
 def test_an_address_without_a_port_is_named(key: str, value: str, tmp_path: Path) -> None:
     path = properties_file(tmp_path, **{key: value})
-    with pytest.raises(Problem, match=rf"config\.properties: {key} must be"):
+    with pytest.raises(CliError, match=rf"config\.properties: {key} must be"):
         Properties.read(path)
 
 
@@ -103,7 +103,7 @@ def test_an_address_without_a_port_is_named(key: str, value: str, tmp_path: Path
 def test_a_missing_address_is_named(key: str, tmp_path: Path) -> None:
     path = tmp_path / "config.properties"
     path.write_text("".join(f"{name}={value}\n" for name, value in ADDRESSES.items() if name != key))
-    with pytest.raises(Problem, match=rf"config\.properties: {key} must be"):
+    with pytest.raises(CliError, match=rf"config\.properties: {key} must be"):
         Properties.read(path)
 
 
@@ -123,7 +123,7 @@ def test_an_ipv6_address_stays_one_on_another_port(tmp_path: Path) -> None:
     ],
 )
 def test_a_value_that_cannot_be_one_is_named_with_its_key(tmp_path: Path, key: str, value: str, reason: str) -> None:
-    with pytest.raises(Problem, match=f"config.properties: {key} must be {reason}"):
+    with pytest.raises(CliError, match=f"config.properties: {key} must be {reason}"):
         Properties.read(properties_file(tmp_path, **{key: value}))
 
 
@@ -135,5 +135,7 @@ def test_values_that_torchserve_takes_are_left_alone(tmp_path: Path) -> None:
 def test_a_line_that_is_no_setting_is_named(tmp_path: Path) -> None:
     path = properties_file(tmp_path)
     path.write_text(path.read_text() + "max_request_size 10485760\n")
-    with pytest.raises(Problem, match=r"config.properties: max_request_size 10485760 is no setting; write key=value"):
+    with pytest.raises(
+        CliError, match=r"config.properties: max_request_size 10485760 is not a setting; write key=value"
+    ):
         Properties.read(path)

@@ -9,7 +9,7 @@ import pytest
 import requests
 
 from densenet.service import rollout
-from export.console import Problem
+from export.console import CliError
 from tests.integration.gateways import standing_in
 
 FULL = {"code": 503, "type": "ServiceUnavailableException", "message": "no worker to serve inference request"}
@@ -28,7 +28,7 @@ def ask(answers: Sequence[tuple[int, dict[str, Any]]], folder: Path) -> tuple[An
         return status, {}, json.dumps(told).encode()
 
     with standing_in(answer) as server, requests.Session() as http:
-        taken = rollout._ask(http, f"http://{server.address}/predictions/densenet", folder / "photo.jpg")
+        taken = rollout._predict(http, f"http://{server.address}/predictions/densenet", folder / "photo.jpg")
         assert {body for *_, body in server.seen} == {b"photo"}
         return taken, len(server.seen)
 
@@ -42,11 +42,11 @@ def test_a_refusal_of_the_model_is_one(tmp_path: Path) -> None:
 
 
 def test_a_version_that_is_gone_is_not_asked_again(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match=r"did not answer .*photo\.jpg: Model version: 1\.0 does not exist"):
+    with pytest.raises(CliError, match=r"did not answer .*photo\.jpg: Model version: 1\.0 does not exist"):
         ask([(404, GONE), (200, RIGHT)], tmp_path)
 
 
 def test_a_queue_that_stays_full_ends_the_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout, "_PATIENCE", 0.5)
-    with pytest.raises(Problem, match="no worker to serve"):
+    monkeypatch.setattr(rollout, "_RETRY_SECONDS", 0.5)
+    with pytest.raises(CliError, match="no worker to serve"):
         ask([(503, FULL)], tmp_path)

@@ -15,10 +15,10 @@ from densenet.service import torchserve
 from densenet.service.properties import Properties
 from densenet.service.torchserve import Service
 from export import ROOT
-from export.console import Problem
+from export.console import CliError
 
 
-def remember(run: Path, temp: Path, **changes: object) -> Service:
+def save_state(run: Path, temp: Path, **changes: object) -> Service:
     """A service on record, whose process is this one unless told otherwise."""
     values = {"pid": os.getpid(), "started": 5.0, "port": 9000, "temp": str(temp), "card": {}}
     texts = dict.fromkeys(("inference", "management", "model", "logs"), "")
@@ -32,9 +32,9 @@ def test_a_live_service_is_found_whatever_the_clock_says_of_its_start(tmp_path: 
     command = [sys.executable, "-c", "import time; time.sleep(600)", f"-Djava.io.tmpdir={tmp_path / 'temp'}"]
     process = subprocess.Popen(command)
     try:
-        service = remember(tmp_path, tmp_path / "temp", pid=process.pid)
+        service = save_state(tmp_path, tmp_path / "temp", pid=process.pid)
         assert torchserve.running(tmp_path) == [service]
-        assert torchserve.remembers(service, tmp_path)
+        assert torchserve.is_recorded(service, tmp_path)
     finally:
         process.kill()
         process.wait()
@@ -45,10 +45,10 @@ def test_what_a_dead_service_left_behind_is_removed_and_no_stranger_ended(
     tmp_path: Path, changes: dict[str, object]
 ) -> None:
     (tmp_path / "temp").mkdir()
-    service = remember(tmp_path, tmp_path / "temp", **changes)
+    service = save_state(tmp_path, tmp_path / "temp", **changes)
     assert torchserve.running(tmp_path) == []
     assert not (tmp_path / "temp").exists()
-    assert not torchserve.remembers(service, tmp_path)
+    assert not torchserve.is_recorded(service, tmp_path)
     assert psutil.pid_exists(os.getpid())
 
 
@@ -63,5 +63,5 @@ def test_a_taken_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         properties = Properties.read(ROOT / "config.properties").on_port(port)
-        with pytest.raises(Problem, match=f"port {port} is taken"):
+        with pytest.raises(CliError, match=f"port {port} is taken"):
             torchserve.check_ports(properties)

@@ -1,7 +1,6 @@
-"""Decode: from an encoded image to an upright RGB picture, as a person would see it.
+"""Decode: convert an upload to an upright RGB image, as a viewer would display it.
 
-The only module that knows what image files look like. The bytes decide the format, never a name or a content type,
-and only decoders on the list below are ever run.
+The file's signature decides the format; its name and content type are ignored. Only the decoders in _DECODERS run.
 """
 
 import io
@@ -16,9 +15,9 @@ from typing import Any
 from PIL import Image, ImageChops, ImageCms, ImageOps, TiffImagePlugin
 
 from handler import profiles, structure, tiff
-from handler.failures import Code, Failure
+from handler.errors import ErrorCode, RequestError
 
-# Signatures at the start of a file (each format's own specification), in the order they are tried.
+# Signatures at the start of a file, from each format's specification, in the order in which they are tried.
 _SIGNATURES: tuple[tuple[str, bytes], ...] = (
     ("JPEG", rb"\xff\xd8"),
     ("PNG", rb"\x89PNG\r\n\x1a\n"),
@@ -44,12 +43,12 @@ _SIGNATURES: tuple[tuple[str, bytes], ...] = (
 )
 _PATTERNS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _SIGNATURES)
 
-# Our name of a format on the allow-list → Pillow's name of its decoder.
+# Accepted formats: our name → the name of Pillow's decoder.
 _DECODERS = {name: name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")} | {"HEIC": "HEIF"}
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag, and one of its values
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-# What an Exif orientation asks for, so that the image stands upright.
-_TURNS = {
+# Exif orientation → the transposition that makes the image upright.
+_TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -61,32 +60,37 @@ _TURNS = {
 ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 
 
-def decode(content: bytes, *, max_pixels: int, enough: int | None = None) -> Image.Image:
-    """Decodes one image to mode RGB, upright by its EXIF orientation, transparency laid over white.
+def decode(content: bytes, *, max_pixels: int, min_side: int | None = None) -> Image.Image:
+    """Decode one image to mode RGB: upright by its Exif orientation, with transparency over white.
 
-    Of an animation the first frame. RGB images without an orientation come out exactly as Pillow decodes them.
-    max_pixels: the limit on width × height, checked on the header before anything is decoded.
-    enough: pixels of the shorter side that will do. A JPEG of at least twice that is decoded at a half, a quarter or an
-    eighth of its size, which libjpeg does in the frequency domain, for a fraction of the time.
-    Raises Failure: not_an_image, unsupported_format, broken_image, too_many_pixels, too_costly.
+    Decodes the first frame of an animation. RGB images without an orientation come out exactly as Pillow decodes them.
+    max_pixels: limit on width × height, checked against the header before decoding.
+    min_side: if a JPEG's shorter side has at least twice as many pixels, libjpeg decodes it at 1/2, 1/4 or 1/8 of its
+    size in the frequency domain, in a fraction of the time. The shorter side keeps at least min_side pixels.
+
+    Raises:
+        RequestError: not_an_image, unsupported_format, broken_image, too_many_pixels, too_costly.
     """
-    return to_rgb(open_image(content, max_pixels=max_pixels), enough=enough)
+    return to_rgb(open_image(content, max_pixels=max_pixels), min_side=min_side)
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An image of which only the header has been read."""
+    """An image whose header has been read, but whose pixels have not been decoded."""
 
     image: Image.Image
     name: str
-    """Our name of its format."""
+    """The format's name, a key of _DECODERS."""
     pixels: int
-    """How many decoding produces: width × height, or more where a file's tiles reach beyond the image."""
+    """The number of pixels that decoding produces: width × height, or more if tiles reach beyond the image."""
 
 
 def open_image(content: bytes, *, max_pixels: int) -> Opened:
-    """Reads an image's header. Raises Failure: not_an_image, unsupported_format, broken_image, too_many_pixels,
-    too_costly."""
+    """Read an image's header.
+
+    Raises:
+        RequestError: not_an_image, unsupported_format, broken_image, too_many_pixels, too_costly.
+    """
     name = _accepted(content)
     with _decoding(name, max_pixels):
         coded = structure.check(name, content, max_pixels)
@@ -96,50 +100,60 @@ def open_image(content: bytes, *, max_pixels: int) -> Opened:
         return Opened(image, name, max(coded, image.width * image.height))
 
 
-def to_rgb(opened: Opened, *, enough: int | None = None) -> Image.Image:
-    """Decodes what was opened, as decode() says. Raises Failure: broken_image, too_costly."""
+def to_rgb(opened: Opened, *, min_side: int | None = None) -> Image.Image:
+    """Decode an opened image as described at decode().
+
+    Raises:
+        RequestError: broken_image, too_costly.
+    """
     image = opened.image
     with _decoding(opened.name, opened.pixels):
-        if enough is not None and min(image.size) >= 2 * enough:
-            image = _scaled(image, enough)
+        if min_side is not None and min(image.size) >= 2 * min_side:
+            image = _scaled(image, min_side)
         image.load()
         return _to_rgb(_upright(image))
 
 
 @contextmanager
 def _decoding(name: str, max_pixels: int) -> Iterator[None]:
-    """Decoders raise whatever a damaged file leads them into."""
+    """Convert exceptions: on damaged files, decoders raise exceptions of any type."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged EXIF and the like: worth no line in the log
+            warnings.simplefilter("ignore")  # about damaged Exif and the like, which would only fill the log
             yield
-    except (Failure, MemoryError):
+    except (RequestError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
-        raise Failure(Code.TOO_MANY_PIXELS, f"the image has more than the {max_pixels} pixels allowed") from error
+        raise RequestError(
+            ErrorCode.TOO_MANY_PIXELS, f"the image has more than {max_pixels} pixels; send a smaller one"
+        ) from error
     except Exception as error:
-        if "memory" in str(error):  # so a codec's own allocation has failed
+        if "memory" in str(error):  # a codec failed to allocate memory
             raise MemoryError from error
-        raise Failure(
-            Code.BROKEN_IMAGE, f"the {name} file is damaged, cut short, or of a rare kind; send it whole, or as a PNG"
+        raise RequestError(
+            ErrorCode.BROKEN_IMAGE,
+            f"the {name} file is damaged, truncated or of an unsupported kind; send the whole file, or a PNG",
         ) from error
 
 
-def _scaled(image: Image.Image, enough: int) -> Image.Image:
-    """A JPEG as libjpeg decodes it at the least of its sizes whose shorter side is `enough`; others as they are."""
+def _scaled(image: Image.Image, min_side: int) -> Image.Image:
+    """Set a JPEG to be decoded at libjpeg's smallest scale whose shorter side is at least min_side.
+
+    Other images are returned unchanged.
+    """
     short = min(image.size)
-    wanted = tuple(math.ceil(side * enough / short) for side in image.size)
-    drafted = image.draft(None, wanted)  # type: ignore[arg-type]
+    minimum = tuple(math.ceil(side * min_side / short) for side in image.size)
+    drafted = image.draft(None, minimum)  # type: ignore[arg-type]
     if drafted is None or (box := drafted[1])[2:] == image.size:
         return image
-    # The last column or row is only partly of the picture; without this it would shrink by that part.
+    # The last column or row is only partly covered by the image; without the box the image would shrink by that part.
     scaled = image.resize(image.size, Image.Resampling.BILINEAR, box=box)
-    scaled.info = image.info  # its orientation and its profile
+    scaled.info = image.info  # keeps the Exif orientation and the colour profile
     return scaled
 
 
 def identify(content: bytes) -> str | None:
-    """The format's name by its signature, or None where there is no known one."""
+    """Return the format's name by its signature, or None if the signature is unknown."""
     return next((name for name, pattern in _PATTERNS if pattern.match(content[:256])), None)
 
 
@@ -147,31 +161,33 @@ def _accepted(content: bytes) -> str:
     name = identify(content)
     if name is None:
         text = b"\0" not in content[:256] and content[:256].isascii()
-        what = "this is text, not an image" if text else "this is no image format we know"
-        raise Failure(Code.NOT_AN_IMAGE, f"{what}; send {ACCEPTED}")
+        problem = "this is text, not an image" if text else "the image format is unknown"
+        raise RequestError(ErrorCode.NOT_AN_IMAGE, f"{problem}; send {ACCEPTED}")
     if name not in _DECODERS or (name == "HEIC" and not has_heic()):
-        raise Failure(Code.UNSUPPORTED_FORMAT, f"this is {name}, which is not accepted here; send {ACCEPTED}")
+        raise RequestError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not supported; send {ACCEPTED}")
     return name
 
 
 def has_heic() -> bool:
-    """Whether the optional decoder for HEIC is installed, and made known to Pillow."""
+    """Register the optional HEIC decoder with Pillow. Return whether it is installed."""
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
         return False
-    register_heif_opener(decode_threads=1)  # processor time is one thread's
+    register_heif_opener(decode_threads=1)  # so that the limit of processor time also bounds the duration
     return True
 
 
 def _check_pixels(pixels: int, max_pixels: int) -> None:
     if pixels > max_pixels:
-        raise Failure(Code.TOO_MANY_PIXELS, f"the image has {pixels} pixels, {max_pixels} are allowed; send it smaller")
+        raise RequestError(
+            ErrorCode.TOO_MANY_PIXELS, f"the image has {pixels} pixels; send one with at most {max_pixels}"
+        )
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    # In place, so that an image that is upright already is not copied. Pillow turns TIFFs by itself.
-    method = _TURNS.get(1 if isinstance(image, TiffImagePlugin.TiffImageFile) else _orientation(image.info))
+    # Works in place to avoid copying upright images. Pillow already applies the orientation of TIFFs.
+    method = _TRANSPOSITIONS.get(1 if isinstance(image, TiffImagePlugin.TiffImageFile) else _orientation(image.info))
     if method is not None:
         image.im = image.im.transpose(method)
         image._size = image.im.size
@@ -179,13 +195,16 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(info: Mapping[str | tuple[int, int], Any]) -> int:
-    """The one tag, by itself: Pillow's exif_transpose() writes the whole block anew."""
+    """Return the orientation from Exif or XMP, 1 if there is none.
+
+    Pillow's exif_transpose() is not used because it rewrites the whole Exif block.
+    """
     exif = info.get("exif")
     if exif is None and isinstance(profile := info.get("Raw profile type exif"), str):
-        with suppress(ValueError):  # ImageMagick's way to keep Exif in a PNG: a name, a length, then hexadecimal
+        with suppress(ValueError):  # ImageMagick stores Exif in a PNG as a name, a length and hexadecimal text
             exif = bytes.fromhex("".join(profile.split("\n")[3:]))
-    if exif is not None and (found := tiff.orientation(exif)) is not None:
-        return found
+    if exif is not None and (orientation := tiff.orientation(exif)) is not None:
+        return orientation
     xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or b""
     match = _XMP_ORIENTATION.search(xmp.encode() if isinstance(xmp, str) else xmp)
     return int(match[1]) if match else 1
@@ -211,39 +230,41 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _from_cmyk(image: Image.Image) -> Image.Image:
-    # Pillow takes every CMYK JPEG as inverted. Adobe's are, and say so in a marker of their own; others are not
-    # (the reading of ImageMagick and libvips).
+    # Pillow treats every CMYK JPEG as inverted. Only files with Adobe's marker are; others are not (ImageMagick and
+    # libvips read them the same way).
     if image.format in ("JPEG", "MPO") and "adobe" not in image.info:
         image = ImageChops.invert(image)
     profile = profiles.affordable(image.info.get("icc_profile"))
     if profile:
         with suppress(ImageCms.PyCMSError, OSError, ValueError):
-            inks = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            screen = ImageCms.createProfile("sRGB")
-            converted = ImageCms.profileToProfile(image, inks, screen, outputMode="RGB")
+            cmyk = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            srgb = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, cmyk, srgb, outputMode="RGB")
             if converted is not None:
                 return converted
     return image.convert("RGB")
 
 
 def _from_16_bit(image: Image.Image) -> Image.Image:
-    # Full range to full range, 65535 = 257 × 255; Pillow's own conversion would clip everything above 255 to white.
+    # Maps 0..65535 to 0..255 (65535 = 257 × 255). Pillow's own conversion would clip everything above 255 to white.
     wide = image.convert("I")
     grey = wide.point([(value + 128) // 257 for value in range(65536)], "L")
-    # Pillow turns 8-bit TIFFs whose zero is white the right way round, but not these.
+    # Pillow inverts 8-bit TIFFs with the photometric interpretation WhiteIsZero, but not 16-bit ones.
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
         grey = ImageOps.invert(grey)
-    clear = image.info.get("transparency")  # of a PNG, one shade
+    clear = image.info.get("transparency")  # in a PNG: the one transparent grey value
     if isinstance(clear, int):
         grey.paste(255, mask=wide.point([255 * (value == clear) for value in range(65536)], "L"))
     return grey.convert("RGB")
 
 
 def _from_wide_range(image: Image.Image) -> Image.Image:
-    # 32-bit integers and floats carry no range of their own; viewers stretch what is there.
+    # 32-bit integers and floats have no defined range; like viewers do, stretch the values present to 0..255.
     low, high = (float(extreme) for extreme in image.getextrema())  # type: ignore[arg-type]
     if not math.isfinite(high - low):
-        raise Failure(Code.BROKEN_IMAGE, "the image holds values that are no numbers")
+        raise RequestError(
+            ErrorCode.BROKEN_IMAGE, "the image contains NaN or infinite values; send an 8-bit or 16-bit image"
+        )
     scale = 255 / (high - low) if high > low else 0.0
     stretched = image.convert("F").point(lambda value: value * scale + (0.5 - low * scale))
     return stretched.convert("L").convert("RGB")

@@ -1,4 +1,4 @@
-"""Rank: from logits to labels with probabilities, best first."""
+"""Rank: convert logits to labels with probabilities, best first."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class ClassIndex:
-    """The classes by output position. Names may repeat (crane, maillot); ids do not."""
+    """The classes by output position. Ids are unique; names are not (crane, maillot)."""
 
     ids: tuple[str, ...]
     names: tuple[str, ...]
@@ -22,27 +22,30 @@ class ClassIndex:
 
     @cached_property
     def _positions(self) -> Mapping[str, Sequence[int]]:
-        """Where each id and name stands, in small letters with single underscores."""
+        """Return the positions of each id and name, normalized by _normalize()."""
         positions: dict[str, list[int]] = {}
         for position, words in enumerate(zip(self.ids, self.names, strict=True)):
-            for word in set(map(_plain, words)):
+            for word in set(map(_normalize, words)):
                 positions.setdefault(word, []).append(position)
         return positions
 
     def find(self, word: str) -> Sequence[int]:
-        """The positions of a class by its id, its position as text, or its name, as it is written or else in any case
-        and with blanks for underscores. None where there is no such class, several where several have the name."""
+        """Return the positions of a class by its id, its position as text, or its name.
+
+        A name matches exactly, or else in any case and with spaces for underscores. Returns an empty sequence for an
+        unknown class, and several positions if several classes share the name.
+        """
         if word in self.ids:
             return [self.ids.index(word)]
         if re.fullmatch("[0-9]{1,9}", word) and int(word) < len(self):
             return [int(word)]
-        exactly = [position for position, name in enumerate(self.names) if name == word]
-        return exactly or self._positions.get(_plain(word), [])
+        exact_matches = [position for position, name in enumerate(self.names) if name == word]
+        return exact_matches or self._positions.get(_normalize(word), [])
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class of an answer: its output position, its names, its probability in 0..1 and the logit behind that."""
+    """One class of an answer: its output position, id, name, probability in 0..1, and logit."""
 
     index: int
     class_id: str
@@ -52,10 +55,12 @@ class Prediction:
 
 
 def load_class_index(path: Path) -> ClassIndex:
-    """Reads {"0": ["n01440764", "tench"], …}, TorchServe's {"0": "tench", …}, or a list of either.
+    """Read {"0": ["n01440764", "tench"], …}, TorchServe's {"0": "tench", …}, or a list of either kind of entry.
 
-    A class given by name alone has its name for an id.
-    Raises ValueError saying what is wrong: not JSON, positions with gaps, an entry of another form, an id twice.
+    If an entry has only a name, the name is also the class's id.
+
+    Raises:
+        ValueError: the file is not JSON, a position is missing, an entry is malformed, or an id is not unique.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -68,13 +73,13 @@ def load_class_index(path: Path) -> ClassIndex:
     missing = next((p for p in range(len(document)) if str(p) not in document), None)
     if missing is not None:
         raise ValueError(
-            f"{path} has {len(document)} classes but none at position {missing}; count from 0 without gaps"
+            f"{path} has {len(document)} classes but none at position {missing}; number them from 0 without gaps"
         )
     rows = [_row(path, position, document[str(position)]) for position in range(len(document))]
     ids = [class_id for class_id, _ in rows]
-    twice = next((class_id for class_id in ids if ids.count(class_id) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{path} has the class id {twice!r} more than once; ids tell classes apart")
+    duplicate = next((class_id for class_id in ids if ids.count(class_id) > 1), None)
+    if duplicate is not None:
+        raise ValueError(f"{path} has the class id {duplicate!r} more than once; give each class a unique id")
     return ClassIndex(tuple(ids), tuple(name for _, name in rows))
 
 
@@ -87,18 +92,21 @@ def _row(path: Path, position: int, entry: object) -> tuple[str, str]:
     raise ValueError(f'{path}: the class at position {position} must be ["id", "name"] or "name", not {entry!r}')
 
 
-def _plain(word: str) -> str:
+def _normalize(word: str) -> str:
     return "_".join(word.replace("_", " ").casefold().split())
 
 
-def rank(logits: torch.Tensor, classes: ClassIndex, top_k: int) -> tuple[Prediction, ...]:
-    """float32 logits (classes,) → the top_k classes (or all there are) by softmax over all classes, best first."""
-    best = torch.softmax(logits, dim=0).topk(min(top_k, len(classes)))
+def top_k(logits: torch.Tensor, classes: ClassIndex, k: int) -> tuple[Prediction, ...]:
+    """Return the k best classes (or all, if there are fewer), best first. logits: float32 (classes,).
+
+    Probabilities are the softmax over all classes.
+    """
+    best = torch.softmax(logits, dim=0).topk(min(k, len(classes)))
     return _predictions(logits, classes, best.indices, best.values)
 
 
-def look_up(logits: torch.Tensor, classes: ClassIndex, positions: Sequence[int]) -> tuple[Prediction, ...]:
-    """The same of the classes at these positions, in the order given."""
+def select(logits: torch.Tensor, classes: ClassIndex, positions: Sequence[int]) -> tuple[Prediction, ...]:
+    """Return the classes at these positions, in the given order. logits: float32 (classes,)."""
     indices = torch.tensor(positions)
     return _predictions(logits, classes, indices, torch.softmax(logits, dim=0)[indices])
 

@@ -13,8 +13,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from handler import cropping, imaging
-from handler.failures import Code, Failure
+from handler import cropping, decoding
+from handler.errors import ErrorCode, RequestError
 from tests.photos import cutouts, encode, photos
 
 Pixels = npt.NDArray[np.generic]
@@ -24,14 +24,14 @@ ANIMATED = {"save_all": True, "duration": 100}
 
 
 def decoded(content: bytes) -> Pixels:
-    image = imaging.decode(content, max_pixels=64_000_000)
+    image = decoding.decode(content, max_pixels=64_000_000)
     assert image.mode == "RGB"
     return np.asarray(image, dtype=np.int64)
 
 
-def refusal(content: bytes, max_pixels: int = 64_000_000) -> Failure:
-    with pytest.raises(Failure) as raised:
-        imaging.decode(content, max_pixels=max_pixels)
+def refusal(content: bytes, max_pixels: int = 64_000_000) -> RequestError:
+    with pytest.raises(RequestError) as raised:
+        decoding.decode(content, max_pixels=max_pixels)
     return raised.value
 
 
@@ -444,7 +444,7 @@ def test_heic_is_refused_where_its_decoder_is_missing(monkeypatch: pytest.Monkey
     content = heic(photos()[1])
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     failure = refusal(content)
-    assert failure.code is Code.UNSUPPORTED_FORMAT
+    assert failure.code is ErrorCode.UNSUPPORTED_FORMAT
     assert "HEIC" in failure.message
 
 
@@ -452,7 +452,7 @@ def test_heic_is_refused_where_its_decoder_is_missing(monkeypatch: pytest.Monkey
 def test_an_rgb_image_comes_out_exactly_as_pillow_decodes_it(file_format: str) -> None:
     content = encode(photos()[2], file_format)
     expected = Image.open(io.BytesIO(content)).convert("RGB").tobytes()
-    assert imaging.decode(content, max_pixels=64_000_000).tobytes() == expected
+    assert decoding.decode(content, max_pixels=64_000_000).tobytes() == expected
 
 
 def in_format(file_format: str) -> bytes:
@@ -462,7 +462,7 @@ def in_format(file_format: str) -> bytes:
 @pytest.mark.parametrize("content", [b"", b"\0", b"hello, world", b'{"a": 1}', "Köln".encode(), bytes(range(200, 256))])
 def test_what_is_no_image_is_refused(content: bytes) -> None:
     failure = refusal(content)
-    assert failure.code is Code.NOT_AN_IMAGE
+    assert failure.code is ErrorCode.NOT_AN_IMAGE
     assert "JPEG" in failure.message
     assert len(failure.message) < 300
 
@@ -492,8 +492,8 @@ def test_what_is_no_image_is_refused(content: bytes) -> None:
 )
 def test_a_format_not_accepted_is_refused_by_its_name(content: bytes, name: str) -> None:
     failure = refusal(content)
-    assert failure.code is Code.UNSUPPORTED_FORMAT
-    assert name in failure.message.removesuffix(imaging.ACCEPTED)
+    assert failure.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert name in failure.message.removesuffix(decoding.ACCEPTED)
     assert failure.message.isascii()
     assert len(failure.message) < 300
 
@@ -516,13 +516,13 @@ def test_a_format_not_accepted_is_refused_by_its_name(content: bytes, name: str)
 )
 def test_a_file_cut_short_is_refused(file_format: str, options: dict[str, object], share: float) -> None:
     content = encode(photos()[1].resize((150, 100)), file_format, **options)
-    assert refusal(content[: int(share * len(content))]).code is Code.BROKEN_IMAGE
+    assert refusal(content[: int(share * len(content))]).code is ErrorCode.BROKEN_IMAGE
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_a_heic_cut_short_is_refused(share: float) -> None:
     content = heic(photos()[1].resize((150, 100)))
-    assert refusal(content[: int(share * len(content))]).code is Code.BROKEN_IMAGE
+    assert refusal(content[: int(share * len(content))]).code is ErrorCode.BROKEN_IMAGE
 
 
 @pytest.mark.parametrize("rest", [b"", b"\0" * 500, b"junk" * 500], ids=["nothing", "zeros", "junk"])
@@ -541,31 +541,31 @@ def test_a_heic_cut_short_is_refused(share: float) -> None:
     ],
 )
 def test_junk_behind_a_good_signature_is_refused(signature: bytes, rest: bytes) -> None:
-    assert refusal(signature + rest).code is Code.BROKEN_IMAGE
+    assert refusal(signature + rest).code is ErrorCode.BROKEN_IMAGE
 
 
 @pytest.mark.parametrize("signature", [b"\xff\xd8\xff\xe0", b"II*\0", b"GIF89a"])
 def test_no_decoder_but_the_signatures_own_is_tried(signature: bytes) -> None:
     photo_cd = signature.ljust(2048, b"\0") + b"PCD_" + bytes(1_000_000)  # Pillow knows a Photo CD by its byte 2048
     assert Image.open(io.BytesIO(photo_cd)).format == "PCD"
-    assert refusal(photo_cd).code is Code.BROKEN_IMAGE
+    assert refusal(photo_cd).code is ErrorCode.BROKEN_IMAGE
 
 
 @pytest.mark.parametrize("side", [8001, 10_000, 50_000])
 def test_a_header_that_claims_too_many_pixels_is_refused_before_decoding(side: int) -> None:
-    assert refusal(png(side, side, 8, 2, b"no pixels")).code is Code.TOO_MANY_PIXELS
+    assert refusal(png(side, side, 8, 2, b"no pixels")).code is ErrorCode.TOO_MANY_PIXELS
 
 
 def test_more_pixels_than_pillow_itself_allows_are_too_many() -> None:
     header = png(20_000, 10_000, 8, 2, b"no pixels")
-    assert refusal(header, max_pixels=10**12).code is Code.TOO_MANY_PIXELS
+    assert refusal(header, max_pixels=10**12).code is ErrorCode.TOO_MANY_PIXELS
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
 def test_the_limit_on_pixels_is_the_last_number_accepted(file_format: str) -> None:
     content = encode(Image.new("RGB", (20, 10), "teal"), file_format)
-    assert imaging.decode(content, max_pixels=200).size == (20, 10)
-    assert refusal(content, max_pixels=199).code is Code.TOO_MANY_PIXELS
+    assert decoding.decode(content, max_pixels=200).size == (20, 10)
+    assert refusal(content, max_pixels=199).code is ErrorCode.TOO_MANY_PIXELS
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
@@ -579,9 +579,9 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_before_it_costs_a_pass_each() -
     last = content.rindex(b"\xff\xda")
     scan, end = content[last:-2], content[-2:]
     repeated = content[:-2] + scan * 5000 + end
-    with pytest.raises(Failure) as refusal:
-        imaging.decode(repeated, max_pixels=64_000_000)
-    assert refusal.value.code is Code.BROKEN_IMAGE
+    with pytest.raises(RequestError) as refusal:
+        decoding.decode(repeated, max_pixels=64_000_000)
+    assert refusal.value.code is ErrorCode.BROKEN_IMAGE
 
 
 def test_one_clear_shade_of_a_16_bit_grey_png_is_laid_over_white() -> None:
@@ -595,7 +595,7 @@ def test_one_clear_shade_of_a_16_bit_grey_png_is_laid_over_white() -> None:
     content = b"\x89PNG\r\n\x1a\n"
     for kind, data in chunks:
         content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    seen = np.asarray(imaging.decode(content, max_pixels=100))[..., 0]
+    seen = np.asarray(decoding.decode(content, max_pixels=100))[..., 0]
     assert seen.tolist() == np.where(shades == 1000, 255, np.round(shades / 257)).astype(int).tolist()
 
 
@@ -617,14 +617,14 @@ class TestLargePhotos:
         ],
     )
     def test_the_shorter_side_stays_long_enough(self, size: tuple[int, int], scaled: tuple[int, int]) -> None:
-        assert imaging.decode(self.photo(size), max_pixels=10**8, enough=510).size == scaled
-        assert imaging.decode(self.photo(size), max_pixels=10**8).size == size
+        assert decoding.decode(self.photo(size), max_pixels=10**8, min_side=510).size == scaled
+        assert decoding.decode(self.photo(size), max_pixels=10**8).size == size
 
     @pytest.mark.parametrize("size", [(1600, 1200), (1411, 1411), (1201, 1603)])
     def test_what_the_network_sees_is_nearly_the_same(self, size: tuple[int, int]) -> None:
         content = self.photo(size)
         whole, scaled = (
-            cropping.crop(imaging.decode(content, max_pixels=10**8, enough=e)) for e in (None, cropping.ENOUGH)
+            cropping.crop(decoding.decode(content, max_pixels=10**8, min_side=e)) for e in (None, cropping.MIN_SIDE)
         )
         difference = np.abs(np.asarray(whole).astype(int) - np.asarray(scaled).astype(int))
         assert difference.mean() < 1.0
@@ -636,17 +636,17 @@ class TestLargePhotos:
         exif[274] = orientation
         content = self.photo((1411, 1203), exif=exif)
         whole, scaled = (
-            cropping.crop(imaging.decode(content, max_pixels=10**8, enough=e)) for e in (None, cropping.ENOUGH)
+            cropping.crop(decoding.decode(content, max_pixels=10**8, min_side=e)) for e in (None, cropping.MIN_SIDE)
         )
         assert np.abs(np.asarray(whole).astype(int) - np.asarray(scaled).astype(int)).mean() < 1.0
 
     @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
     def test_other_formats_are_decoded_whole(self, file_format: str) -> None:
         content = encode(cutouts(1)[0].resize((1200, 1100)), file_format)
-        assert imaging.decode(content, max_pixels=10**8, enough=510).size == (1200, 1100)
+        assert decoding.decode(content, max_pixels=10**8, min_side=510).size == (1200, 1100)
 
     @pytest.mark.parametrize("mode", ["L", "CMYK"])
     def test_grey_and_cmyk_ones_come_out_in_rgb(self, mode: str) -> None:
         content = encode(cutouts(1)[0].resize((1600, 1200)).convert(mode), "JPEG")
-        scaled = imaging.decode(content, max_pixels=10**8, enough=510)
+        scaled = decoding.decode(content, max_pixels=10**8, min_side=510)
         assert (scaled.mode, scaled.size) == ("RGB", (800, 600))

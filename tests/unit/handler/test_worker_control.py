@@ -8,29 +8,29 @@ from threading import Thread
 
 import pytest
 
-from handler import control
-from handler.control import HOLD, Control
+from handler import worker_control
+from handler.worker_control import PAUSE_HEADER, Control
 
 TOKEN = "0123456789abcdef" * 2
 
 
 def test_without_a_folder_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(control.VARIABLE, raising=False)
+    monkeypatch.delenv(worker_control.VARIABLE, raising=False)
     lonely = Control.from_environment("1.0")
     lonely.begin()
     lonely.end(3)
-    assert (lonely.draining, lonely.hold({HOLD: TOKEN})) == (False, False)
+    assert (lonely.draining, lonely.pause({PAUSE_HEADER: TOKEN})) == (False, False)
 
 
 def test_what_a_worker_has_done_can_be_read(tmp_path: Path) -> None:
     worker = Control(tmp_path)
-    assert control.read_record(tmp_path, os.getpid()) == (0, 0.0)
+    assert worker_control.read_record(tmp_path, os.getpid()) == (0, 0.0)
     worker.begin()
-    assert control.read_record(tmp_path, os.getpid())[1] == pytest.approx(time.time(), abs=5)
+    assert worker_control.read_record(tmp_path, os.getpid())[1] == pytest.approx(time.time(), abs=5)
     worker.end(3)
     worker.begin()
     worker.end(1)
-    assert control.read_record(tmp_path, os.getpid()) == (4, 0.0)
+    assert worker_control.read_record(tmp_path, os.getpid()) == (4, 0.0)
 
 
 def test_a_worker_starts_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,14 +43,14 @@ def test_a_worker_starts_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monk
     worker.end(1)
     assert worker.draining is False
     with pytest.raises(OSError, match="No such file"):
-        control.read_record(tmp_path, os.getpid())
+        worker_control.read_record(tmp_path, os.getpid())
 
 
-def test_a_worker_is_held_until_the_folder_is_gone(tmp_path: Path) -> None:
+def test_a_worker_is_paused_until_the_folder_is_gone(tmp_path: Path) -> None:
     worker = Control(tmp_path)
     folder = tmp_path / f"hold-{TOKEN}"
     folder.mkdir()
-    thread = Thread(target=worker.hold, args=({HOLD: TOKEN},))
+    thread = Thread(target=worker.pause, args=({PAUSE_HEADER: TOKEN},))
     thread.start()
     deadline = time.monotonic() + 10
     while not list(folder.iterdir()) and time.monotonic() < deadline:
@@ -64,19 +64,26 @@ def test_a_worker_is_held_until_the_folder_is_gone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "headers",
-    [{}, {HOLD: TOKEN}, {HOLD: "../control"}, {HOLD: f"{TOKEN}/../x"}, {HOLD: {"content-type": ""}}, {HOLD: ""}],
+    [
+        {},
+        {PAUSE_HEADER: TOKEN},
+        {PAUSE_HEADER: "../control"},
+        {PAUSE_HEADER: f"{TOKEN}/../x"},
+        {PAUSE_HEADER: {"content-type": ""}},
+        {PAUSE_HEADER: ""},
+    ],
 )
-def test_no_client_can_hold_a_worker(tmp_path: Path, headers: dict[str, object]) -> None:
+def test_no_client_can_pause_a_worker(tmp_path: Path, headers: dict[str, object]) -> None:
     (tmp_path / "hold-x").mkdir()
-    assert Control(tmp_path).hold(headers) is False
+    assert Control(tmp_path).pause(headers) is False
 
 
-def test_a_worker_whose_holder_died_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "HOLD_SECONDS", 0.05)
+def test_a_worker_goes_on_if_the_command_that_paused_it_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_control, "PAUSE_SECONDS", 0.05)
     folder = tmp_path / f"hold-{TOKEN}"
     folder.mkdir()
-    assert Control(tmp_path).hold({HOLD: TOKEN}) is True
-    assert list(folder.iterdir()) == [], "nobody takes it for held any more"
+    assert Control(tmp_path).pause({PAUSE_HEADER: TOKEN}) is True
+    assert list(folder.iterdir()) == [], "it no longer counts as paused"
 
 
 def test_draining_is_seen_at_once(tmp_path: Path) -> None:
@@ -86,9 +93,9 @@ def test_draining_is_seen_at_once(tmp_path: Path) -> None:
     assert worker.draining is True
 
 
-def test_a_version_can_be_told_alone(tmp_path: Path) -> None:
+def test_one_version_can_drain_alone(tmp_path: Path) -> None:
     workers = {version: Control(tmp_path, version) for version in ("1.0", "2/0", "2")}
-    control.refusing(tmp_path, "2/0").touch()
+    worker_control.draining_file(tmp_path, "2/0").touch()
     assert [version for version, worker in workers.items() if worker.draining] == ["2/0"]
-    control.refusing(tmp_path).touch()
+    worker_control.draining_file(tmp_path).touch()
     assert all(worker.draining for worker in workers.values())

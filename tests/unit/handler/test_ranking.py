@@ -10,7 +10,8 @@ import torch
 from torchvision.models import DenseNet121_Weights
 
 from export import ROOT
-from handler.labels import ClassIndex, load_class_index, rank
+from handler import ranking
+from handler.ranking import ClassIndex, load_class_index
 
 IMAGENET = load_class_index(ROOT / "handler" / "imagenet_class_index.json")
 
@@ -129,7 +130,7 @@ def numpy_softmax(logits: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("top_k", [1, 5, 1000])
 def test_ranking_is_softmax_over_all_classes_best_first(top_k: int, scale: float) -> None:
     logits = torch.randn(1000) * scale
-    ranked = rank(logits, IMAGENET, top_k)
+    ranked = ranking.top_k(logits, IMAGENET, top_k)
     best = np.argsort(-logits.numpy(), kind="stable")[:top_k]
     assert [prediction.class_id for prediction in ranked] == [IMAGENET.ids[i] for i in best]
     assert [prediction.probability for prediction in ranked] == sorted(
@@ -147,12 +148,12 @@ THREE = ClassIndex(("a", "b", "c"), ("crane", "dog", "crane"))
 
 @pytest.mark.parametrize(("top_k", "expected"), [(1, "b"), (2, "bc"), (3, "bca"), (4, "bca"), (1000, "bca")])
 def test_an_answer_has_top_k_classes_or_all_there_are(top_k: int, expected: str) -> None:
-    ranked = rank(torch.tensor([-1.0, 2.0, 0.5]), THREE, top_k)
+    ranked = ranking.top_k(torch.tensor([-1.0, 2.0, 0.5]), THREE, top_k)
     assert "".join(prediction.class_id for prediction in ranked) == expected
 
 
 def test_classes_of_the_same_name_are_kept_apart() -> None:
-    first, second = rank(torch.tensor([3.0, -9.0, 2.0]), THREE, 2)
+    first, second = ranking.top_k(torch.tensor([3.0, -9.0, 2.0]), THREE, 2)
     assert (first.class_id, second.class_id) == ("a", "c")
     assert first.label == second.label == "crane"
     assert first.probability == pytest.approx(1 / (1 + np.exp(-1.0) + np.exp(-12.0)), abs=1e-6)
@@ -160,12 +161,12 @@ def test_classes_of_the_same_name_are_kept_apart() -> None:
 
 
 def test_a_tie_lists_each_class_once_with_the_same_probability() -> None:
-    ranked = rank(torch.zeros(3), THREE, 3)
+    ranked = ranking.top_k(torch.zeros(3), THREE, 3)
     assert sorted(prediction.class_id for prediction in ranked) == ["a", "b", "c"]
     assert [prediction.probability for prediction in ranked] == [pytest.approx(1 / 3, abs=1e-6)] * 3
 
 
 def test_huge_logits_do_not_overflow() -> None:
-    best, *rest = rank(torch.tensor([3e38, -3e38, 0.0]), THREE, 3)
+    best, *rest = ranking.top_k(torch.tensor([3e38, -3e38, 0.0]), THREE, 3)
     assert (best.class_id, best.probability) == ("a", 1.0)
     assert [prediction.probability for prediction in rest] == [0.0, 0.0]
