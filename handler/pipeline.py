@@ -187,14 +187,13 @@ class Pipeline:
 
     def rank(self, images: Sequence[ImageRecord]) -> None:
         """Rank each image's classes by its logits."""
-        with self.clock.measure("rank"):
-            for image in _without_error(images):
-                with _isolated(image):
-                    assert image.logits is not None
-                    if not image.decoded:  # a preprocessed tensor with values from the client
-                        json_images.check_finite(image.logits)
-                    ranked = ranking.top_k(image.logits, self.classes, image.parsed.request.top_k)
-                    image.result = ImageResult(ranked, shown=image.decoded.shown if image.decoded else None)
+        for image in _without_error(images):
+            with _isolated(image):
+                assert image.logits is not None
+                if not image.decoded:  # a preprocessed tensor with values from the client
+                    json_images.check_finite(image.logits)
+                ranked = ranking.top_k(image.logits, self.classes, image.parsed.request.top_k)
+                image.result = ImageResult(ranked, shown=image.decoded.shown if image.decoded else None)
 
     def explain(self, images: Sequence[ImageRecord]) -> None:
         """Compute explanations for the images whose requests ask for them."""
@@ -213,13 +212,12 @@ class Pipeline:
 
     def reply(self, requests: Sequence[RequestRecord]) -> None:
         """Build each request's reply, JSON, HTML or PNG, in its protocol."""
-        with self.clock.measure("reply"):
-            for request in requests:
-                with _isolated(request):
-                    if request.parsed and not request.error:
-                        request.reply = self._answer(request.parsed, [image.outcome for image in request.images])
-                if request.error:
-                    request.reply = self.router.refuse(request.row, request.parsed, request.error)
+        for request in requests:
+            with _isolated(request):
+                if request.parsed and not request.error:
+                    request.reply = self._answer(request.parsed, [image.outcome for image in request.images])
+            if request.error:
+                request.reply = self.router.refuse(request.row, request.parsed, request.error)
 
     def _answer(self, parsed: ParsedRequest, outcomes: Sequence[Outcome]) -> Reply:
         answer = parsed.request.answer(outcomes, self.model)

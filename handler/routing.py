@@ -1,9 +1,9 @@
 """Route: detect a request's protocol, or that it asks for the model card, the page, the API description or health.
 
-images as bytes              native (and the tutorials')         protocols/native.py
-{"instances": […]}           KServe v1, TensorFlow Serving   protocols/kserve_v1.py
-{"inputs": […]}              Open Inference Protocol (v2)    protocols/open_inference.py
-{"inputs": "…"}              Hugging Face                    protocols/hugging_face.py
+images as bytes       native (and the tutorials')      protocols/native.py
+{"instances": […]}    KServe v1, TensorFlow Serving    protocols/kserve_v1.py
+{"inputs": […]}       Open Inference Protocol (v2)     protocols/open_inference.py
+{"inputs": "…"}       Hugging Face                     protocols/hugging_face.py
 """
 
 from collections.abc import Callable, Mapping
@@ -38,16 +38,18 @@ class Router:
         """Return the parsed request, or the reply if no image has to be scored."""
         if _asks_for_card(row):
             return reply.document(self.card)
-        fallback = self._fallback(row)
+        form = self.page.protocol(row.headers)
+        fallback = form or fallback_protocol(row.entries, row.headers)
         if self.draining():
             return reply.draining_response(fallback.refuse(_DRAINING), row.headers)
         try:
             content = payload.read(row)
         except RequestError as error:
-            document = self._without_an_image(row) if error.code is ErrorCode.NO_IMAGE else None
-            return document or fallback.refuse(error)
+            # A form without a file is rejected on the page.
+            asks_for_document = error.code is ErrorCode.NO_IMAGE and form is None
+            return (self._negotiate(row) if asks_for_document else None) or fallback.refuse(error)
         try:
-            protocol = self.page.protocol(row.headers) or detect_protocol(content, row.headers)
+            protocol = form or detect_protocol(content, row.headers)
         except RequestError as error:
             return fallback.refuse(error)
         try:
@@ -57,19 +59,17 @@ class Router:
 
     def refuse(self, row: Row, parsed: ParsedRequest | None, error: RequestError) -> Reply:
         """Return the error response for a whole request, in its protocol or, if that is unknown, the fallback."""
-        return (parsed.protocol if parsed else self._fallback(row)).refuse(error)
+        if parsed:
+            return parsed.protocol.refuse(error)
+        form = self.page.protocol(row.headers)
+        return (form or fallback_protocol(row.entries, row.headers)).refuse(error)
 
     def _read(self, protocol: ProtocolAdapter, content: Payload, row: Row) -> Request:
         if wants_explanations(row.headers):
             return protocol.explain(content, self.settings, self.classes)
         return protocol.read(content, self.settings)
 
-    def _fallback(self, row: Row) -> ProtocolAdapter:
-        return self.page.protocol(row.headers) or fallback_protocol(row.entries, row.headers)
-
-    def _without_an_image(self, row: Row) -> Reply | None:
-        if self.page.protocol(row.headers):
-            return None  # a form without a file is rejected on the page
+    def _negotiate(self, row: Row) -> Reply | None:
         return reply.negotiate(row.headers) or self.page.negotiate(row.headers)
 
 
