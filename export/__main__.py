@@ -1,7 +1,7 @@
 """python -m export: export weights to a TorchScript network and verify it against the eager network."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -43,20 +43,7 @@ def main(
     made = bundle.make(loaded, class_index, how)
     made.write(output)
     size = f"{len(made.network) / 1e6:.0f} MB, {len(made.classes)} classes"
-    console.out.print(f"wrote {output / NETWORK} ({size}); {_proof(made.card)}", markup=False)
-
-
-def _proof(card: dict[str, Any]) -> str:
-    proof = card["agreement"]
-    if held_out := proof.get("held_out"):
-        return (
-            f"of {held_out['images']} held-out photos {held_out['same_top1']:.1%} keep their best class, "
-            f"probabilities move by {held_out['mean_distance']:.1%} on average"
-        )
-    return (
-        f"logits differ by at most {proof['largest_logit_difference']:.1e} standard deviations, "
-        f"{proof['tolerance']:g} is allowed"
-    )
+    console.out.print(f"wrote {output / NETWORK} ({size}); {made.comparison}", markup=False)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,16 @@ from handler.ranking import ClassIndex, load_class_index
 
 @dataclass(frozen=True)
 class Bundle:
-    """The content of an export: TorchScript, model card, class index."""
+    """The content of an export: TorchScript, model card, class index.
+
+    comparison: what the comparison with the eager network measured, as a sentence. It is not written, because it
+    differs between processors, and the same inputs must give the same files.
+    """
 
     network: bytes
     card: dict[str, Any]
     classes: ClassIndex
+    comparison: str
 
     def write(self, folder: Path) -> None:
         """Write all three files, or none if the disk is full or the folder is not writable.
@@ -98,7 +103,7 @@ def make(weights: Weights, class_index: Path | None, how: Precision | Quantizati
         raise CliError(str(error)) from error
     eager = network.build(weights.state)
     classes = class_index_for(class_index, outputs=len(weights.state["classifier.weight"]))
-    content, proof = _quantized(eager, how) if isinstance(how, Quantization) else _fused(eager, how)
+    content, proof, comparison = _quantized(eager, how) if isinstance(how, Quantization) else _fused(eager, how)
     card = {
         "architecture": "DenseNet-121",
         "weights": {"name": weights.name, "source": weights.source, "sha256": weights.sha256},
@@ -121,17 +126,18 @@ def make(weights: Weights, class_index: Path | None, how: Precision | Quantizati
         "agreement": proof,
         "exported_with": {"torch": torch.__version__, "torchvision": torchvision.__version__},
     }
-    return Bundle(content, card, classes)
+    return Bundle(content, card, classes, comparison)
 
 
-def _fused(eager: nn.Module, precision: Precision) -> tuple[bytes, dict[str, Any]]:
+def _fused(eager: nn.Module, precision: Precision) -> tuple[bytes, dict[str, Any], str]:
     content = network.to_torchscript(network.Network(fused.Trunk(eager, KINDS[precision]), eager).eval())
     difference = agreement.check(eager, scoring.read(content, hardware.device(precision)), precision)
     tolerance = agreement.TOLERANCES[precision]
-    return content, {"largest_logit_difference": difference, "tolerance": tolerance, "unit": "spread"}
+    comparison = f"logits differ by at most {difference:.1e} standard deviations, {tolerance:g} is allowed"
+    return content, {"tolerance": tolerance, "unit": "standard deviations of an image's logits"}, comparison
 
 
-def _quantized(eager: nn.Module, how: Quantization) -> tuple[bytes, dict[str, Any]]:
+def _quantized(eager: nn.Module, how: Quantization) -> tuple[bytes, dict[str, Any], str]:
     images = calibration.read(how.images)
     with Progress(console=err, transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("quantising", total=quantized.STEPS)
@@ -144,7 +150,11 @@ def _quantized(eager: nn.Module, how: Quantization) -> tuple[bytes, dict[str, An
             f"{how.min_agreement:.1%} are required; give more representative photos or a lower --min-agreement"
         )
     proof = {"calibrating_images": len(images.calibrating), "held_out": asdict(held_out)}
-    return content, proof | {"images_sha256": calibration.digest(how.images)}
+    comparison = (
+        f"of {held_out.images} held-out photos {held_out.same_top1:.1%} keep their best class, "
+        f"probabilities move by {held_out.mean_distance:.1%} on average"
+    )
+    return content, proof | {"images_sha256": calibration.digest(how.images)}, comparison
 
 
 def class_index_for(path: Path | None, outputs: int) -> ClassIndex:

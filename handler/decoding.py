@@ -148,7 +148,8 @@ def _scaled(image: Image.Image, min_side: int) -> Image.Image:
         return image
     # The last column or row is only partly covered by the image; without the box the image would shrink by that part.
     scaled = image.resize(image.size, Image.Resampling.BILINEAR, box=box)
-    scaled.info = image.info  # keeps the Exif orientation and the colour profile
+    # What the following steps ask for: the Exif orientation, the colour profile, and whose inks they are.
+    scaled.info, scaled.format = image.info, image.format
     return scaled
 
 

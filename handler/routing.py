@@ -20,7 +20,7 @@ from handler.reply import Reply
 from handler.request import Request
 from handler.settings import Settings
 
-_DRAINING = RequestError(ErrorCode.DRAINING, "the service is shutting down; send the request again in a moment")
+_DRAINING = RequestError(ErrorCode.DRAINING, "this version is shutting down; send the request again in a moment")
 
 
 @dataclass(frozen=True)

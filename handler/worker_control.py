@@ -5,7 +5,8 @@ not report what its workers are doing. Therefore:
 
     hold-TOKEN/     while it exists, a worker that receives a request with this token, in a batch of its own, creates a
                     file with its process id there and pauses: it has answered all earlier requests
-    draining        while it exists, workers reject every request, because the service is about to stop
+    draining        while it exists, workers refuse every request but the one for the model card, because the
+                    service is about to stop
     draining-NAME   the same for one version, which is about to be unregistered
     workers/PID     the worker's answered requests, and the start of its current batch: _RECORD, written in place
 

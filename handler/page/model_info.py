@@ -27,4 +27,4 @@ def _agreement(agreement: Mapping[str, Any], words: Mapping[str, str]) -> str:
     if held_out := agreement.get("held_out"):  # int8
         share = percent(held_out["same_top1"])
         return words["same_class"].format(share=share, images=held_out["images"])
-    return words["logits_differ"].format(difference=f"{agreement['largest_logit_difference']:.1g}")
+    return words["logits_differ"].format(tolerance=f"{agreement['tolerance']:g}")

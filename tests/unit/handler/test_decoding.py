@@ -324,6 +324,16 @@ def test_inks_of_a_jpeg_without_adobes_marker_are_not_inverted() -> None:
     assert_near(decoded(content), printed(patches(INKS)), 3)
 
 
+def test_inks_of_a_large_jpeg_without_adobes_marker_are_not_inverted() -> None:
+    # Decoded at a half, which does not divide the sides.
+    content = stored(np.full((1221, 1401, 4), 255 - INKS[1], np.uint8), "JPEG", mode="CMYK", quality=100)
+    marker = adobe_marker(content)
+    content = content[: marker.start] + content[marker.stop :]
+    small = decoding.decode(content, max_pixels=64_000_000, min_side=510)
+    assert small.size == (701, 611)
+    assert_near(np.asarray(small), printed(np.full((611, 701, 4), INKS[1], np.uint8)), 3)
+
+
 def test_inks_stored_as_luma_and_chroma_are_understood() -> None:
     red, green, blue, black = (INKS[:, ink].astype(np.float64) for ink in range(4))
     luma = 0.299 * red + 0.587 * green + 0.114 * blue  # JFIF's formulas, of ink in the place of light
