@@ -45,7 +45,7 @@ def written(checkpoint_of_three: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def small() -> bundle.Bundle:
-    return bundle.Bundle(b"network", {"architecture": "any"}, ClassIndex(("a", "b"), ("one", "two")))
+    return bundle.Bundle(b"network", {"architecture": "any"}, ClassIndex(("a", "b"), ("one", "two")), "")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
