@@ -6,36 +6,49 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from export import ROOT
-
-pytestmark = pytest.mark.slow
-
-
-def export(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "export", *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+from export import ROOT, console
+from export.__main__ import main
 
 
-def assert_one_line(done: subprocess.CompletedProcess[str]) -> None:
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Export:
+    """The command in this process, whose import of torch takes seconds, in a folder of its own."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+        self.capfd, self.monkeypatch = capfd, monkeypatch
+        monkeypatch.chdir(folder)
+
+    def __call__(self, *arguments: str | Path) -> Done:
+        self.monkeypatch.setattr(sys, "argv", ["export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            console.run(main, "export")
+        return Done(int(ended.value.code or 0), *self.capfd.readouterr())
+
+
+@pytest.fixture
+def export(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Export:
+    return Export(capfd, monkeypatch, tmp_path)
+
+
+def assert_one_line(done: Done) -> None:
     assert done.stderr.startswith("export: ")
     assert done.stderr.count("\n") == 1
     assert done.stderr.endswith("\n")
     assert "Traceback" not in done.stderr + done.stdout
 
 
-def test_help_lists_the_options(tmp_path: Path) -> None:
-    done = export("--help", cwd=tmp_path)
+def test_help_lists_the_options(export: Export) -> None:
+    done = export("--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert all(option in done.stdout for option in ("--weights", "--class-index", "--output"))
 
@@ -58,16 +71,27 @@ def another_network(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [no_file, no_checkpoint, torchscript, another_network])
-def test_weights_that_cannot_be_used_are_told_in_one_line(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_weights_that_cannot_be_used_are_told_in_one_line(
+    export: Export, make: Callable[[Path], None], tmp_path: Path
+) -> None:
     make(tmp_path / "bad.pth")
-    done = export("--weights", "bad.pth", "--output", "out", cwd=tmp_path)
+    done = export("--weights", "bad.pth", "--output", "out")
     assert done.returncode == 1
     assert_one_line(done)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_it_works_from_any_folder_and_warns_of_untrained_weights(tmp_path: Path) -> None:
-    done = export("--weights", "untrained", "--output", "out", cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "export", "--weights", "untrained", "--output", "out"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0
     assert done.stderr == "WARNING: these weights are untrained; every answer will be meaningless\n"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -80,15 +104,15 @@ def test_it_works_from_any_folder_and_warns_of_untrained_weights(tmp_path: Path)
     assert "1000 classes" in done.stdout
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
-    done = export("--weights", "untrained", "--output", "/dev/full/x/y", cwd=tmp_path)
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(export: Export) -> None:
+    done = export("--weights", "untrained", "--output", "/dev/full/x/y")
     assert (done.returncode, done.stdout) == (1, "")
     assert_one_line(done)
     assert done.stderr.startswith("export: Not a directory: /dev/full")
 
 
-def test_a_missing_class_index_is_told_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
-    done = export("--weights", checkpoint, "--class-index", "none.json", "--output", "out", cwd=tmp_path)
+def test_a_missing_class_index_is_told_in_one_line(export: Export, checkpoint: Path, tmp_path: Path) -> None:
+    done = export("--weights", checkpoint, "--class-index", "none.json", "--output", "out")
     assert done.returncode == 1
     assert_one_line(done)
     assert "none.json" in done.stderr
