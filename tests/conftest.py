@@ -1,11 +1,13 @@
-"""What more than one test module needs: a checkpoint whose answers differ from photo to photo, and its export."""
+"""What more than one test module needs: a checkpoint whose answers differ from photo to photo, its export, retries."""
 
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 from torch import nn
 from torchvision import transforms
 from torchvision.models import densenet121
@@ -83,3 +85,12 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("exported")
     bundle.make(weights.load(str(checkpoint)), None).write(folder)
     return folder
+
+
+@pytest.fixture
+def retries() -> Iterator[list[RetryDetails]]:
+    """Every further try of the test's clients, with the seconds waited before it."""
+    seen: list[RetryDetails] = []
+    set_on_retry_hooks([seen.append])
+    yield seen
+    set_on_retry_hooks(None)

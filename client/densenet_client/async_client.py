@@ -5,7 +5,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import NoReturn
 
 import httpx
 import stamina
@@ -13,31 +12,19 @@ import stamina
 from densenet_client import exchange
 from densenet_client.answers import Answer
 from densenet_client.client import Result
-from densenet_client.errors import RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
-from densenet_client.exchange import DEFAULT_URL, Exchange
-from densenet_client.images import Source, prepare
+from densenet_client.errors import RequestRejected, ServiceError
+from densenet_client.exchange import BaseClient
+from densenet_client.images import Source, prepare, prepare_or_defer
 
 
-class AsyncClient:
+class AsyncClient(BaseClient[httpx.AsyncClient, stamina.AsyncRetryingCaller]):
     """Like Client, but asynchronous: the same settings, methods, answers and errors.
 
     Tasks of one event loop may share it. Use it in an `async with` statement, or close() it.
     """
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        token: str | None = None,
-        timeout: float = 60,
-        retries: int = 3,
-        parallel: int = 4,
-        verify: bool | str = True,
-    ) -> None:
-        self._exchange = Exchange(url, token=token, timeout=timeout, retries=retries, parallel=parallel, verify=verify)
-        # stamina logs arguments, and logs must not contain images or tokens, so it gets only functions.
-        self._retrying = stamina.AsyncRetryingCaller(attempts=self._exchange.attempts, timeout=None)
-        self._opened: httpx.AsyncClient | None = None
+    _session_type = httpx.AsyncClient
+    _caller_type = stamina.AsyncRetryingCaller
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -66,8 +53,8 @@ class AsyncClient:
         min_probability: float | None = None,
     ) -> Answer:
         """See Client.explain()."""
-        options = exchange.options(top_k, min_probability) | exchange.explaining_options(target, overlays)
-        return await self._ask(prepare(image), options, exchange.explaining(self._exchange.url))
+        options = exchange.options(top_k, min_probability, target, overlays)
+        return await self._ask(prepare(image), options, exchange.explaining(self._url))
 
     def classify_many(
         self,
@@ -87,14 +74,14 @@ class AsyncClient:
         self, images: Iterable[Source] | AsyncIterable[Source], options: dict[str, str]
     ) -> AsyncGenerator[Result, None]:
         pending: deque[asyncio.Task[Answer]] = deque()
-        turns = asyncio.Semaphore(self._exchange.parallel)
+        turns = asyncio.Semaphore(self._parallel)
         try:
             async with aclosing(_each(images)) as each:
                 async for image in each:
                     # Prepared now, so that later changes by the caller do not affect the request.
-                    pending.append(asyncio.create_task(self._in_turn(turns, _prepared(image), options)))
+                    pending.append(asyncio.create_task(self._in_turn(turns, prepare_or_defer(image), options)))
                     await asyncio.sleep(0)  # lets other tasks run even if the iterable never waits
-                    while pending and (pending[0].done() or len(pending) == 2 * self._exchange.parallel):
+                    while pending and (pending[0].done() or len(pending) == 2 * self._parallel):
                         yield await _result(pending.popleft())
             while pending:
                 yield await _result(pending.popleft())
@@ -109,21 +96,13 @@ class AsyncClient:
 
     async def _ask(self, encode: Callable[[], bytes], options: dict[str, str], url: str | None = None) -> Answer:
         content = await asyncio.to_thread(encode)  # reads a file or compresses an image
-        send = partial(self._send, exchange.body(content, options), url or self._exchange.url)
-        return await self._retrying(self._exchange.again, send)
+        send = partial(self._send, exchange.body(content, options), url or self._url)
+        return await self._retrying(self._again, send)
 
     async def _send(self, body: exchange.Body, url: str) -> Answer:
-        try:
+        with self._sending():
             response = await self._session().post(url, **body)
-        except exchange.NO_RESPONSE as error:
-            raise self._exchange.failure(error) from error
-        return self._exchange.read(response)
-
-    def _session(self) -> httpx.AsyncClient:
-        """Open the session with the first request, so that a missing CA bundle is an error of that request."""
-        if self._opened is None:
-            self._opened = self._exchange.open(httpx.AsyncClient)
-        return self._opened
+        return self._read(response)
 
 
 async def _each(images: Iterable[Source] | AsyncIterable[Source]) -> AsyncGenerator[Source, None]:
@@ -135,22 +114,8 @@ async def _each(images: Iterable[Source] | AsyncIterable[Source]) -> AsyncGenera
             yield image
 
 
-def _prepared(image: Source) -> Callable[[], bytes]:
-    """Prepare an image; defer an OSError to the encoding, so that it takes the image's place in the results."""
-    try:
-        return prepare(image)
-    except OSError as error:
-        return partial(_raise, error)
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error
-
-
 async def _result(task: asyncio.Task[Answer]) -> Result:
     try:
         return await task
-    except (ServiceUnavailable, Unauthorized):
-        raise
     except (RequestRejected, ServiceError, OSError) as error:
-        return exchange.without_traceback(error)
+        return exchange.as_result(error)

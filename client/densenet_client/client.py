@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from threading import Event, Lock
+from threading import Event
 from typing import TypeAlias
 
 import httpx
@@ -12,15 +12,15 @@ import stamina
 
 from densenet_client import exchange
 from densenet_client.answers import Answer
-from densenet_client.errors import RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
-from densenet_client.exchange import DEFAULT_URL, Exchange
-from densenet_client.images import Source, prepare
+from densenet_client.errors import RequestRejected, ServiceError
+from densenet_client.exchange import DEFAULT_URL, BaseClient
+from densenet_client.images import Source, prepare, prepare_or_defer
 
 Result: TypeAlias = Answer | RequestRejected | ServiceError | OSError
 """The result for one of several images."""
 
 
-class Client:
+class Client(BaseClient[httpx.Client, stamina.RetryingCaller]):
     """A client of the service at one URL. Connections are kept open, and threads may share a client.
 
     Use it in a `with` statement, or close() it.
@@ -32,21 +32,8 @@ class Client:
     Raises: ValueError for a setting out of its range.
     """
 
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        token: str | None = None,
-        timeout: float = 60,
-        retries: int = 3,
-        parallel: int = 4,
-        verify: bool | str = True,
-    ) -> None:
-        self._exchange = Exchange(url, token=token, timeout=timeout, retries=retries, parallel=parallel, verify=verify)
-        # stamina logs arguments, and logs must not contain images or tokens, so it gets only functions.
-        self._retrying = stamina.RetryingCaller(attempts=self._exchange.attempts, timeout=None)
-        self._opening = Lock()
-        self._opened: httpx.Client | None = None
+    _session_type = httpx.Client
+    _caller_type = stamina.RetryingCaller
 
     def __enter__(self) -> "Client":
         return self
@@ -87,8 +74,8 @@ class Client:
         Raises: ValueError if the client's url lacks /predictions/, which becomes /explanations/; otherwise the same
         errors as classify().
         """
-        options = exchange.options(top_k, min_probability) | exchange.explaining_options(target, overlays)
-        return self._ask(prepare(image), options, Event(), exchange.explaining(self._exchange.url))
+        options = exchange.options(top_k, min_probability, target, overlays)
+        return self._ask(prepare(image), options, Event(), exchange.explaining(self._url))
 
     def classify_many(
         self, images: Iterable[Source], *, top_k: int | None = None, min_probability: float | None = None
@@ -107,11 +94,12 @@ class Client:
     def _classify_many(self, images: Iterable[Source], options: dict[str, str]) -> Generator[Result, None, None]:
         stopped = Event()
         pending: deque[Future[Answer]] = deque()
-        parallel = self._exchange.parallel
+        parallel = self._parallel
         with ThreadPoolExecutor(parallel, "classify") as pool:
             try:
                 for image in images:
-                    pending.append(self._submit(pool, image, options, stopped))
+                    # Prepared now, so that later changes by the caller do not affect the request.
+                    pending.append(pool.submit(self._ask, prepare_or_defer(image), options, stopped))
                     while pending and (pending[0].done() or len(pending) == 2 * parallel):
                         yield _result(pending.popleft())
                 while pending:
@@ -120,37 +108,18 @@ class Client:
                 pool.shutdown(wait=False, cancel_futures=True)
                 stopped.set()
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, image: Source, options: dict[str, str], stopped: Event
-    ) -> Future[Answer]:
-        try:
-            return pool.submit(self._ask, prepare(image), options, stopped)
-        except OSError as error:
-            failed: Future[Answer] = Future()
-            failed.set_exception(error)
-            return failed
-
     def _ask(
         self, encode: Callable[[], bytes], options: dict[str, str], stopped: Event, url: str | None = None
     ) -> Answer:
         def again(error: Exception) -> bool | float:
-            return not stopped.is_set() and self._exchange.again(error)
+            return not stopped.is_set() and self._again(error)
 
-        return self._retrying(again, partial(self._send, exchange.body(encode(), options), url or self._exchange.url))
+        return self._retrying(again, partial(self._send, exchange.body(encode(), options), url or self._url))
 
     def _send(self, body: exchange.Body, url: str) -> Answer:
-        try:
+        with self._sending():
             response = self._session().post(url, **body)
-        except exchange.NO_RESPONSE as error:
-            raise self._exchange.failure(error) from error
-        return self._exchange.read(response)
-
-    def _session(self) -> httpx.Client:
-        """Open the session with the first request, so that a missing CA bundle is an error of that request."""
-        with self._opening:
-            if self._opened is None:
-                self._opened = self._exchange.open(httpx.Client)
-            return self._opened
+        return self._read(response)
 
 
 def classify(
@@ -170,7 +139,5 @@ def classify(
 def _result(future: Future[Answer]) -> Result:
     try:
         return future.result()
-    except (ServiceUnavailable, Unauthorized):
-        raise
     except (RequestRejected, ServiceError, OSError) as error:
-        return exchange.without_traceback(error)
+        return exchange.as_result(error)

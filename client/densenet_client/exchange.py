@@ -3,13 +3,16 @@
 import math
 import os
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from threading import Lock
+from typing import Any, Generic, TypedDict, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
+import stamina
 
 from densenet_client import answers
 from densenet_client.answers import Answer
@@ -19,10 +22,9 @@ DEFAULT_URL = "http://127.0.0.1:8080/predictions/densenet"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OCTETS = "application/octet-stream"
 _LOST = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
-# httpx raises these when sending a request fails.
-NO_RESPONSE = (httpx.HTTPError, httpx.InvalidURL)
 _Error = TypeVar("_Error", bound=Exception)
-_Session = TypeVar("_Session")
+_Session = TypeVar("_Session", httpx.Client, httpx.AsyncClient)
+_Caller = TypeVar("_Caller", stamina.RetryingCaller, stamina.AsyncRetryingCaller)
 
 
 class Body(TypedDict, total=False):
@@ -34,34 +36,50 @@ class Body(TypedDict, total=False):
     headers: dict[str, str]
 
 
-class Exchange:
-    """The validated settings of a client, and the interpretation of its responses.
+class BaseClient(Generic[_Session, _Caller]):
+    """The settings of a client, described at Client, its connections, and the interpretation of its responses.
 
-    Raises: ValueError for a setting out of its range.
+    Subclasses name httpx's class of their session and stamina's class that repeats their requests.
     """
 
+    _session_type: type[_Session]
+    _caller_type: type[_Caller]
+
     def __init__(
-        self, url: str, *, token: str | None, timeout: float, retries: int, parallel: int, verify: bool | str
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        token: str | None = None,
+        timeout: float = 60,
+        retries: int = 3,
+        parallel: int = 4,
+        verify: bool | str = True,
     ) -> None:
         _check(url, token, timeout=timeout, retries=retries, parallel=parallel)
-        self.url = url
-        self.parallel = parallel
-        self.attempts = retries + 1
+        self._url = url
+        self._parallel = parallel
         self._token = token
         self._timeout = timeout
         self._verify = verify
         # Proxies set in the environment do not apply to loopback addresses.
         self._trusts_environment = urlsplit(url).hostname not in _LOOPBACK
+        # stamina logs arguments, and logs must not contain images or tokens, so it gets only functions.
+        self._retrying: _Caller = self._caller_type(attempts=retries + 1, timeout=None)
+        self._opening = Lock()
+        self._opened: _Session | None = None
 
-    def open(self, kind: Callable[..., _Session]) -> _Session:
-        """Create one of httpx's clients with these settings.
+    def _session(self) -> _Session:
+        """Open the session with the first request, so that a missing CA bundle is an error of that request.
 
         Raises: ServiceError for unreadable certificates or an unusable proxy in the environment.
         """
-        try:
-            return kind(**self._settings())
-        except (ImportError, ValueError) as error:
-            raise ServiceError(f"no answer from {self.url}: {error}") from error
+        with self._opening:
+            if self._opened is None:
+                try:
+                    self._opened = self._session_type(**self._settings())
+                except (ImportError, ValueError) as error:
+                    raise ServiceError(f"no answer from {self._url}: {error}") from error
+            return self._opened
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -70,14 +88,14 @@ class Exchange:
             # Waiting for a free connection has no timeout, and connections stay open until the service closes them.
             "timeout": httpx.Timeout(self._timeout, pool=None),
             "limits": httpx.Limits(
-                max_connections=self.parallel, max_keepalive_connections=self.parallel, keepalive_expiry=None
+                max_connections=self._parallel, max_keepalive_connections=self._parallel, keepalive_expiry=None
             ),
             "headers": {} if self._token is None else {"Authorization": f"Bearer {self._token}"},
             "follow_redirects": False,  # a redirect would turn POST into GET
         }
 
     def _certificates(self) -> ssl.SSLContext | bool:
-        encrypted = urlsplit(self.url).scheme == "https" or self._trusts_environment  # a proxy may use https, too
+        encrypted = urlsplit(self._url).scheme == "https" or self._trusts_environment  # a proxy may use https, too
         if not (self._verify and encrypted):
             return False
         bundle = self._verify if isinstance(self._verify, str) else None
@@ -93,13 +111,13 @@ class Exchange:
             where = bundle or "SSL_CERT_FILE or SSL_CERT_DIR"
             raise ServiceError(f"cannot read the certificates of {where}: {error.strerror or error}") from error
 
-    def again(self, error: Exception) -> bool | float:
+    def _again(self, error: Exception) -> bool | float:
         """Return whether to retry, or the seconds to wait. For True, stamina uses exponential backoff with jitter."""
         if not isinstance(error, Unavailable):
             return False
         return True if error.retry_after is None else min(error.retry_after, self._timeout)
 
-    def read(self, response: httpx.Response) -> Answer:
+    def _read(self, response: httpx.Response) -> Answer:
         """Read the answer in a response.
 
         Raises: RequestRejected and ServiceError.
@@ -110,23 +128,33 @@ class Exchange:
             raise Unauthorized(self._token_message())
         return answers.read(response)
 
-    def failure(self, error: Exception) -> ServiceError:
-        """Convert httpx's error for a request without a response."""
+    @contextmanager
+    def _sending(self) -> Iterator[None]:
+        """Convert httpx's errors for a request without a response.
+
+        Raises: ServiceError.
+        """
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> ServiceError:
         if isinstance(error, httpx.ConnectTimeout):
-            return ServiceError(f"no connection to {self.url} within {self._timeout:g} seconds")
+            return ServiceError(f"no connection to {self._url} within {self._timeout:g} seconds")
         if isinstance(error, httpx.TimeoutException):
-            return ServiceError(f"no answer from {self.url} within {self._timeout:g} seconds")
+            return ServiceError(f"no answer from {self._url} within {self._timeout:g} seconds")
         if isinstance(error, httpx.ConnectError) and not _is_of_tls(error):
             if proxy := self._proxy():
-                return ServiceError(f"no answer from {self.url}: cannot connect to proxy {proxy}: {error}")
-            return ServiceUnavailable(f"nothing answers at {self.url}; start the service with scripts/serve")
+                return ServiceError(f"no answer from {self._url}: cannot connect to proxy {proxy}: {error}")
+            return ServiceUnavailable(f"nothing answers at {self._url}; start the service with scripts/serve")
         if isinstance(error, _LOST):
-            return Unavailable(f"the connection to {self.url} was lost")
-        return ServiceError(f"no answer from {self.url}: {error}")
+            return Unavailable(f"the connection to {self._url} was lost")
+        return ServiceError(f"no answer from {self._url}: {error}")
 
     def _proxy(self) -> str | None:
         """Return the environment's proxy for the service, without the credentials in its URL."""
-        parts = urlsplit(self.url)
+        parts = urlsplit(self._url)
         if not self._trusts_environment or proxy_bypass(parts.netloc):
             return None
         proxies = getproxies()
@@ -135,20 +163,20 @@ class Exchange:
 
     def _token_message(self) -> str:
         if self._token is None:
-            return f"{self.url} requires a token; give one, such as the inference key of TorchServe's key_file.json"
-        return f"{self.url} rejects the token, which is wrong or expired; give the current one"
+            return f"{self._url} requires a token; give one, such as the inference key of TorchServe's key_file.json"
+        return f"{self._url} rejects the token, which is wrong or expired; give the current one"
 
 
-def options(top_k: int | None, min_probability: float | None) -> dict[str, str]:
-    """Return the given options of classify() as headers."""
-    chosen = {"X-Top-K": top_k, "X-Min-Probability": min_probability}
+def options(
+    top_k: int | None,
+    min_probability: float | None,
+    target: str | int | Sequence[str | int] | None = None,
+    overlays: str | None = None,
+) -> dict[str, str]:
+    """Return the given options of classify() or explain() as headers."""
+    names = _target(target)
+    chosen = {"X-Top-K": top_k, "X-Min-Probability": min_probability, "X-Target": names, "X-Overlays": overlays}
     return {name: str(value) for name, value in chosen.items() if value is not None}
-
-
-def explaining_options(target: str | int | Sequence[str | int] | None, overlays: str | None) -> dict[str, str]:
-    """Return the additional options of explain() as headers."""
-    chosen = {"X-Target": _target(target), "X-Overlays": overlays}
-    return {name: value for name, value in chosen.items() if value is not None}
 
 
 def _target(target: str | int | Sequence[str | int] | None) -> str | None:
@@ -178,8 +206,13 @@ def explaining(url: str) -> str:
     return urlunsplit(parts._replace(path=parts.path.replace("/predictions/", "/explanations/", 1)))
 
 
-def without_traceback(error: _Error) -> _Error:
-    """Remove traceback and causes, which hold references to the image, so that a list of results does not keep it."""
+def as_result(error: _Error) -> _Error:
+    """Return an image's error without traceback and causes, which would keep the image in a list of results.
+
+    Raises: ServiceUnavailable and Unauthorized, because they would affect all other images.
+    """
+    if isinstance(error, ServiceUnavailable | Unauthorized):
+        raise error
     error.__cause__ = error.__context__ = error.__traceback__ = None
     return error
 

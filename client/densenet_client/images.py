@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,6 +42,18 @@ def prepare(image: Source) -> Callable[[], bytes]:
         raise TypeError(f"an image must be a path, bytes or a Pillow image, not {type(image).__name__}")
     with _os_error():
         return partial(_encode, _upright(image))
+
+
+def prepare_or_defer(image: Source) -> Callable[[], bytes]:
+    """Prepare one of several images; leave an OSError to the function, so that it takes the image's place."""
+    try:
+        return prepare(image)
+    except OSError as error:
+        return partial(_raise, error)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _upright(image: "Image.Image") -> "Image.Image":

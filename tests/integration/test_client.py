@@ -13,22 +13,13 @@ import requests
 from densenet_client import Answer, AsyncClient, Client, RequestRejected, ServiceError, Unauthorized, classify
 from densenet_client.images import Source
 from PIL import Image
-from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+from stamina.instrumentation import RetryDetails
 
 from export import ROOT
 from handler.errors import ErrorCode
 from tests import environments
 from tests.integration.conftest import Guarded, Server, Starter, build_archive, guarding
 from tests.photos import cutouts, encode
-
-
-@pytest.fixture
-def retries() -> Iterator[list[RetryDetails]]:
-    """Every further try of the test's clients."""
-    seen: list[RetryDetails] = []
-    set_on_retry_hooks([seen.append])
-    yield seen
-    set_on_retry_hooks(None)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import stamina
 from densenet_client import AsyncClient, Client, RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
 from PIL import Image
 
@@ -23,6 +22,7 @@ from tests.unit.client.test_client import (
     INVALID_KEY,
     NOBODY,
     Asked,
+    Counting,
     Reply,
     Script,
     answer,
@@ -34,13 +34,6 @@ from tests.unit.client.test_client import (
 )
 
 T = TypeVar("T")
-
-
-@pytest.fixture(autouse=True)
-def _impatient() -> Iterator[None]:
-    """No waiting between tries."""
-    with stamina.set_testing(True, attempts=100, cap=True):
-        yield
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -163,22 +156,12 @@ def test_nobody_there_and_a_silent_service_are_told() -> None:
 
 
 def test_results_come_in_the_order_of_the_images_as_many_at_once_as_wanted() -> None:
-    together = threading.Barrier(4)
-    inside: list[int] = []
-    counts: list[int] = []
-
-    def counting(asked: Asked) -> Reply:
-        inside.append(asked.number)
-        counts.append(len(inside))
-        together.wait(20)  # breaks where fewer than four arrive
-        inside.pop()
-        return labelling(asked)
-
+    counting = Counting(4)
     with serving(counting) as server:
         assert [label(result) for result in run(many(server.url, numbered(20), parallel=4))] == list(
             map(str, range(20))
         )
-    assert max(counts) == 4
+    assert counting.most == 4
 
 
 def test_images_may_come_asynchronously_and_are_taken_only_a_little_ahead() -> None:

@@ -35,7 +35,7 @@ from densenet_client.client import Result
 from densenet_client.errors import Unavailable
 from densenet_client.images import prepare
 from PIL import Image, ImageSequence
-from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+from stamina.instrumentation import RetryDetails
 
 from export import ROOT
 from tests.photos import cutouts, encode
@@ -154,6 +154,26 @@ def labelling(asked: Asked) -> Reply:
     return Reply(body=answer(asked.body.decode()))
 
 
+class Counting:
+    """Answers as labelling() does, once so many requests are there together; most: as many as there ever were."""
+
+    def __init__(self, together: int) -> None:
+        self._together = threading.Barrier(together)
+        self._inside: list[int] = []
+        self._counts: list[int] = []
+
+    @property
+    def most(self) -> int:
+        return max(self._counts)
+
+    def __call__(self, asked: Asked) -> Reply:
+        self._inside.append(asked.number)
+        self._counts.append(len(self._inside))
+        self._together.wait(20)  # breaks where fewer arrive
+        self._inside.pop()
+        return labelling(asked)
+
+
 @contextmanager
 def client_of(script: Script, **options: Any) -> Iterator[tuple[Client, Fake]]:
     with serving(script) as server, Client(server.url, **options) as client:
@@ -162,22 +182,6 @@ def client_of(script: Script, **options: Any) -> Iterator[tuple[Client, Fake]]:
 
 def threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("classify")]
-
-
-@pytest.fixture(autouse=True)
-def _impatient() -> Iterator[None]:
-    """No waiting between tries."""
-    with stamina.set_testing(True, attempts=100, cap=True):
-        yield
-
-
-@pytest.fixture
-def retries() -> Iterator[list[RetryDetails]]:
-    """Every further try, with the seconds waited before it."""
-    seen: list[RetryDetails] = []
-    set_on_retry_hooks([seen.append])
-    yield seen
-    set_on_retry_hooks(None)
 
 
 class TestAnswer:
@@ -695,20 +699,10 @@ class TestMany:
             assert [asked.body for asked in server.asked] != numbered(100)
 
     def test_as_many_at_once_as_wanted_and_no_more(self) -> None:
-        together = threading.Barrier(4)
-        inside: list[int] = []
-        counts: list[int] = []
-
-        def counting(asked: Asked) -> Reply:
-            inside.append(asked.number)
-            counts.append(len(inside))
-            together.wait(20)  # breaks where fewer than four arrive
-            inside.pop()
-            return labelling(asked)
-
+        counting = Counting(4)
         with client_of(counting, parallel=4) as (client, _):
             assert [label(result) for result in client.classify_many(numbered(20))] == [str(i) for i in range(20)]
-        assert max(counts) == 4
+        assert counting.most == 4
 
     def test_threads_that_share_a_client_take_turns(self, caplog: pytest.LogCaptureFixture) -> None:
         with client_of(labelling, parallel=2) as (client, _):
