@@ -253,5 +253,5 @@ def _without_error(images: Sequence[ImageRecord]) -> list[ImageRecord]:
 def _completed(request: RequestRecord) -> metrics.CompletedRequest:
     assert request.reply is not None
     outcomes = [image.outcome for image in request.images]
-    min_probability = request.parsed.request.min_probability if request.parsed else 0.0
+    min_probability = request.parsed.request.options.min_probability if request.parsed else 0.0
     return metrics.CompletedRequest(request.reply, outcomes, min_probability)

@@ -1,13 +1,13 @@
-"""The interface that requests of all protocols share: images, options and the answer."""
+"""What requests of all protocols share: images, options and the answer."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
 from handler.errors import ErrorCode, RequestError
-from handler.options import ExplainOptions
+from handler.options import ExplainOptions, Options
 from handler.reply import Reply
 from handler.results import Outcome
 from handler.settings import Settings
@@ -27,29 +27,28 @@ class Upload:
     name: str | None = None
 
 
-class Request(Protocol):
-    """One request in one of the protocols."""
+@dataclass(frozen=True)
+class Request(ABC):
+    """One request in one of the protocols: its images in the order sent, and its options.
 
-    @property
-    def uploads(self) -> Sequence[Upload]:
-        """Return the images in the order sent."""
+    explain_options: None unless the request asks for explanations.
+    """
+
+    uploads: Sequence[Upload]
+    options: Options
+    explain_options: ExplainOptions | None = None
 
     @property
     def top_k(self) -> int:
         """Return the number of classes per image that the answer needs."""
-
-    @property
-    def min_probability(self) -> float:
-        """Return the best class's minimum probability, in 0..1, for an image to be recognized."""
-
-    @property
-    def explain_options(self) -> ExplainOptions | None:
-        """Return the options of the requested explanations, or None."""
+        return self.options.top_k
 
     @property
     def shown(self) -> int | None:
         """Return the longer side in pixels of the whole images that the answer contains, or None."""
+        return self.explain_options.shown if self.explain_options else None
 
+    @abstractmethod
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """Return the reply. outcomes: one per upload. model: its name, version, weights and precision.
 

@@ -15,10 +15,11 @@ from handler.errors import RequestError
 from handler.page import model_info, negotiation, result_cards
 from handler.page.i18n import size, texts
 from handler.page.markup import Markup, data, element, fill, inline, join, policy
-from handler.payload import wants_explanations
+from handler.payload import Images, wants_explanations
 from handler.protocols import ProtocolAdapter, native
+from handler.ranking import ClassIndex
 from handler.reply import Reply
-from handler.request import Upload
+from handler.request import Request, Upload
 from handler.results import Outcome
 from handler.settings import Settings
 
@@ -60,11 +61,16 @@ class Page:
             return None
         context = self._context(headers)
         words = texts(context.language)
+
+        def read(payload: Images, settings: Settings, _: ClassIndex | None = None) -> FormRequest:
+            request = native.read(payload, settings)
+            return FormRequest(request.uploads, request.options, page=self, context=context)
+
         return ProtocolAdapter(
             "page",
-            read=lambda payload, settings: FormRequest(native.read(payload, settings), self, context),
+            read=read,
             # Only page.js shows explanations, so a form posted to /explanations gets the normal page.
-            explain=lambda payload, settings, _: FormRequest(native.read(payload, settings), self, context),
+            explain=read,
             refusal=lambda error: self.reply(context, [result_cards.refused(words, error)], error.code.status),
         )
 
@@ -109,34 +115,13 @@ class Page:
         }
 
 
-@dataclass(frozen=True)
-class FormRequest:
+@dataclass(frozen=True, kw_only=True)
+class FormRequest(Request):
     """A posted form: a native request that is answered with the page."""
 
-    native_request: native.NativeRequest
     page: Page
     context: PageContext
     started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def uploads(self) -> Sequence[Upload]:
-        """Return the images in the order sent."""
-        return self.native_request.uploads
-
-    @property
-    def top_k(self) -> int:
-        """Return the number of classes that a card lists."""
-        return self.native_request.top_k
-
-    @property
-    def min_probability(self) -> float:
-        """Return the best class's minimum probability, in 0..1, for a photo to be recognized."""
-        return self.native_request.min_probability
-
-    @property
-    def explain_options(self) -> None:
-        """Return None: page.js requests explanations from the API."""
-        return None
 
     @property
     def shown(self) -> int:
@@ -162,9 +147,9 @@ class FormRequest:
         return result_cards.classified(
             words,
             outcome,
-            min_probability=self.native_request.options.min_probability,
+            min_probability=self.options.min_probability,
             name=name,
             photo=result_cards.to_data_url(outcome.shown) if outcome.shown else "",
             seconds=time.perf_counter() - self.started,
-            answer=native.result(outcome, self.native_request.options, model),
+            answer=native.result(outcome, self.options, model),
         )

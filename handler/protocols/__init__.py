@@ -1,7 +1,7 @@
 """The supported protocols; routing.py detects which one a request uses.
 
-Each module reads a payload into a Request, which builds the answer, and has a function for the protocol's error
-response.
+Each module reads a payload into a Request, which builds the answer. Functions for the error response are in native.py
+and kserve_v1.py.
 """
 
 from collections.abc import Callable
@@ -52,8 +52,9 @@ class ParsedRequest:
 
 
 NATIVE = ProtocolAdapter("native", native.read, native.refuse, native.explain)
-KSERVE_V1 = ProtocolAdapter("kserve_v1", kserve_v1.read, kserve_v1.refuse, kserve_v1.explain)
+KSERVE_V1 = ProtocolAdapter("kserve_v1", kserve_v1.read, kserve_v1.refuse, kserve_v1.read)
 # `instances` sent to /predictions: the answer is KServe's, but errors have the shape of the native protocol.
-NATIVE_INSTANCES = ProtocolAdapter("native_json", kserve_v1.read, native.refuse, kserve_v1.explain)
-OPEN_INFERENCE = ProtocolAdapter("open_inference", open_inference.read, open_inference.refuse)
-HUGGING_FACE = ProtocolAdapter("hugging_face", hugging_face.read, hugging_face.refuse)
+NATIVE_INSTANCES = ProtocolAdapter("native_json", kserve_v1.read, native.refuse, kserve_v1.read)
+# An error is a string in these two, as in KServe v1.
+OPEN_INFERENCE = ProtocolAdapter("open_inference", open_inference.read, kserve_v1.refuse)
+HUGGING_FACE = ProtocolAdapter("hugging_face", hugging_face.read, kserve_v1.refuse)

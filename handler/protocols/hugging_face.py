@@ -6,22 +6,19 @@ https://huggingface.co/docs/inference-providers/tasks/image-classification
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from handler import json_images
 from handler.errors import ErrorCode, RequestError
 from handler.messages import join_words, quote_for_message
-from handler.options import read_count, read_document_parameters, read_parameters
+from handler.options import Options, read_document_parameters, read_parameters
 from handler.payload import Document, Images
-from handler.protocols import kserve_v1
 from handler.ranking import Prediction
 from handler.reply import Reply, document
-from handler.request import Content, Upload
+from handler.request import Content, Request, Upload
 from handler.results import Outcome
 from handler.settings import Settings
 
 FORMAT = "huggingface"
-refuse = kserve_v1.refuse  # the error is a string, as in KServe v1
 
 _OPTIONS = ("top_k", "function_to_apply", "format")
 # All functions are monotonic, so they rank classes alike; only the scores differ.
@@ -32,16 +29,11 @@ _SCORES: dict[str, Callable[[Prediction], float]] = {
 }
 
 
-@dataclass(frozen=True)
-class HuggingFaceRequest:
+@dataclass(frozen=True, kw_only=True)
+class HuggingFaceRequest(Request):
     """One image, and the function that converts logits to scores."""
 
-    uploads: Sequence[Upload]
-    top_k: int
     function: str
-    min_probability: float  # only for metrics; responses of this protocol do not contain it
-    explain_options: ClassVar[None] = None
-    shown: ClassVar[None] = None
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """Return labels and scores, best first.
@@ -79,13 +71,8 @@ def read(payload: Images | Document, settings: Settings) -> HuggingFaceRequest:
             ErrorCode.BAD_OPTION,
             f"function_to_apply must be one of {join_words(_SCORES)}, not {quote_for_message(function)}",
         )
-    top_k = options.get("top_k")
-    return HuggingFaceRequest(
-        uploads=[Upload(content)],
-        top_k=settings.top_k if top_k is None else read_count("top_k", top_k),
-        function=function,
-        min_probability=settings.min_probability,
-    )
+    # min_probability is only for metrics; requests and responses of this protocol do not contain it.
+    return HuggingFaceRequest([Upload(content)], Options.read(options, settings), function=function)
 
 
 def _only_image(payload: Images) -> Content:

@@ -4,7 +4,6 @@ https://kserve.github.io/website/docs/concepts/architecture/data-plane/v1-protoc
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from handler import json_images
 from handler.errors import ErrorCode, RequestError
@@ -13,35 +12,15 @@ from handler.payload import EXPLAINING, Document
 from handler.protocols import native
 from handler.ranking import ClassIndex
 from handler.reply import Reply, document
-from handler.request import Content, Upload, check_count, check_overlays
+from handler.request import Content, Request, Upload, check_count, check_overlays
 from handler.results import Outcome
 from handler.settings import Settings
 
 _NAMES = ("image", "image_bytes", "data")
 
 
-@dataclass(frozen=True)
-class KServeV1Request:
+class KServeV1Request(Request):
     """A list of instances."""
-
-    uploads: Sequence[Upload]
-    options: Options
-    explain_options: ExplainOptions | None = None
-
-    @property
-    def top_k(self) -> int:
-        """Return the number of classes that the answer lists."""
-        return self.options.top_k
-
-    @property
-    def min_probability(self) -> float:
-        """Return the best class's minimum probability, in 0..1, for an image to be recognized."""
-        return self.options.min_probability
-
-    @property
-    def shown(self) -> int | None:
-        """Return the longer side in pixels of the whole-image overlay, or None without one."""
-        return self.explain_options.shown if self.explain_options else None
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """Return one prediction per instance or its error, and as many explanations if requested."""
@@ -51,34 +30,12 @@ class KServeV1Request:
         return document(answer)
 
 
-def read(payload: Document, settings: Settings) -> KServeV1Request:
-    """Read a list of instances.
-
-    Raises:
-        RequestError: bad_json, bad_option, too_many_images.
-    """
-    content, instances = _instances(payload, settings)
-    options = read_document_parameters(content, payload.options, native.OPTIONS)
-    return KServeV1Request(
-        [Upload(_read_instance(instance)) for instance in instances], Options.read(options, settings)
-    )
-
-
-def explain(payload: Document, settings: Settings, classes: ClassIndex) -> KServeV1Request:
-    """Read a list of instances with options for explanations.
+def read(payload: Document, settings: Settings, classes: ClassIndex | None = None) -> KServeV1Request:
+    """Read a list of instances. classes: for a request for explanations, which has options for them.
 
     Raises:
         RequestError: bad_json, bad_option, too_many_images, answer_too_large.
     """
-    content, instances = _instances(payload, settings)
-    options = read_document_parameters(content, payload.options, EXPLAINING)
-    explain_options = ExplainOptions.read(options, classes)
-    uploads = [Upload(_read_instance(instance)) for instance in instances]
-    check_overlays(uploads, explain_options)
-    return KServeV1Request(uploads, Options.read(options, settings), explain_options)
-
-
-def _instances(payload: Document, settings: Settings) -> tuple[Mapping[str, object], list[object]]:
     content = payload.content
     assert isinstance(content, Mapping)  # ensured by detect_protocol()
     instances = content["instances"]
@@ -87,7 +44,13 @@ def _instances(payload: Document, settings: Settings) -> tuple[Mapping[str, obje
             ErrorCode.BAD_JSON, '"instances" must be a list with one entry per image: [{"b64": "<base64>"}, …]'
         )
     check_count(len(instances), settings)
-    return content, instances
+    valid = native.OPTIONS if classes is None else EXPLAINING
+    options = read_document_parameters(content, payload.options, valid)
+    explain_options = None if classes is None else ExplainOptions.read(options, classes)
+    uploads = [Upload(_read_instance(instance)) for instance in instances]
+    if explain_options:
+        check_overlays(uploads, explain_options)
+    return KServeV1Request(uploads, Options.read(options, settings), explain_options)
 
 
 def refuse(error: RequestError) -> Reply:

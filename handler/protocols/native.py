@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from handler.accept import qualities
 from handler.errors import ErrorCode, RequestError
@@ -10,7 +9,7 @@ from handler.options import ExplainOptions, Options, read_parameters
 from handler.payload import EXPLAINING, Images
 from handler.ranking import ClassIndex, Prediction
 from handler.reply import Reply, document
-from handler.request import Upload, check_count, check_overlays
+from handler.request import Request, Upload, check_count, check_overlays
 from handler.results import Explanation, Outcome
 from handler.settings import Settings
 
@@ -18,28 +17,8 @@ OPTIONS = ("top_k", "min_probability")
 PNG = "image/png"
 
 
-@dataclass(frozen=True)
-class NativeRequest:
+class NativeRequest(Request):
     """One or several uploads."""
-
-    uploads: Sequence[Upload]
-    options: Options
-    explain_options: ExplainOptions | None = None
-
-    @property
-    def top_k(self) -> int:
-        """Return the number of classes that the answer lists."""
-        return self.options.top_k
-
-    @property
-    def min_probability(self) -> float:
-        """Return the best class's minimum probability, in 0..1, for an image to be recognized."""
-        return self.options.min_probability
-
-    @property
-    def shown(self) -> int | None:
-        """Return the longer side in pixels of the whole-image overlay, or None without one."""
-        return self.explain_options.shown if self.explain_options else None
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """Return one object for one image, or a list of results with the names of their form parts.

@@ -8,7 +8,7 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -17,14 +17,11 @@ from handler.errors import ErrorCode, RequestError
 from handler.messages import quote_for_message
 from handler.options import Options, read_count, read_document_parameters, read_parameters
 from handler.payload import Document
-from handler.protocols import kserve_v1
 from handler.ranking import Prediction
 from handler.reply import Reply, encode
-from handler.request import Content, Upload, check_count
+from handler.request import Content, Request, Upload, check_count
 from handler.results import ImageResult, Outcome
 from handler.settings import Settings
-
-refuse = kserve_v1.refuse  # the error is a string, as in KServe v1
 
 # Datatype and shape of one image. Clients of Triton send BYTES as [N, 1], with a batch dimension.
 _INPUTS: tuple[tuple[str, list[int]], ...] = (("BYTES", []), ("BYTES", [1]), ("FP32", [*json_images.IMAGE_SHAPE]))
@@ -53,26 +50,17 @@ class Output:
     binary: bool
 
 
-@dataclass(frozen=True)
-class OpenInferenceRequest:
+@dataclass(frozen=True, kw_only=True)
+class OpenInferenceRequest(Request):
     """One tensor of images, and the requested outputs."""
 
-    uploads: Sequence[Upload]
-    options: Options
     id: str | None
     outputs: Sequence[Output]
-    explain_options: ClassVar[None] = None
-    shown: ClassVar[None] = None
 
     @property
     def top_k(self) -> int:
         """Return the number of classes that the largest output needs."""
         return max(output.count for output in self.outputs)
-
-    @property
-    def min_probability(self) -> float:
-        """Return the best class's minimum probability, in 0..1, for an image to be recognized."""
-        return self.options.min_probability
 
     def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
         """Return all outputs.
@@ -111,9 +99,8 @@ def read(payload: Document, settings: Settings) -> OpenInferenceRequest:
     parameters = read_document_parameters(content, payload.options, _PARAMETERS)
     options = Options.read(parameters, settings)
     outputs = _read_outputs(content.get("outputs"), parameters, options.top_k)
-    return OpenInferenceRequest(
-        _read_inputs(content["inputs"], payload.appended, settings), options, request_id, outputs
-    )
+    uploads = _read_inputs(content["inputs"], payload.appended, settings)
+    return OpenInferenceRequest(uploads, options, id=request_id, outputs=outputs)
 
 
 def _read_inputs(inputs: Sequence[object], appended: bytes, settings: Settings) -> list[Upload]:
