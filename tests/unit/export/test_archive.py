@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +337,11 @@ def test_the_handler_runs_from_the_archive_alone(unpacked: Path) -> None:
     foreign = {name.partition(".")[0] for name in found["modules"]} & {"torchvision", "ts", "export", "densenet"}
     assert foreign == set()
     assert "handler.scoring" in found["modules"]
+
+
+def test_markupsafe_which_the_handler_imports_comes_with_torch() -> None:
+    assert any(re.match(r"jinja2\b(?!.*extra)", line, re.IGNORECASE) for line in metadata.requires("torch") or ())
+    assert any(re.match(r"markupsafe\b(?!.*extra)", line, re.IGNORECASE) for line in metadata.requires("jinja2") or ())
 
 
 def test_the_command_tells_the_digest_of_what_it_wrote(folder: Path, tmp_path: Path) -> None:
