@@ -94,8 +94,7 @@ def refresh(archive: Path, folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(archive) as packed:
         config = Path(packed.extract(CONFIG, scratch))
         workers = yaml.safe_load(config.read_text())["minWorkers"]
-        version = json.loads(packed.read(MANIFEST))["model"]["modelVersion"]
-        build(folder, archive, version=version, workers=workers, config=config)
+        build(folder, archive, version=read_version(archive), workers=workers, config=config)
 
 
 def copy_with_workers(archive: Path, target: Path, workers: int) -> None:

@@ -8,9 +8,8 @@ from enum import StrEnum
 from handler.errors import ErrorCode, RequestError
 from handler.messages import join_words, quote_for_message
 from handler.ranking import ClassIndex
-from handler.settings import Settings
+from handler.settings import MAX_TOP_K, Settings
 
-MAX_TOP_K = 1000
 MAX_TARGETS = 10
 LONGEST = 512  # pixels; longer side of an explanation's whole image, which as a PNG takes up to half a megabyte
 _LONGEST_TARGETS = 10_000  # characters

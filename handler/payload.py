@@ -21,9 +21,8 @@ OPTION_HEADERS = {f"x-{option.replace('_', '-')}": option for option in OPTIONS}
 # Header of a v2 request with binary data: the length in bytes of the JSON at the body's start.
 _JSON_LENGTH = "inference-header-content-length"
 
-# TorchServe's own query parameter of /invocations; it is passed to the handler like the client's.
-_ROUTING = ("model_name",)
-_RESERVED = (*OPTIONS, *_ROUTING)
+# TorchServe's own query parameter of /invocations, model_name, is passed to the handler like the client's.
+_RESERVED = (*OPTIONS, "model_name")
 
 # Bytes to allow per form part for headers that TorchServe does not pass on, such as its file name.
 _FILE_PART_SLACK = 1024

@@ -1,7 +1,7 @@
 """What requests of all protocols share: images, options and the answer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,14 @@ class Upload:
 
     content: Content | RequestError
     name: str | None = None
+
+    @classmethod
+    def read(cls, read: Callable[[object], Content], value: object) -> "Upload":
+        """Read one image of several; its error affects no other."""
+        try:
+            return cls(read(value))
+        except RequestError as error:
+            return cls(error)
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,9 @@ class Router:
             # A form without a file is rejected on the page.
             asks_for_document = error.code is ErrorCode.NO_IMAGE and form is None
             return (self._negotiate(row) if asks_for_document else None) or fallback.refuse(error)
+        protocol = fallback
         try:
             protocol = form or detect_protocol(content, row.headers)
-        except RequestError as error:
-            return fallback.refuse(error)
-        try:
             return ParsedRequest(protocol, self._read(protocol, content, row))
         except RequestError as error:
             return protocol.refuse(error)

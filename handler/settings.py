@@ -8,6 +8,7 @@ from handler.cropping import MIN_SIDE
 
 # Pillow rejects images with more than twice its MAX_IMAGE_PIXELS, so a higher limit here would have no effect.
 PILLOW_PIXEL_LIMIT = 2 * 89_478_485
+MAX_TOP_K = 1000
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Settings:
 
 
 _RANGES: dict[str, tuple[float, float]] = {
-    "top_k": (1, 1000),
+    "top_k": (1, MAX_TOP_K),
     "min_probability": (0, 1),
     "max_images": (1, 1000),
     "max_image_pixels": (1, PILLOW_PIXEL_LIMIT),

@@ -47,7 +47,7 @@ def read(payload: Document, settings: Settings, classes: ClassIndex | None = Non
     valid = native.OPTIONS if classes is None else EXPLAINING
     options = read_document_parameters(content, payload.options, valid)
     explain_options = None if classes is None else ExplainOptions.read(options, classes)
-    uploads = [Upload(_read_instance(instance)) for instance in instances]
+    uploads = [Upload.read(_read_instance, instance) for instance in instances]
     if explain_options:
         check_overlays(uploads, explain_options)
     return KServeV1Request(uploads, Options.read(options, settings), explain_options)
@@ -58,13 +58,6 @@ def refuse(error: RequestError) -> Reply:
     return document({"error": error.message, "code": error.code.value}, error.code.status)
 
 
-def _read_instance(instance: object) -> Content | RequestError:
-    try:
-        return _read_value(_unwrap(instance))
-    except RequestError as error:
-        return error
-
-
 def _unwrap(instance: object) -> object:
     """Return x from {"b64": x}, {"image": x}, {"image": {"b64": x}} or x itself."""
     for names in (_NAMES, ("b64",)):
@@ -73,7 +66,8 @@ def _unwrap(instance: object) -> object:
     return instance
 
 
-def _read_value(value: object) -> Content:
+def _read_instance(instance: object) -> Content:
+    value = _unwrap(instance)
     if isinstance(value, str):
         return json_images.from_base64(value)
     if isinstance(value, list):

@@ -30,7 +30,8 @@ class NativeRequest(Request):
             if isinstance(outcomes[0], RequestError):
                 raise outcomes[0]
             if self.explain_options and self.explain_options.png:
-                return _png(outcomes[0].explanations[0])
+                explanation = outcomes[0].explanations[0]
+                return Reply(explanation.overlay or explanation.picture or b"", content_type=PNG)
             return document(self._result(outcomes[0], model))
         pairs = zip(self.uploads, outcomes, strict=True)
         results = [{"name": upload.name} | self._result(outcome, model) for upload, outcome in pairs]
@@ -123,10 +124,6 @@ def _explanation(explanation: Explanation) -> dict[str, object]:
         "map": explanation.map,
         **{name: base64.b64encode(png).decode("ascii") for name, png in images.items() if png},
     }
-
-
-def _png(explanation: Explanation) -> Reply:
-    return Reply(explanation.overlay or explanation.picture or b"", content_type=PNG)
 
 
 def error(failure: RequestError) -> dict[str, object]:

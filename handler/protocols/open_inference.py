@@ -122,7 +122,7 @@ def _read_inputs(inputs: Sequence[object], appended: bytes, settings: Settings) 
     check_count(shape[0], settings)
     data = _read_data(tensor, appended)
     if datatype == "BYTES":
-        return [Upload(content) for content in _images(data, shape[0])]
+        return [Upload.read(_read_element, element) for element in _elements(data, shape[0])]
     return [Upload(content) for content in _floats(data, shape).unbind()]
 
 
@@ -161,11 +161,11 @@ def _read_data(tensor: Mapping[Any, Any], appended: bytes) -> list[Any] | bytes:
     return appended
 
 
-def _images(data: list[Any] | bytes, count: int) -> list[Content | RequestError]:
+def _elements(data: list[Any] | bytes, count: int) -> list[Any]:
     elements = _split(data) if isinstance(data, bytes) else _flat(data)
     if len(elements) != count:
         raise RequestError(ErrorCode.BAD_TENSOR, f"the shape is for {count} images, but the data has {len(elements)}")
-    return [_read_element(element) for element in elements]
+    return elements
 
 
 def _flat(data: list[Any]) -> list[Any]:
@@ -185,16 +185,13 @@ def _split(data: bytes) -> list[bytes]:
     return elements
 
 
-def _read_element(element: object) -> Content | RequestError:
-    try:
-        if isinstance(element, str):
-            return json_images.from_base64(element)
-        if not isinstance(element, bytes):
-            raise RequestError(ErrorCode.BAD_JSON, "an element of BYTES must be the base64 text of an image")
-        # Binary elements may be image files or base64 text. Image files are never pure ASCII.
-        return json_images.from_base64(element.decode("ascii")) if element.isascii() else element
-    except RequestError as error:
-        return error
+def _read_element(element: object) -> Content:
+    if isinstance(element, str):
+        return json_images.from_base64(element)
+    if not isinstance(element, bytes):
+        raise RequestError(ErrorCode.BAD_JSON, "an element of BYTES must be the base64 text of an image")
+    # Binary elements may be image files or base64 text. Image files are never pure ASCII.
+    return json_images.from_base64(element.decode("ascii")) if element.isascii() else element
 
 
 def _floats(data: list[Any] | bytes, shape: list[int]) -> torch.Tensor:

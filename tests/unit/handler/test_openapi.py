@@ -13,11 +13,11 @@ from densenet.service.properties import Properties
 from export import ROOT
 from handler import explaining, json_images, payload, protocols, reply
 from handler.errors import ErrorCode, RequestError
-from handler.options import LONGEST, MAX_TARGETS, MAX_TOP_K, Options, Overlays, read_count
+from handler.options import LONGEST, MAX_TARGETS, Options, Overlays, read_count
 from handler.protocols import hugging_face, kserve_v1, native, open_inference
 from handler.reply import Reply
 from handler.request import MAX_OVERLAY_IMAGES
-from handler.settings import _RANGES, Settings
+from handler.settings import _RANGES, MAX_TOP_K, Settings
 from tests.openapi import DOCUMENT, check, resolve
 
 SCHEMAS = DOCUMENT["components"]["schemas"]
