@@ -19,9 +19,10 @@ from handler.errors import ErrorCode, RequestError
 from handler.reply import Reply
 from handler.results import ImageResult, Outcome
 
-VERBS = ("decode", "transform", "score")  # of pipeline.py, those that take milliseconds
-TIMES = {verb: f"densenet_{verb}_seconds" for verb in VERBS}
-DECODE, TRANSFORM, SCORE = (TIMES[verb] for verb in VERBS)
+DECODE = "densenet_decode_seconds"
+TRANSFORM = "densenet_transform_seconds"
+SCORE = "densenet_score_seconds"
+TIMES = {"decode": DECODE, "transform": TRANSFORM, "score": SCORE}  # the verbs of pipeline.py that take milliseconds
 HANDLE = "densenet_handle_seconds"
 REQUESTS = "densenet_requests_total"
 IMAGES = "densenet_images_total"
@@ -64,7 +65,7 @@ class Clock:
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
         self._now = now
         self._started = now()
-        self.seconds: dict[str, float] = dict.fromkeys(VERBS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(TIMES, 0.0)
 
     @property
     def total(self) -> float:

@@ -50,7 +50,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Images:
+class Uploads:
     """Uploads by the name of their form part or gRPC entry, or `body` for a raw body; accept is the header's value."""
 
     parts: Mapping[str, bytes]
@@ -67,7 +67,7 @@ class Document:
     appended: bytes = b""
 
 
-Payload = Images | Document
+Payload = Uploads | Document
 
 
 def normalize_headers(headers: Mapping[str, object]) -> dict[str, str]:
@@ -116,7 +116,7 @@ def read(request: Row) -> Payload:
     contents = {name: _bytes(value) for name, value in parts.items()}
     if not any(contents.values()):
         raise RequestError(ErrorCode.NO_IMAGE, f"no image was sent; {HOW_TO_SEND}")
-    return Images(contents, options, headers.get("accept", ""))
+    return Uploads(contents, options, headers.get("accept", ""))
 
 
 def _body(parts: Mapping[str, object]) -> str | None:

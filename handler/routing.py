@@ -13,7 +13,7 @@ from typing import Any
 from handler import payload, protocols, reply
 from handler.errors import ErrorCode, RequestError
 from handler.page import Page
-from handler.payload import Images, Payload, Row, wants_explanations
+from handler.payload import Payload, Row, Uploads, wants_explanations
 from handler.protocols import ParsedRequest, ProtocolAdapter, hugging_face
 from handler.ranking import ClassIndex
 from handler.reply import Reply
@@ -94,7 +94,7 @@ def detect_protocol(content: Payload, headers: Mapping[str, str]) -> ProtocolAda
     Raises:
         RequestError: bad_json, if a document matches no protocol.
     """
-    if isinstance(content, Images):
+    if isinstance(content, Uploads):
         return protocols.HUGGING_FACE if "format" in content.options else protocols.NATIVE
     match content.content:
         case {"instances": _}:

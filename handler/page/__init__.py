@@ -15,7 +15,7 @@ from handler.errors import RequestError
 from handler.page import model_info, negotiation, result_cards
 from handler.page.i18n import size, texts
 from handler.page.markup import Markup, data, element, fill, inline, join, policy
-from handler.payload import Images, wants_explanations
+from handler.payload import Uploads, wants_explanations
 from handler.protocols import ProtocolAdapter, native
 from handler.ranking import ClassIndex
 from handler.reply import Reply
@@ -62,7 +62,7 @@ class Page:
         context = self._context(headers)
         words = texts(context.language)
 
-        def read(payload: Images, settings: Settings, _: ClassIndex | None = None) -> FormRequest:
+        def read(payload: Uploads, settings: Settings, _: ClassIndex | None = None) -> FormRequest:
             request = native.read(payload, settings)
             return FormRequest(request.uploads, request.options, page=self, context=context)
 
@@ -71,7 +71,7 @@ class Page:
             read=read,
             # Only page.js shows explanations, so a form posted to /explanations gets the normal page.
             explain=read,
-            refusal=lambda error: self.reply(context, [result_cards.refused(words, error)], error.code.status),
+            error_reply=lambda error: self.reply(context, [result_cards.refused(words, error)], error.code.status),
         )
 
     def reply(self, context: PageContext, cards: Sequence[Markup] = (), status: int = 200) -> Reply:

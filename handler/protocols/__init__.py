@@ -29,18 +29,18 @@ def _has_no_explanations(payload: Payload, settings: Settings, classes: ClassInd
 class ProtocolAdapter:
     """The functions of one protocol.
 
-    read, and explain for explanations, parse a payload and raise RequestError for an invalid one. refusal builds the
-    error response of a whole request.
+    read, and explain for explanations, parse a payload and raise RequestError for an invalid one. error_reply builds
+    the error response of a whole request.
     """
 
     name: str
     read: Callable[[Any, Settings], Request]
-    refusal: Callable[[RequestError], Reply]
+    error_reply: Callable[[RequestError], Reply]
     explain: Callable[[Any, Settings, ClassIndex], Request] = _has_no_explanations
 
     def refuse(self, error: RequestError) -> Reply:
         """Return the error response of a whole request."""
-        return replace(self.refusal(error), protocol=self.name, code=error.code)
+        return replace(self.error_reply(error), protocol=self.name, code=error.code)
 
 
 @dataclass(frozen=True)

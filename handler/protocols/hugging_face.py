@@ -11,7 +11,7 @@ from handler import json_images
 from handler.errors import ErrorCode, RequestError
 from handler.messages import join_words, quote_for_message
 from handler.options import Options, read_document_parameters, read_parameters
-from handler.payload import Document, Images
+from handler.payload import Document, Uploads
 from handler.ranking import Prediction
 from handler.reply import Reply, document
 from handler.request import Content, Request, Upload
@@ -48,13 +48,13 @@ class HuggingFaceRequest(Request):
         return document([{"label": row.label, "score": score(row)} for row in outcome.predictions])
 
 
-def read(payload: Images | Document, settings: Settings) -> HuggingFaceRequest:
+def read(payload: Uploads | Document, settings: Settings) -> HuggingFaceRequest:
     """Read an image as bytes, or JSON {"inputs": "<base64>", "parameters": {…}}.
 
     Raises:
         RequestError: too_many_images, bad_json, bad_base64, no_image, bad_option.
     """
-    if isinstance(payload, Images):
+    if isinstance(payload, Uploads):
         content, options = _only_image(payload), read_parameters(None, payload.options, _OPTIONS)
     else:
         assert isinstance(payload.content, Mapping)  # ensured by detect_protocol()
@@ -75,7 +75,7 @@ def read(payload: Images | Document, settings: Settings) -> HuggingFaceRequest:
     return HuggingFaceRequest([Upload(content)], Options.read(options, settings), function=function)
 
 
-def _only_image(payload: Images) -> Content:
+def _only_image(payload: Uploads) -> Content:
     if len(payload.parts) != 1:
         raise RequestError(
             ErrorCode.TOO_MANY_IMAGES,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from handler.accept import qualities
 from handler.errors import ErrorCode, RequestError
 from handler.options import ExplainOptions, Options, read_parameters
-from handler.payload import EXPLAINING, Images
+from handler.payload import EXPLAINING, Uploads
 from handler.ranking import ClassIndex, Prediction
 from handler.reply import Reply, document
 from handler.request import Request, Upload, check_count, check_overlays
@@ -42,7 +42,7 @@ class NativeRequest(Request):
         return prediction | explained(outcome) if self.explain_options else prediction
 
 
-def read(payload: Images, settings: Settings) -> NativeRequest:
+def read(payload: Uploads, settings: Settings) -> NativeRequest:
     """Read a request in which every part is an image.
 
     Raises:
@@ -52,7 +52,7 @@ def read(payload: Images, settings: Settings) -> NativeRequest:
     return NativeRequest(_uploads(payload, settings), options)
 
 
-def explain(payload: Images, settings: Settings, classes: ClassIndex) -> NativeRequest:
+def explain(payload: Uploads, settings: Settings, classes: ClassIndex) -> NativeRequest:
     """Read a request with options for explanations. The answer is a PNG if Accept names PNG and not JSON.
 
     Raises:
@@ -76,7 +76,7 @@ def _wants_png(accept: str) -> bool:
     return PNG in accepted and not any("json" in name for name in accepted)
 
 
-def _uploads(payload: Images, settings: Settings) -> list[Upload]:
+def _uploads(payload: Uploads, settings: Settings) -> list[Upload]:
     check_count(len(payload.parts), settings)
     empty = RequestError(ErrorCode.NO_IMAGE, "this part is empty; put the image's bytes in it, or remove it")
     return [Upload(content or empty, name) for name, content in payload.parts.items()]

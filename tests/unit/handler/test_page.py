@@ -19,7 +19,7 @@ from handler.decoder import Decoder
 from handler.errors import ErrorCode, RequestError
 from handler.page import Page, negotiation, result_cards
 from handler.page.i18n import percent, size
-from handler.payload import Images
+from handler.payload import Uploads
 from handler.ranking import Prediction
 from handler.reply import Reply
 from handler.results import ImageResult
@@ -209,7 +209,7 @@ def seen(label: str, probability: float, class_id: str = "n1") -> ImageResult:
 def posted(page: Page, content: bytes, outcome: Any, language: str = "en", names: tuple[str, ...] = ("file",)) -> Reply:
     protocol = page.protocol({"accept": CHROME, "accept-language": language, "content-type": FORM})
     assert protocol is not None
-    request = protocol.read(Images(dict.fromkeys(names, content), {}), Settings())
+    request = protocol.read(Uploads(dict.fromkeys(names, content), {}), Settings())
     return request.answer([outcome] * len(names), page.model)
 
 

@@ -14,7 +14,7 @@ import torch
 from handler import routing
 from handler.errors import ErrorCode, RequestError
 from handler.options import MAX_TARGETS
-from handler.payload import Document, Images, Payload
+from handler.payload import Document, Payload, Uploads
 from handler.protocols import HUGGING_FACE, KSERVE_V1, NATIVE, NATIVE_INSTANCES, OPEN_INFERENCE, ProtocolAdapter
 from handler.ranking import ClassIndex, Prediction
 from handler.reply import Reply
@@ -65,10 +65,10 @@ class TestRecognition:
     @pytest.mark.parametrize(
         ("payload", "headers", "protocol"),
         [
-            (Images({"body": b"x"}, {}), ON_PREDICTIONS, NATIVE),
-            (Images({"body": b"x"}, {}), ON_KSERVE, NATIVE),
-            (Images({"body": b"x"}, {"format": "huggingface"}), ON_PREDICTIONS, HUGGING_FACE),
-            (Images({"body": b"x"}, {"format": "nonsense"}), {}, HUGGING_FACE),
+            (Uploads({"body": b"x"}, {}), ON_PREDICTIONS, NATIVE),
+            (Uploads({"body": b"x"}, {}), ON_KSERVE, NATIVE),
+            (Uploads({"body": b"x"}, {"format": "huggingface"}), ON_PREDICTIONS, HUGGING_FACE),
+            (Uploads({"body": b"x"}, {"format": "nonsense"}), {}, HUGGING_FACE),
             (Document({"instances": []}, {}), ON_PREDICTIONS, NATIVE_INSTANCES),
             (Document({"instances": None, "inputs": []}, {}), {}, NATIVE_INSTANCES),
             (Document({"instances": []}, {}), ON_KSERVE, KSERVE_V1),
@@ -131,7 +131,7 @@ class TestOwn:
 
     @staticmethod
     def request(*images: bytes, **options: object) -> Request:
-        return NATIVE.read(Images({f"part {i}": image for i, image in enumerate(images)}, options), Settings())
+        return NATIVE.read(Uploads({f"part {i}": image for i, image in enumerate(images)}, options), Settings())
 
     def test_every_part_is_an_image_and_an_empty_one_a_failure_in_its_place(self) -> None:
         request = self.request(IMAGES[0], b"", IMAGES[1], top_k="3")
@@ -171,7 +171,7 @@ class TestExplanations:
     @staticmethod
     def own(images: int, accept: str = "", **options: object) -> Any:
         parts = {f"part {i}": IMAGES[0] for i in range(images)}
-        return NATIVE.explain(Images(parts, options, accept), Settings(), CLASSES)
+        return NATIVE.explain(Uploads(parts, options, accept), Settings(), CLASSES)
 
     @staticmethod
     def kserve(*instances: object, **parameters: object) -> Any:
@@ -568,12 +568,12 @@ class TestHuggingFace:
     @pytest.mark.parametrize("name", ["body", "사진"])
     def test_bytes_are_an_image(self, name: str) -> None:
         options = {"format": "huggingface", "top_k": "7"}
-        request = HUGGING_FACE.read(Images({name: IMAGES[0]}, options), Settings())
+        request = HUGGING_FACE.read(Uploads({name: IMAGES[0]}, options), Settings())
         assert (request.uploads, request.top_k) == ([Upload(IMAGES[0])], 7)
 
     def test_two_images_are_one_too_many(self) -> None:
         with pytest.raises(RequestError) as refused:
-            HUGGING_FACE.read(Images({"a": b"a", "b": b"b"}, {"format": "huggingface"}), Settings())
+            HUGGING_FACE.read(Uploads({"a": b"a", "b": b"b"}, {"format": "huggingface"}), Settings())
         assert refused.value.code is ErrorCode.TOO_MANY_IMAGES
 
     @pytest.mark.parametrize(
