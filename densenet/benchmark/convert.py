@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from densenet.benchmark import processes
+from densenet import processes
+from densenet.benchmark import subprocess_rpc
 from densenet.benchmark.baselines.engines import Floats
 from densenet.benchmark.plan import System
 from densenet.benchmark.record import Record, log
@@ -92,7 +93,7 @@ class Models:
             # An engine may write two files, so they are made in a folder; the first one's name identifies them.
             partial = self.folder / "partial" / name
             partial.parent.mkdir(exist_ok=True)
-            processes.run_in_subprocess(make, *sources, partial)
+            subprocess_rpc.run(make, *sources, partial)
             for made in sorted(partial.parent.iterdir(), reverse=True):
                 made.replace(self.folder / made.name)
         return path

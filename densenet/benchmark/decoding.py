@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from densenet.benchmark import images, plan, processes
+from densenet.benchmark import images, plan, subprocess_rpc
 from densenet.benchmark.plan import LARGE, MEDIUM, SMALL, Part
 from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
@@ -22,7 +22,7 @@ def measure(run: Run) -> None:
     """Add a row for each size, way and round: milliseconds for one photo on one thread."""
     with run.record.guarded(Part.DECODING, "decoding"):
         photos = {str(size): images.write(run.folder / "decoding", size, _PHOTOS) for size in SIZES}
-        for row in processes.run_in_subprocess(times, photos, run.effort.rounds):
+        for row in subprocess_rpc.run(times, photos, run.effort.rounds):
             run.record.add(Part.DECODING, **row)
         log(f"decoding: {len(SIZES)} sizes, {run.effort.rounds} rounds")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from densenet.benchmark import plan, processes
+from densenet.benchmark import plan, subprocess_rpc
 from densenet.benchmark.plan import Part, System
 from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
@@ -24,7 +24,7 @@ def measure(run: Run) -> None:
         return
     with run.record.guarded(Part.GPU, "GPU"):
         exported, state = run.models.exported("fp16"), run.models.file(System.EAGER, "fp32")
-        for row in processes.run_in_subprocess(throughputs, exported, state, run.effort.rounds):
+        for row in subprocess_rpc.run(throughputs, exported, state, run.effort.rounds):
             run.record.add(Part.GPU, **row)
         log(f"GPU: {len(BATCHES)} batch sizes, {run.effort.rounds} rounds")
 

@@ -9,7 +9,7 @@ from statistics import quantiles
 from typing import Any
 from urllib.parse import urlsplit
 
-from densenet.benchmark import processes
+from densenet import processes
 from export.console import CliError
 
 RAMP = 1  # seconds for opening connections; their requests are not counted

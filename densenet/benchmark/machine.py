@@ -3,12 +3,13 @@
 import os
 import platform
 import time
-from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
+
+from densenet.processes import cpu_seconds
 
 _PACKAGES = (
     *("torch", "torchvision", "torchserve", "pillow", "flask", "gunicorn", "starlette", "uvicorn"),
@@ -69,13 +70,7 @@ def _busy_seconds() -> float:
 
 
 def _our_seconds() -> float:
-    """Return the CPU seconds of this process and its descendants, including those that ended and were waited for."""
-    this = psutil.Process()
-    total = 0.0
-    for process in [this, *this.children(recursive=True)]:
-        with suppress(psutil.NoSuchProcess):
-            total += sum(process.cpu_times()[:4])
-    return total
+    return cpu_seconds(psutil.Process())
 
 
 def _version(package: str) -> str:

@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from densenet.benchmark import machine, plan, processes
+from densenet.benchmark import machine, plan, subprocess_rpc
 from densenet.benchmark.baselines import engines
 from densenet.benchmark.plan import Engine, Part, System
 from densenet.benchmark.record import log
@@ -44,7 +44,7 @@ def serve(connection: Connection, system: System, precision: str, model: Path, t
         batch = engines.lay_out(system, batch)
         connection.send(network(batch).shape)
     except Exception as error:
-        connection.send(processes.to_cli_error(error))
+        connection.send(subprocess_rpc.to_cli_error(error))
         return
     while True:
         passes = connection.recv()
@@ -58,15 +58,15 @@ def _start(run: Run, threads: int, stack: ExitStack) -> dict[Engine, Connection]
         with run.record.guarded(Part.NETWORK, f"{engine.name}, {threads} thread(s)"):
             model = run.models.file(engine.system, engine.precision)
             arguments = (engine.system, engine.precision, model, threads)
-            connection = stack.enter_context(processes.subprocess_rpc(serve, *arguments))
-            processes.receive(connection)
+            connection = stack.enter_context(subprocess_rpc.start(serve, *arguments))
+            subprocess_rpc.receive(connection)
             connections[engine] = connection
     return connections
 
 
 def _time(connection: Connection) -> float:
     connection.send(_PASSES)
-    milliseconds: list[float] = processes.receive(connection)
+    milliseconds: list[float] = subprocess_rpc.receive(connection)
     return median(milliseconds)
 
 

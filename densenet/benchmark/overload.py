@@ -1,6 +1,5 @@
 """Measure an overload: more concurrent clients than the queue holds, and the recovery afterwards."""
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 
 import requests
 
+from densenet.background import repeating
 from densenet.benchmark import load, serving, speed
 from densenet.benchmark.load import Address, Answer
 from densenet.benchmark.plan import SMALL, Load, Part
@@ -101,21 +101,14 @@ def _overload(run: Run, address: Address, scratch: Path) -> dict[str, Any]:
 def _probing(address: Address, photo: Path) -> Iterator[list[Probe]]:
     """Run one more client that sends requests until the end of the block, and collect its probes."""
     probes: list[Probe] = []
-    over = threading.Event()
 
     def probe() -> None:
-        while not over.wait(_PROBE_PAUSE):
-            begun = time.time()
-            try:
-                status = serving.send(address, photo).status_code
-            except requests.RequestException:  # no answer: TorchServe resets refused connections
-                status = 0
-            probes.append(Probe(begun, time.time(), status))
+        begun = time.time()
+        try:
+            status = serving.send(address, photo).status_code
+        except requests.RequestException:  # no answer: TorchServe resets refused connections
+            status = 0
+        probes.append(Probe(begun, time.time(), status))
 
-    thread = threading.Thread(target=probe, daemon=True)
-    thread.start()
-    try:
+    with repeating(probe, _PROBE_PAUSE):
         yield probes
-    finally:
-        over.set()
-        thread.join()

@@ -1,5 +1,6 @@
 """Start a served system for the duration of a block and yield its address."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,10 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import requests
 import yaml
 
-from densenet.benchmark import processes
+from densenet import processes
 from densenet.benchmark.convert import Models
 from densenet.benchmark.load import Address
 from densenet.benchmark.plan import ServedSystem, System
@@ -135,11 +137,11 @@ def _lean(served: ServedSystem, models: Models, scratch: Path) -> Iterator[str]:
 def _baseline(command: tuple[str, ...], port: str, scratch: Path, environment: dict[str, str]) -> Iterator[str]:
     """Start a program that answers at /predict and yield that URL."""
     url, log = f"http://127.0.0.1:{port}/predict", scratch / "baseline.log"
-    everything = environment | {"BENCHMARK_CLASSES": str(IMAGENET_CLASSES)}
-    with processes.program(*command, log=log, **everything) as process:
-        processes.wait_until(lambda: _listens(url), process, seconds=_STARTUP, log=log)
+    everything = os.environ | environment | {"BENCHMARK_CLASSES": str(IMAGENET_CLASSES)}
+    with processes.running([sys.executable, "-m", *command], log, everything) as process:
+        processes.wait_until_ready(lambda: _listens(url), process, seconds=_STARTUP, log=log)
         # The first answer comes from one worker; the others may still be loading.
-        processes.wait_until_idle(process)
+        processes.wait_until_idle(psutil.Process(process.pid))
         yield url
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from densenet.benchmark import load, machine, plan, processes, serving
+from densenet.benchmark import load, machine, plan, serving, subprocess_rpc
 from densenet.benchmark.load import Address
 from densenet.benchmark.plan import SMALL, Load, Part, ServedSystem
 from densenet.benchmark.record import log
@@ -18,7 +18,7 @@ def measure(run: Run) -> None:
     """Add a row for each system, load and round: images per second, latencies in ms, refusals by status."""
     photo, expected = run.photos[SMALL][0], ""
     with run.record.guarded(Part.HTTP, "prediction of eager torch"):
-        expected = processes.run_in_subprocess(eager_class, run.models.state, photo)
+        expected = subprocess_rpc.run(eager_class, run.models.state, photo)
     for turn in range(run.effort.rounds):
         for served in plan.in_order(run.served_systems, turn):
             with run.record.guarded(Part.HTTP, f"{served.name}, round {turn + 1}"):

@@ -8,6 +8,7 @@ from densenet.benchmark.load import Address
 from densenet.benchmark.plan import SMALL, Part
 from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
+from densenet.polling import wait_until
 from densenet.service import management
 from densenet.service.torchserve import Service, private_memory, worker_processes
 from export.console import CliError
@@ -47,9 +48,11 @@ def _scale(service: Service, count: int) -> float:
     """
     begun = time.monotonic()
     management.scale(service, count, count)
-    while time.monotonic() < begun + _TIMEOUT:
+
+    def scaled() -> bool:
         state = management.describe(service)
-        if state and state.ready == count and len(worker_processes(service)) == count:
-            return time.monotonic() - begun
-        time.sleep(0.05)
-    raise CliError(f"the service did not scale to {count} workers within {_TIMEOUT} seconds")
+        return state is not None and state.ready == count == len(worker_processes(service))
+
+    if not wait_until(scaled, _TIMEOUT):
+        raise CliError(f"the service did not scale to {count} workers within {_TIMEOUT} seconds")
+    return time.monotonic() - begun

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 import typer
 
-from densenet.benchmark import machine, processes
+from densenet import processes
+from densenet.benchmark import machine
 from densenet.benchmark.record import log
 from densenet.chaos import plot, report
 from densenet.chaos.faults import clock, disk, front_end, mixed, overload, starting, workers

@@ -2,22 +2,83 @@
 
 import random
 import threading
-import time
-from bisect import bisect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import accumulate
+from typing import Generic, Self, TypeVar
+
+from requests import Session
 
 from densenet.chaos import sender
 from densenet.chaos.oracle import FAILED, Expected, Outcome
 from densenet.chaos.sender import ClientRequest
-from densenet.chaos.workload import quiet_session
+from densenet.polling import wait_until
+from export.console import CliError
 
+PATIENCE = 180  # seconds, for every wait
 _AFTER_FAILURE = 0.25  # seconds that a client waits after a failure
+T = TypeVar("T")
 
 
-class Load:
-    """Clients in threads. weights: relative frequency of each request; uniform by default.
+class Load(Generic[T]):
+    """Clients in threads. send: sends request number 0, 1, … in a client's session and returns its outcome.
+
+    failed: whether an outcome is a failure, after which the client waits for a moment.
+    """
+
+    def __init__(self, send: Callable[[Session, int], T], failed: Callable[[T], bool] = lambda _: False) -> None:
+        self.sent = 0
+        self.outcomes: list[T] = []
+        self._send, self._failed = send, failed
+        self._over, self._lock = threading.Event(), threading.Lock()
+        self._clients: list[Future[None]] = []
+
+    @contextmanager
+    def running(self, clients: int) -> Iterator[Self]:
+        """Run clients until the end of the block, which waits for their last answers.
+
+        Raises: the error of `send` that ended a client, unless the block itself raises.
+        """
+        with ThreadPoolExecutor(clients) as pool:
+            self._clients = [pool.submit(self._run_client) for _ in range(clients)]
+            try:
+                yield self
+            finally:
+                self._over.set()
+        self._raise_errors()
+
+    def wait_for_answers(self, count: int, when: str) -> None:
+        """Wait until so many further requests have ended. when: for the message of the error.
+
+        Raises: CliError if it takes too long, or the error of `send` that ended a client.
+        """
+        target = len(self.outcomes) + count
+
+        def answered() -> bool:
+            self._raise_errors()
+            return len(self.outcomes) >= target
+
+        if not wait_until(answered, PATIENCE):
+            raise CliError(f"clients received fewer than {count} answers in {PATIENCE} seconds {when}")
+
+    def _raise_errors(self) -> None:
+        for client in self._clients:
+            if client.done():
+                client.result()
+
+    def _run_client(self) -> None:
+        with sender.quiet_session() as session:
+            while not self._over.is_set():
+                with self._lock:
+                    number, self.sent = self.sent, self.sent + 1
+                outcome = self._send(session, number)
+                self.outcomes.append(outcome)
+                if self._failed(outcome):
+                    self._over.wait(_AFTER_FAILURE)
+
+
+class JudgedLoad(Load[Outcome]):
+    """A load of requests whose answers are known. weights: relative frequency of each request; uniform by default.
 
     headers may change while the clients run, for example after a token was renewed.
     """
@@ -29,57 +90,14 @@ class Load:
         weights: Sequence[int] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self.headers: Mapping[str, str] = headers or {}
-        self.sent = 0
-        self.outcomes: list[Outcome] = []
-        self._base, self._requests = base, requests
-        self._steps = list(accumulate(weights or [1] * len(requests)))
-        self._over, self._lock = threading.Event(), threading.Lock()
+        super().__init__(self._send_next, lambda outcome: outcome.verdict in FAILED)
+        self.headers = headers
+        self._base, self._requests, self._weights = base, requests, weights
 
-    def client(self, seed: int) -> None:
-        """Run one client until the load is stopped."""
-        rng = random.Random(seed)
-        with quiet_session() as session:
-            while not self._over.is_set():
-                request, expected = self._next(rng)
-                outcome = sender.send(session, self._base, request, expected, self.headers)
-                with self._lock:
-                    self.outcomes.append(outcome)
-                if outcome.verdict in FAILED:
-                    self._over.wait(_AFTER_FAILURE)
-
-    def _next(self, rng: random.Random) -> tuple[ClientRequest, Expected]:
-        """Return each request once, so that a short load covers all of them, and then draw by weight."""
-        with self._lock:
-            number, self.sent = self.sent, self.sent + 1
+    def _send_next(self, session: Session, number: int) -> Outcome:
+        """Send each request once, so that a short load covers all of them, and then draw by weight."""
         if number < len(self._requests):
-            return self._requests[number]
-        return self._requests[bisect(self._steps, rng.random() * self._steps[-1])]
-
-    def stop(self) -> None:
-        """Send no further requests. The caller that started the clients waits for those in flight."""
-        self._over.set()
-
-
-@contextmanager
-def running(load: Load, clients: int) -> Iterator[Load]:
-    """Run clients until the end of the block, which waits for their last answers."""
-    threads = [threading.Thread(target=load.client, args=(seed,), daemon=True) for seed in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield load
-    finally:
-        load.stop()
-        for thread in threads:
-            thread.join(2 * sender.TIMEOUT)
-
-
-def wait_for_answers(load: Load, count: int, seconds: float) -> bool:
-    """Return whether count further requests ended within the given seconds."""
-    target, deadline = len(load.outcomes) + count, time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if len(load.outcomes) >= target:
-            return True
-        time.sleep(0.05)
-    return False
+            request, expected = self._requests[number]
+        else:
+            ((request, expected),) = random.Random(number).choices(self._requests, self._weights)
+        return sender.send(session, self._base, request, expected, self.headers)

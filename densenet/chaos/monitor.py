@@ -1,7 +1,6 @@
 """Monitor a service from outside: its processes, the state of its workers, and its logs."""
 
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +9,9 @@ from pathlib import Path
 import psutil
 import requests
 
+from densenet.background import repeating
 from densenet.chaos.leak_check import FRONT_END, Sample
+from densenet.polling import wait_until
 from densenet.service import management
 from densenet.service.log_reader import Tail
 from densenet.service.torchserve import Service, private_memory, worker_processes
@@ -20,17 +21,11 @@ _LEVEL = re.compile(r"^\S+ (WARN|ERROR) +\S+ (.*?) *$(?=\n?(.*))", re.MULTILINE)
 _WORKER_FAILURE = re.compile(r"unexpected failure: .+$|Backend worker process died.*$|Killed.*$", re.MULTILINE)
 _SERVER_ERROR = re.compile(r'"POST \S+ HTTP/1\.1" 5\d\d')
 _MAX_LINES, _MAX_LENGTH = 3, 160
-_POLL = 0.05
 
 
 def within(seconds: float, condition: Callable[[], bool]) -> float | None:
     """Poll a condition; return the time.monotonic() at which it first held, or None if it never did."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return time.monotonic()
-        time.sleep(_POLL)
-    return None
+    return time.monotonic() if wait_until(condition, seconds) else None
 
 
 def healthy(service: Service, gone: int | None = None) -> bool:
@@ -90,23 +85,17 @@ def one_worker(service: Service) -> psutil.Process:
 def sampling(service: Service, every: float) -> Iterator[list[Sample]]:
     """Sample the front end and every worker periodically until the end of the block. every: seconds."""
     samples: list[Sample] = []
-    over, begun = threading.Event(), time.monotonic()
+    begun = time.monotonic()
     names = {service.pid: FRONT_END}
     names |= {worker.pid: f"worker {number}" for number, worker in enumerate(worker_processes(service), 1)}
 
     def sample() -> None:
-        while not over.wait(every):
-            for pid, name in names.items():
-                with suppress(psutil.Error):  # dead workers are reported elsewhere
-                    samples.append(_sample(psutil.Process(pid), name, time.monotonic() - begun))
+        for pid, name in names.items():
+            with suppress(psutil.Error):  # dead workers are reported elsewhere
+                samples.append(_sample(psutil.Process(pid), name, time.monotonic() - begun))
 
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
+    with repeating(sample, every):
         yield samples
-    finally:
-        over.set()
-        thread.join()
 
 
 def _sample(process: psutil.Process, name: str, seconds: float) -> Sample:

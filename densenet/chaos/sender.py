@@ -38,6 +38,13 @@ class ClientRequest:
     way: Way = Way.WHOLE
 
 
+def quiet_session() -> requests.Session:
+    """Return a session that ignores proxies set in the environment."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
 def send(
     session: requests.Session,
     base: str,

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import requests
 from PIL import Image
 from urllib3.filepost import encode_multipart_formdata
 
 from densenet.benchmark import images
 from densenet.benchmark.plan import LARGE, SMALL
 from densenet.chaos.oracle import Expected, alike
-from densenet.chaos.sender import ClientRequest, Way
+from densenet.chaos.sender import ClientRequest, Way, quiet_session
 from export.console import CliError
 from handler.settings import Settings
 
@@ -114,13 +113,6 @@ def huge() -> ClientRequest:
     width, height = 10_000, 6_000
     assert width * height <= Settings().max_image_pixels
     return _raw("60 megapixels", _encode(Image.new("RGB", (width, height), "navy"), "PNG"))
-
-
-def quiet_session() -> requests.Session:
-    """Return a session that ignores proxies set in the environment."""
-    session = requests.Session()
-    session.trust_env = False
-    return session
 
 
 def _raw(kind: str, body: bytes, status: int = 200) -> ClientRequest:

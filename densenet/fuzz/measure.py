@@ -1,6 +1,5 @@
 """Measure the CPU time and memory that a decoder process takes for one file, from outside the process."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from densenet.background import repeating
 from handler.decoder import Decoder
 from handler.errors import RequestError
 
@@ -61,20 +61,9 @@ def _sampling(decoder: Decoder) -> Iterator[list[int]]:
     with suppress(OSError):  # if the peak cannot be reset, it includes all previous files
         Path(f"/proc/{decoder.pid}/clear_refs").write_text(_RESET_PEAK)
     peaks = [_peak(decoder)]
-    done = threading.Event()
-
-    def sample() -> None:
-        while not done.wait(_INTERVAL):
-            peaks.append(_peak(decoder))
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
+    with repeating(lambda: peaks.append(_peak(decoder)), _INTERVAL):
         yield peaks
-    finally:
-        done.set()
-        thread.join()
-        peaks.append(_peak(decoder))
+    peaks.append(_peak(decoder))
 
 
 def _peak(decoder: Decoder) -> int:

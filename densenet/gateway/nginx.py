@@ -6,12 +6,12 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
+from densenet.polling import wait_until
 from export.console import CliError
 
 _RELOAD = 5  # seconds for new workers to take over; a SIGTERM to the gateway waits for that
@@ -96,11 +96,8 @@ class Nginx:
         # While the new workers start, the old ones still accept connections. Wait until none of the old ones does.
         old = _accepting(master.pid)
         master.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + _RELOAD
-        while old & _accepting(master.pid) and master.poll() is None:
-            if time.monotonic() > deadline:
-                raise CliError(f"nginx has not reloaded within {_RELOAD:g} seconds; see its output above")
-            time.sleep(0.02)
+        if not wait_until(lambda: not old & _accepting(master.pid) or master.poll() is not None, _RELOAD, 0.02):
+            raise CliError(f"nginx has not reloaded within {_RELOAD:g} seconds; see its output above")
 
     def _end(self, number: int, seconds: float) -> None:
         if self._process is None:

@@ -14,7 +14,6 @@ import signal
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from densenet.gateway import api_keys, upstream_health, upstreams
 from densenet.gateway.nginx import Nginx, fill
 from densenet.gateway.upstreams import Replica
 from densenet.paths import NGINX_TEMPLATES
+from densenet.polling import wait_until
 from export.console import CliError, err, out
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -236,12 +236,13 @@ def _apply(gateway: Gateway, messages: list[str], *, force: bool) -> None:
 
 
 def _wait(settings: Settings, gateway: Gateway) -> None:
-    deadline = time.monotonic() + _START
-    while time.monotonic() < deadline and not gateway.ended():
+    def listens() -> bool:
         with contextlib.suppress(OSError), socket.create_connection((settings.host, settings.port), timeout=1):
-            return
-        time.sleep(_POLL)
-    raise CliError(f"nginx does not listen on {settings.listen}; see its output above")
+            return True
+        return False
+
+    if not wait_until(lambda: gateway.ended() or listens(), _START, _POLL) or gateway.ended():
+        raise CliError(f"nginx does not listen on {settings.listen}; see its output above")
 
 
 class _Signals:

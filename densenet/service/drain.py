@@ -7,6 +7,7 @@ from pathlib import Path
 
 import requests
 
+from densenet.polling import wait_until
 from densenet.service import management, quiesce
 from densenet.service.torchserve import Service
 from export.console import CliError
@@ -78,12 +79,11 @@ def _stop_accepting(service: Service, versions: Sequence[str], marker: Path, sec
 
 
 def _wait_for_empty_queue(service: Service, version: str) -> None:
-    deadline = time.monotonic() + _REFUSAL_SECONDS
-    while time.monotonic() < deadline:
+    def is_empty() -> bool:
         model = management.describe(service, version)
-        if model is None or model.queued == 0:
-            return
-        time.sleep(_POLL)
+        return model is None or model.queued == 0
+
+    wait_until(is_empty, _REFUSAL_SECONDS, _POLL)
 
 
 def is_draining(service: Service) -> bool:

@@ -17,6 +17,7 @@ from threading import Thread
 
 import requests
 
+from densenet.polling import wait_until
 from densenet.service import authenticated_session, management
 from densenet.service.torchserve import Service
 from export.console import CliError
@@ -77,15 +78,15 @@ def _keep_asking(service: Service, url: str, folder: Path) -> None:
 
 
 def _wait(service: Service, version: str, folder: Path, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    def all_paused() -> bool:
         paused_pids = {int(path.name) for path in folder.iterdir()}
         model = management.describe(service, version)
-        ready_pids = {worker.pid for worker in model.workers if worker.ready} if model else set()
-        if ready_pids <= paused_pids:
-            return
-        time.sleep(_POLL)
-    raise CliError(f"a worker has not finished its request within {seconds:g} seconds; allow more with --drain-seconds")
+        return model is None or {worker.pid for worker in model.workers if worker.ready} <= paused_pids
+
+    if not wait_until(all_paused, seconds, _POLL):
+        raise CliError(
+            f"a worker has not finished its request within {seconds:g} seconds; allow more with --drain-seconds"
+        )
 
 
 def _release(folder: Path) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from densenet import processes
 from densenet.paths import LOGS, ROOT, RUN
 from densenet.service import java, tokens
 from densenet.service.properties import Properties
@@ -232,15 +233,8 @@ def stop(service: Service, run: Path = RUN) -> None:
     """Stop the service and its workers, and remove its temporary folder and state file."""
     process = _process(service)
     if process is not None:
-        processes = [process]
         with contextlib.suppress(psutil.NoSuchProcess):
-            processes += process.children(recursive=True)
-            process.terminate()
-        _, survivors = psutil.wait_procs(processes, timeout=STOP_SECONDS)
-        for survivor in survivors:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                survivor.kill()
-        psutil.wait_procs(survivors, timeout=STOP_SECONDS)
+            processes.end_tree(process, STOP_SECONDS)
     for orphan in _orphans(service):
         with contextlib.suppress(psutil.NoSuchProcess):
             orphan.kill()
@@ -320,16 +314,7 @@ def _launch(
     environment = {name: value for name, value in os.environ.items() if name not in removed}
     environment |= {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs), "TEMP": temp, LOG_FORMAT: log_format}
     environment[VARIABLE] = str(Path(temp, "control"))
-    with (logs / "console.log").open("wb") as output:
-        return subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    return processes.start(command, logs / "console.log", environment, folder)
 
 
 def _vmargs(properties: Properties) -> list[str]:
@@ -344,9 +329,9 @@ def _orphans(service: Service) -> list[psutil.Process]:
 
     A worker that hangs does not notice that Java has ended.
     """
-    processes = psutil.process_iter(["cmdline"])
     path = f"{service.temp}/.ts.sock."
-    return [process for process in processes if any(word.startswith(path) for word in process.info["cmdline"] or ())]
+    everything = psutil.process_iter(["cmdline"])
+    return [process for process in everything if any(word.startswith(path) for word in process.info["cmdline"] or ())]
 
 
 def _process(service: Service) -> psutil.Process | None:

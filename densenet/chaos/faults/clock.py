@@ -8,13 +8,13 @@ from pathlib import Path
 
 import requests
 
-from densenet.chaos import load as loading
 from densenet.chaos.environment import environment
 from densenet.chaos.faults.workers import RESPONSE_TIMEOUT
+from densenet.chaos.load import PATIENCE
 from densenet.chaos.monitor import Log, healthy, one_worker, within
 from densenet.chaos.oracle import Outcome, Verdict
 from densenet.chaos.plan import Fault, Finding, Skipped, at_least, at_most
-from densenet.chaos.scenario import BEFORE, PATIENCE, SOON, Scenario, make_finding, steady
+from densenet.chaos.scenario import ANSWERS, SOON, Scenario, make_finding, steady
 from densenet.service import temporary_instance
 from densenet.service.authenticated_session import TIMEOUT
 from densenet.service.tokens import KEY_FILE
@@ -66,7 +66,7 @@ def jump(scenario: Scenario) -> Finding:
             expired = within(PATIENCE, lambda: any(_EXPIRED in outcome.detail for outcome in load.outcomes))
             guarded.renew()
             load.headers = guarded.headers("inference")
-            loading.wait_for_answers(load, BEFORE, PATIENCE)
+            load.wait_for_answers(ANSWERS, "after the token was renewed")
             renewed = time.monotonic()
             victim = one_worker(service)
             victim.suspend()

@@ -5,14 +5,13 @@ import re
 import time
 from pathlib import Path
 
-from densenet.chaos import load as loading
 from densenet.chaos.environment import small_disk, temporary_folders_in
+from densenet.chaos.load import PATIENCE
 from densenet.chaos.monitor import healthy, one_worker, within
 from densenet.chaos.plan import Fault, Finding, at_least, at_most
-from densenet.chaos.scenario import BEFORE, PATIENCE, SOON, Scenario, failed, make_finding, steady
+from densenet.chaos.scenario import ANSWERS, SOON, Scenario, failed, make_finding, steady
 from densenet.service import temporary_instance
 from densenet.service.torchserve import Service
-from export.console import CliError
 
 _MEGABYTES = 160  # the extracted archive takes 33
 _TIME = re.compile(r"^[\d-]+ [\d:,]+ ")
@@ -36,16 +35,16 @@ def full(scenario: Scenario) -> Finding:
         injected = time.monotonic()
         filling = disk / "filling"
         _fill(filling)
-        _wait_for_answers(load)
+        load.wait_for_answers(ANSWERS, "while the disk was full")
         alone = failed(load.outcomes)
         victim = one_worker(service)
         victim.kill()
         recovered = within(PATIENCE, lambda: healthy(service, gone=victim.pid))
-        _wait_for_answers(load)
+        load.wait_for_answers(ANSWERS, "while the disk was full")
         filling.unlink()
         access = Path(service.logs) / "access_log.log"
         freed = access.stat().st_size
-        _wait_for_answers(load)
+        load.wait_for_answers(ANSWERS, "after the space was freed")
         logged = access.stat().st_size - freed
         operator = _operator(service)
     result = make_finding(Fault.DISK_FULL, _DONE, load.outcomes, injected, recovered, operator)
@@ -56,11 +55,6 @@ def full(scenario: Scenario) -> Finding:
         at_least("bytes logged after the space was freed", logged, 1),
     ]
     return result
-
-
-def _wait_for_answers(load: loading.Load) -> None:
-    if not loading.wait_for_answers(load, BEFORE, PATIENCE):
-        raise CliError(f"clients received fewer than {BEFORE} answers in {PATIENCE} seconds while the disk was full")
 
 
 def _fill(path: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import psutil
 
 from densenet.chaos.environment import Checkout
+from densenet.chaos.load import PATIENCE
 from densenet.chaos.monitor import within
 from densenet.chaos.oracle import Verdict, count
 from densenet.chaos.plan import Fault, Finding, at_least, at_most, equal
-from densenet.chaos.scenario import PATIENCE, SOON, Scenario, make_finding, steady
+from densenet.chaos.scenario import SOON, Scenario, make_finding, steady
 from densenet.service.torchserve import STATE, Service, worker_processes
 from export.console import CliError
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from densenet.chaos import leak_check, load, workload
-from densenet.chaos.load import Load
+from densenet.chaos import leak_check, workload
+from densenet.chaos.load import JudgedLoad
 from densenet.chaos.monitor import Log, healthy, sampling
 from densenet.chaos.oracle import Expected, Outcome, Verdict, count
 from densenet.chaos.plan import Check, Fault, Finding, at_least, at_most, equal
@@ -36,7 +36,7 @@ def load_for_long(scenario: Scenario) -> Finding:
         begun = time.monotonic()
         with (
             sampling(service, max(_MIN_INTERVAL, seconds / _SAMPLES)) as samples,
-            load.running(Load(service.inference, pairs(requests, expected), weights), CLIENTS) as running,
+            JudgedLoad(service.inference, pairs(requests, expected), weights).running(CLIENTS) as load,
         ):
             time.sleep(seconds)
         ended = time.monotonic()
@@ -47,12 +47,12 @@ def load_for_long(scenario: Scenario) -> Finding:
         f"{CLIENTS} clients send valid photos, bad input, large images, and slow and aborted uploads for "
         f"{scenario.minutes:g} minutes. Some of them disconnect before the answer."
     )
-    result = make_finding(Fault.MIXED_LOAD, done, running.outcomes, ended, recovered, log.warnings())
+    result = make_finding(Fault.MIXED_LOAD, done, load.outcomes, ended, recovered, log.warnings())
     result.normal_after = None  # nothing broke
     result.samples = [asdict(sample) for sample in samples]
-    result.notes = [eager_note, f"{len(running.outcomes) / (ended - begun):.1f} requests a second."]
+    result.notes = [eager_note, f"{len(load.outcomes) / (ended - begun):.1f} requests a second."]
     result.checks += [
-        *_counted(running, requests, logged),
+        *_counted(load, requests, logged),
         equal("workers that died or were replaced", len(before - after), 0),
         *leak_check.checks(samples),
     ]
@@ -66,16 +66,16 @@ def _eager(scenario: Scenario, photos: Sequence[ClientRequest], expected: Sequen
     return f"The expected answers to {number} photos agree with the eager network behind torchvision's transform."
 
 
-def _counted(running: Load, requests: Sequence[ClientRequest], logged: int) -> list[Check]:
+def _counted(load: JudgedLoad, requests: Sequence[ClientRequest], logged: int) -> list[Check]:
     """Check that each request has one outcome, each kind was right once, and TorchServe's count agrees."""
-    outcomes: Sequence[Outcome] = running.outcomes
+    outcomes: Sequence[Outcome] = load.outcomes
     leaving = {request.kind for request in requests if request.way in (Way.ABORTED, Way.LEFT)}
     answered = [outcome for outcome in outcomes if outcome.kind not in leaving]
     left = {request.kind for request in requests if request.way is Way.LEFT}
     fully_sent_but_left = sum(outcome.kind in left for outcome in outcomes)
     kinds = {outcome.kind for outcome in answered if outcome.verdict is Verdict.RIGHT}
     return [
-        equal("requests sent and outcomes counted", (running.sent, len(outcomes)), (running.sent, running.sent)),
+        equal("requests sent and outcomes counted", (load.sent, len(outcomes)), (load.sent, load.sent)),
         equal(
             "kinds of request without a right answer",
             sorted({request.kind for request in requests} - leaving - kinds),

@@ -3,10 +3,11 @@
 import time
 from collections import Counter
 
+from densenet.chaos.load import PATIENCE
 from densenet.chaos.monitor import Log, healthy, within
 from densenet.chaos.oracle import Outcome, Verdict, count
 from densenet.chaos.plan import Check, Fault, Finding, at_least, at_most
-from densenet.chaos.scenario import PATIENCE, Scenario, make_finding, steady
+from densenet.chaos.scenario import Scenario, make_finding, steady
 
 CLIENTS = 200
 _SECONDS = 8

@@ -9,10 +9,11 @@ from pathlib import Path
 import psutil
 
 from densenet.chaos import sender, workload
+from densenet.chaos.load import PATIENCE
 from densenet.chaos.monitor import Log, healthy, one_worker, within
 from densenet.chaos.oracle import Verdict
 from densenet.chaos.plan import Fault, Finding, Skipped, at_most, equal
-from densenet.chaos.scenario import PATIENCE, SOON, Scenario, failed, make_finding, steady
+from densenet.chaos.scenario import SOON, Scenario, failed, make_finding, steady
 from densenet.service.torchserve import Service, decoder_processes, worker_processes
 from export.archive import copy_with_settings
 
@@ -78,7 +79,7 @@ def memory_limit(scenario: Scenario) -> Finding:
         workers = worker_processes(service)
         limited = {decoder: _limit(decoder) for worker in workers for decoder in decoder_processes(worker)}
         injected = time.monotonic()
-        with workload.quiet_session() as session:
+        with sender.quiet_session() as session:
             answer = sender.send(session, service.inference, huge, expected)
             for decoder, original in limited.items():
                 decoder.rlimit(psutil.RLIMIT_AS, original)
@@ -119,7 +120,7 @@ def out_of_memory(scenario: Scenario) -> Finding:
         decoders = [decoder for worker in workers for decoder in decoder_processes(worker)]
         with _memory_group(decoders):
             injected = time.monotonic()
-            with workload.quiet_session() as session:
+            with sender.quiet_session() as session:
                 answer = sender.send(session, service.inference, huge, expected)
             within(PATIENCE, lambda: any(not decoder.is_running() for decoder in decoders))
             recovered = within(PATIENCE, lambda: healthy(service))

@@ -1,4 +1,4 @@
-"""The command without its measuring: options, what is told, processes and pictures."""
+"""The command without its measuring: options, what is told, subprocesses and pictures."""
 
 import os
 import subprocess
@@ -6,11 +6,10 @@ import sys
 from io import BytesIO
 from pathlib import Path
 
-import psutil
 import pytest
 from PIL import Image
 
-from densenet.benchmark import command, images, processes
+from densenet.benchmark import command, images, subprocess_rpc
 from densenet.benchmark.plan import LARGE, SMALL, Part, Size
 from densenet.benchmark.run import Run
 from export import weights
@@ -125,31 +124,11 @@ def test_a_large_picture_is_as_heavy_as_a_cameras(tmp_path: Path) -> None:
     assert 3e6 < 16 * path.stat().st_size < 8e6
 
 
-def test_a_program_and_its_children_end_with_the_block(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    (tmp_path / "family.py").write_text("import subprocess\nsubprocess.run(['sleep', '60'])")
-    with processes.program("family", log=log, PYTHONPATH=str(tmp_path)) as process:
-        processes.wait_until(lambda: bool(process.children()), process, seconds=20, log=log)
-        everything = [process, *process.children()]
-    assert len(everything) == 2
-    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in everything)
-
-
-def test_a_program_that_fails_says_why_in_its_last_line(tmp_path: Path) -> None:
-    with pytest.raises(CliError, match=r"no_such_module failed: .*No module named"):
-        processes.run("no_such_module", log=tmp_path / "log")
-    with (
-        processes.program("no_such_module", log=tmp_path / "log") as process,
-        pytest.raises(CliError, match=r"the process ended before it was ready: .*No module named"),
-    ):
-        processes.wait_until(lambda: False, process, seconds=20, log=tmp_path / "log")
-
-
 def test_a_function_apart_answers_or_says_why() -> None:
-    assert processes.run_in_subprocess(os.path.basename, "/a/b") == "b"
+    assert subprocess_rpc.run(os.path.basename, "/a/b") == "b"
     with pytest.raises(CliError, match=r"FileNotFoundError: .*nowhere"):
-        processes.run_in_subprocess(os.listdir, "/nowhere")
+        subprocess_rpc.run(os.listdir, "/nowhere")
     with pytest.raises(CliError, match=r"^no such weights file: /nowhere"):
-        processes.run_in_subprocess(weights.load, "/nowhere")
+        subprocess_rpc.run(weights.load, "/nowhere")
     with pytest.raises(CliError, match="ended before it sent a result"):
-        processes.run_in_subprocess(os._exit, 3)
+        subprocess_rpc.run(os._exit, 3)
