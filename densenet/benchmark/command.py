@@ -1,7 +1,5 @@
 """scripts/benchmark: compare the service's speed with the tutorial, TorchServe's own handler and other engines."""
 
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +15,7 @@ from densenet.benchmark.convert import Models
 from densenet.benchmark.plan import LOADS, QUICK_LOADS, Effort, Part, ServedSystem, System
 from densenet.benchmark.record import Record, log
 from densenet.benchmark.run import Run, draw_calibration, draw_photos
+from densenet.interruption import Interrupted
 from densenet.paths import BUILD
 from export import console
 from export.console import CliError
@@ -30,12 +29,6 @@ _MEASURES = {
     Part.OVERLOAD: overload.measure,
     Part.GPU: gpu.measure,
 }
-
-
-class Interrupted(CliError):
-    """An interruption by Ctrl-C, printed in one line; the exit status is the shell's for SIGINT."""
-
-    status = 130
 
 
 Rounds = Annotated[
@@ -74,8 +67,6 @@ def main(
 
     Measures all of them in one run on this machine, in alternating order. No other program should run meanwhile.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     parts = [part for part in Part if part in (only or Part)]
     served_systems = _choose(plan.served_systems(), chosen) if Part.HTTP in parts else []
     if chosen and not served_systems:

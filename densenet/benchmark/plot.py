@@ -3,26 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.typing import RcKeyType
 
+from densenet import figures
 from densenet.benchmark.plan import SMALL, Load, Part
 from densenet.benchmark.report import in_order_of_appearance
 from densenet.benchmark.statistics import Summary, summarize
 from densenet.benchmark.targets import Document
 
 _BLUE, _GREY = "#3b6ea5", "#b0b0b0"
-_STYLE: dict[RcKeyType, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "benchmark",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 @dataclass(frozen=True)
@@ -53,12 +43,11 @@ def write(document: Document, path: Path) -> bool:
     if not panels:
         path.unlink(missing_ok=True)
         return False
-    with rc_context(_STYLE):
-        height = 1.2 + 0.24 * max(len(bars) for _, bars in panels)
-        figure = Figure(figsize=(4.2 * len(panels), height), layout="constrained")
+    height = 1.2 + 0.24 * max(len(bars) for _, bars in panels)
+    with figures.styled(4.2 * len(panels), height) as figure:
         for axes, (title, bars) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw(axes, title, bars)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+    path.write_bytes(figures.svg(figure))
     return True
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from densenet import tables
 from densenet.benchmark import overload, targets
 from densenet.benchmark.plan import Part
 from densenet.benchmark.record import FAILURES
@@ -64,7 +65,7 @@ def _elsewhere(document: Document) -> str:
 def _targets(document: Document) -> str:
     verdicts = targets.judge(document)
     rows = [(verdict.target.what, verdict.required, verdict.measured, verdict.word) for verdict in verdicts]
-    return "## Targets\n\n" + _table(("ours", "required", "measured", ""), rows)
+    return "## Targets\n\n" + tables.markdown(("ours", "required", "measured", ""), rows)
 
 
 def _http(document: Document) -> str:
@@ -76,7 +77,7 @@ def _http(document: Document) -> str:
 
     def table(*keys: str) -> str:
         names = in_order_of_appearance(rows, "contender")
-        return _table(
+        return tables.markdown(
             head, [(name, *(_cell(rows, keys, contender=name, load=load) for load in loads)) for name in names]
         )
 
@@ -108,7 +109,7 @@ def _workers(document: Document) -> str:
     names = in_order_of_appearance(rows, "precision")
     table = [(name, *(_cell(rows, [key], precision=name) for key in ("seconds", "private_mb"))) for name in names]
     head = ("one more worker", "seconds from the request to READY", "private memory (USS), MB")
-    return "## One more worker\n\n" + _table(head, table)
+    return "## One more worker\n\n" + tables.markdown(head, table)
 
 
 def _overload(document: Document) -> str:
@@ -121,7 +122,7 @@ def _overload(document: Document) -> str:
         refused = sum(sum(row["others"].values()) for row in rows if row["precision"] == name)
         table.append((name, *(_cell(rows, [key], precision=name) for key in keys), refused))
     head = ("", "images/s", "at best", "median ms", "unclear answers", "seconds to normal", "total refusals")
-    return f"## {overload.CLIENTS} concurrent clients\n\n" + _table(head, table) + f"\n\n{_OVERLOAD}"
+    return f"## {overload.CLIENTS} concurrent clients\n\n" + tables.markdown(head, table) + f"\n\n{_OVERLOAD}"
 
 
 def _gpu(document: Document) -> str:
@@ -135,12 +136,12 @@ def _crossed(rows: list[Row], title: str, corner: str, down: str, across: str, v
         return ""
     lines, columns = in_order_of_appearance(rows, down), in_order_of_appearance(rows, across)
     table = [(line, *(_cell(rows, [value], **{down: line, across: column}) for column in columns)) for line in lines]
-    return f"## {title}\n\n" + _table((corner, *columns), table)
+    return f"## {title}\n\n" + tables.markdown((corner, *columns), table)
 
 
 def _failures(document: Document) -> str:
     rows = [(row["part"], row["what"], row["reason"]) for row in document[FAILURES]]
-    return "## What failed\n\n" + _table(("part", "what", "reason"), rows) if rows else ""
+    return "## What failed\n\n" + tables.markdown(("part", "what", "reason"), rows) if rows else ""
 
 
 def _machine(machine: Row) -> str:
@@ -152,7 +153,7 @@ def _machine(machine: Row) -> str:
         ("system", f"{machine['system']}, load {machine['load_before']} before the run"),
         ("versions", f"Python {machine['python']}, {versions}"),
     ]
-    return "## Machine\n\n" + _table(("", ""), rows)
+    return "## Machine\n\n" + tables.markdown(("", ""), rows)
 
 
 def _cell(rows: Sequence[Row], keys: Sequence[str], **where: object) -> str:
@@ -160,11 +161,6 @@ def _cell(rows: Sequence[Row], keys: Sequence[str], **where: object) -> str:
     chosen = [row for row in rows if all(row[key] == value for key, value in where.items())]
     summaries = [summarize([row[key] for row in chosen]) for key in keys]
     return " / ".join(in_words(summary) for summary in summaries if summary) or "-"
-
-
-def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
 
 
 _OVERLOAD = (

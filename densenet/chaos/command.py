@@ -1,8 +1,6 @@
 """scripts/chaos: inject faults one after another and report what clients see."""
 
 import json
-import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -57,8 +55,6 @@ def main(
     The faults: workers killed, hung and out of memory, the front end killed, a full disk, damaged archives, a bad
     configuration, clock jumps, a full queue, and a long mixed load. Exits 1 if an expectation is not met.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
     chosen = [fault for fault in Fault if fault in (only or Fault)]
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:

@@ -1,9 +1,10 @@
 """Render the document of a run as a Markdown report."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from densenet import tables
 from densenet.chaos.oracle import Verdict
 
 Document = Mapping[str, Any]
@@ -57,7 +58,7 @@ def _overview(findings: Sequence[Mapping[str, Any]]) -> str:
         numbers = [counted[column] if finding["clients"] else "-" for column in _COLUMNS]
         rows.append((f"[{finding['fault']}](#{finding['fault']})", *numbers, _seconds(finding), verdict(finding)))
     head = ("fault", *(column.value for column in _COLUMNS), "back to normal after", "")
-    return "## What clients saw\n\n" + _table(head, rows)
+    return "## What clients saw\n\n" + tables.markdown(head, rows)
 
 
 def _seconds(finding: Mapping[str, Any]) -> str:
@@ -70,14 +71,14 @@ def _section(finding: Mapping[str, Any], plot: str | None) -> str:
         return "\n\n".join([*parts, f"Skipped: {finding['skipped']}."])
     if finding["clients"]:
         rows = [(kind, _counts(counts)) for kind, counts in finding["clients"].items()]
-        parts.append(_table(("request", "outcomes"), rows))
+        parts.append(tables.markdown(("request", "outcomes"), rows))
     if plot:
         parts.append(f"![Memory of the front end and of each worker over the mixed load]({plot})")
     checks = [
         (check["what"], check["wanted"], check["found"], "met" if check["met"] else "**not met**")
         for check in finding["checks"]
     ]
-    parts.append(_table(("check", "required", "measured", ""), checks))
+    parts.append(tables.markdown(("check", "required", "measured", ""), checks))
     parts += finding["notes"]
     if finding["operator"]:
         parts.append("An operator sees:\n\n```\n" + _SCRATCH.sub("…/", "\n".join(finding["operator"])) + "\n```")
@@ -94,11 +95,6 @@ def _machine(machine: Mapping[str, Any]) -> str:
         f"## Machine\n\n{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"{machine['system']}, load {machine['load_before']} before the run; Python {machine['python']}, {versions}."
     )
-
-
-def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
 
 
 _HOW = """## How

@@ -14,8 +14,9 @@ from densenet_client.terminal import connect as connect_client
 
 from densenet.evaluation import agreement, dataset, metrics, predict, report
 from densenet.evaluation.dataset import Classes, Layout
-from densenet.evaluation.predict import TOP_K, Interrupted, Source
+from densenet.evaluation.predict import TOP_K, Source
 from densenet.evaluation.report import Evaluation, Reference
+from densenet.interruption import Interrupted
 from densenet.paths import IMAGENET_CLASSES
 from export import console
 from export.console import CliError

@@ -1,39 +1,27 @@
-"""Plot metrics as SVG images, without a display and without pyplot's global state."""
+"""Plot metrics as SVG images."""
 
 import base64
-import io
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.typing import RcKeyType
 
+from densenet import figures
 from densenet.evaluation import metrics
 from densenet.evaluation.metrics import Calibration, ClassScore, Scores
 
 MAX_CLASSES = 16  # in the heat map; more would be unreadable
 _BLUE, _RED, _GREY = "#3b6ea5", "#c8553d", "#8a8a8a"
 _ABOVE: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
-# Text stays text in the SVG, because the reader's fonts support the scripts of class names.
-_STYLE: dict[RcKeyType, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "evaluation",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def reliability(calibration: Calibration, accuracy: float) -> Figure:
     """Plot accuracy against confidence by bin, and a histogram of confidence. accuracy: of answered images, 0..1."""
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 5.6), layout="constrained")
+    with figures.styled(5.2, 5.6) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         filled = calibration.images > 0
         left, width = calibration.edges[:-1][filled], np.diff(calibration.edges)[filled]
@@ -73,8 +61,7 @@ def confusion(scores: Scores, names: Mapping[str, str]) -> Figure | None:
     matrix = metrics.confusion_matrix(scores, classes)
     wrong = np.where(np.eye(len(classes), dtype=bool), 0, matrix)
     side = 2.4 + 0.34 * len(classes)
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    with figures.styled(side + 0.6, side) as figure:
         axes = figure.subplots()
         # The diagonal is left out, because its large counts would hide the colours of the wrong answers.
         axes.pcolormesh(
@@ -97,8 +84,7 @@ def confusion(scores: Scores, names: Mapping[str, str]) -> Figure | None:
 def by_class(class_scores: Sequence[ClassScore]) -> Figure:
     """Plot a histogram of the classes' top-1 accuracy."""
     shares = np.array([item.right / item.images for item in class_scores])
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+    with figures.styled(5.2, 3.0) as figure:
         axes = figure.subplots()
         axes.hist(shares, bins=20, range=(0, 1), color=_BLUE, edgecolor="white")
         axes.axvline(
@@ -112,12 +98,7 @@ def by_class(class_scores: Sequence[ClassScore]) -> Figure:
 
 def data_uri(figure: Figure) -> str:
     """Return the figure as an SVG data URI for an <img>, where scripts never run, whatever a class is called."""
-    buffer = io.BytesIO()
-    with rc_context(_STYLE), warnings.catch_warnings():
-        # matplotlib measures text with its own font, which lacks some scripts; the reader's fonts are used for display.
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(figures.svg(figure)).decode()
 
 
 def _number_cells(axes: Axes, matrix: metrics.Ints, wrong: metrics.Ints) -> None:

@@ -12,18 +12,13 @@ from rich.text import Text
 from densenet.evaluation import answers
 from densenet.evaluation.answers import About, Outcome, ResultsLog
 from densenet.evaluation.dataset import LabelledSet
+from densenet.interruption import Interrupted
 from densenet.paths import PHOTO
 from export import console
 from export.console import CliError
 
 TOP_K = 5  # requested classes; the published numbers are top-1 and top-5
 _ALL = 1000  # maximum number of classes that the service lists
-
-
-class Interrupted(CliError):
-    """An interruption by Ctrl-C, printed in one line; the exit status is the shell's for SIGINT."""
-
-    status = 130
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from densenet import tables
 from densenet.fuzz.costly import COSTLY
 from densenet.fuzz.measure import Cost, cost
 from densenet.fuzz.mutate import BASES, mutated
@@ -129,8 +129,10 @@ def _keep(folder: Path | None, file: File) -> None:
 
 
 def _show(measurements: list[Measurement]) -> None:
-    table = Table("file", "bytes", "CPU s", "MB", "outcome", title=f"The costliest of {len(measurements)} files")
+    numbers = ("bytes", "CPU s", "MB")
+    rows = []
     for row in sorted(measurements, key=lambda row: row.cost.cpu, reverse=True)[:_SHOWN]:
-        memory = f"{row.cost.memory / _MEGABYTE:.0f}"
-        table.add_row(row.name, str(row.size), f"{row.cost.cpu:.2f}", memory, row.cost.outcome.splitlines()[-1])
-    console.out.print(table)
+        cpu, memory = f"{row.cost.cpu:.2f}", f"{row.cost.memory / _MEGABYTE:.0f}"
+        rows.append((row.name, row.size, cpu, memory, row.cost.outcome.splitlines()[-1]))
+    title = f"The costliest of {len(measurements)} files"
+    tables.show(("file", *numbers, "outcome"), rows, numbers=numbers, title=title)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import psutil
 import typer
-from rich.table import Table
 
+from densenet import tables
 from densenet.service import management, quiesce, readiness, torchserve
 from densenet.service.management import Model, Worker
 from densenet.service.torchserve import Service, private_memory
@@ -69,12 +69,9 @@ def scale(service: Service, minimum: int | None, maximum: int | None, seconds: f
 def show(service: Service) -> None:
     """Print a table of the workers, and the length of the queue."""
     model = _describe(service)
-    table = Table("worker", "pid", "state", "memory", "age", "requests", "working", box=None, pad_edge=False)
-    for column in table.columns[3:6]:
-        column.justify = "right"
-    for worker in model.workers:
-        table.add_row(worker.id, *_row(service, worker))
-    console.out.print(table)
+    numbers = ("memory", "age", "requests")
+    rows = ((worker.id, *_row(service, worker)) for worker in model.workers)
+    tables.show(("worker", "pid", "state", *numbers, "working"), rows, numbers=numbers)
     console.out.print(
         f"{model.ready} of {model.min_workers} ready, version {model.version}; "
         f"queue: {model.queued} waiting, room for {model.queue_capacity} more"

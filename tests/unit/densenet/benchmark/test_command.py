@@ -12,6 +12,7 @@ from PIL import Image
 from densenet.benchmark import command, images, subprocess_rpc
 from densenet.benchmark.plan import LARGE, SMALL, Part, Size
 from densenet.benchmark.run import Run
+from densenet.interruption import Interrupted
 from export import weights
 from export.console import CliError
 
@@ -28,7 +29,6 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Part, Run]]:
 
         return measure
 
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)  # or they would stay
     monkeypatch.setattr(command, "_MEASURES", {part: stand_in(part) for part in Part})
     monkeypatch.setattr(command, "draw_photos", lambda folder: {})
     monkeypatch.setattr(command, "draw_calibration", lambda folder: folder)
@@ -87,7 +87,7 @@ def test_an_interrupted_run_keeps_its_report(
         raise KeyboardInterrupt
 
     monkeypatch.setitem(command._MEASURES, Part.DECODING, interrupted)
-    with pytest.raises(command.Interrupted) as raised:
+    with pytest.raises(Interrupted) as raised:
         command.main(output=tmp_path)
     assert raised.value.status == 130
     assert (

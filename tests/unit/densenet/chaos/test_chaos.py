@@ -199,7 +199,6 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> dict[Fault, Any]:
         return fail
 
     card = {"weights": {"name": "untrained"}, "precision": "fp32"}
-    monkeypatch.setattr(command.signal, "signal", lambda *_: None)  # or they would stay
     monkeypatch.setattr(command, "_FAULTS", {fault: stand_in(fault) for fault in Fault})
     monkeypatch.setattr(command, "_archive", lambda *_: Path("densenet.mar"))
     monkeypatch.setattr(command, "read_card", lambda _: card)

@@ -18,7 +18,7 @@ from densenet_client import (
 )
 
 from densenet.evaluation import command
-from densenet.evaluation.predict import Interrupted
+from densenet.interruption import Interrupted
 from export.console import CliError
 
 NAMES = {"cat": "cat", "dog": "dog", "bird": "bird"}
