@@ -12,6 +12,7 @@ import pytest
 import requests
 import yaml
 
+from densenet.polling import wait_until
 from densenet.service import temporary_instance, tokens, torchserve
 from densenet.service.properties import Properties
 from export import archive as archiving
@@ -62,6 +63,21 @@ def free_properties(store: Path) -> Properties:
 def free_port() -> int:
     """The first of five free ports."""
     return free_properties(Path()).port
+
+
+def wait_for_answer(url: str, photo: bytes, seconds: float) -> requests.Response:
+    """The first answer to a photo that is no error."""
+
+    def answer() -> requests.Response | None:
+        try:
+            return requests.put(url, data=photo, timeout=60)
+        except requests.RequestException:
+            return None
+
+    response = wait_until(answer, seconds, 0.5)
+    assert response is not None
+    assert response.ok
+    return response
 
 
 def build_archive(exported: Path, folder: Path, workers: int, **config: Any) -> Path:

@@ -12,7 +12,6 @@ import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import psutil
 import pytest
 import requests
 
+from densenet import processes
 from export import ROOT
 from tests.integration.conftest import free_port
 
@@ -99,11 +99,7 @@ class Gateway:
         self.wait(lambda: self.said().count(TAKEN_UP) > told)
 
     def wait(self, condition: Callable[[], object], seconds: float = 30) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < deadline, self.said()
-            time.sleep(0.05)
+        processes.wait_until_ready(condition, self.process, seconds=seconds, log=self.folder / "output")
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
@@ -235,20 +231,10 @@ def gateway(folder: Path, *options: str, upstreams: tuple[str, ...], tls: bool =
     command += ["--access-log", str(folder / "access.log")]
     command += [] if "--no-keys" in options else ["--keys", str(keys)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    opened = Gateway(process, port, certificate, keys, folder, key)
-    try:
+    with processes.running(command, folder / "output", environment, grace=30) as process:
+        opened = Gateway(process, port, certificate, keys, folder, key)
         opened.wait(lambda: "the gateway is up" in opened.said())
         yield opened
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from densenet import processes
 from tests import dockerfile
 
 _ABLE = os.geteuid() == 0 and all(map(shutil.which, ("ip", "nsenter", "mount")))
@@ -71,10 +72,7 @@ class Container:
         places = [str(self.folder / "tree"), *(str(self.place(name)) for name in (".run", "logs"))]
         command = [sys.executable, *self.command[1:]]
         inside = ["ip", "netns", "exec", self.namespace, "sh", "-c", _MOUNTS, "sh", *places, *command]
-        with (self.folder / "output").open("wb") as output:
-            self._process = subprocess.Popen(
-                inside, env=self._environment(), stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
-            )
+        self._process = processes.start(inside, self.folder / "output", self._environment())
 
     def run(self, command: Sequence[str], stdin: bytes = b"") -> "subprocess.CompletedProcess[str]":
         """A command within the running container, as a probe is."""
@@ -85,16 +83,10 @@ class Container:
     @contextlib.contextmanager
     def beside(self, command: Sequence[str]) -> Iterator[None]:
         """Another container of the same pod, for as long as the block."""
-        with (self.folder / "beside").open("ab") as output:
-            process = subprocess.Popen(
-                self._inside(command), env=self._environment(), stdout=output, stderr=subprocess.STDOUT
-            )
-        try:
+        log = self.folder / "beside"
+        with processes.running(self._inside(command), log, self._environment(), grace=60) as process:
             yield
-            assert process.poll() is None, (self.folder / "beside").read_text()
-        finally:
-            process.terminate()
-            process.wait(timeout=60)
+            assert process.poll() is None, log.read_text()
 
     def _inside(self, command: Sequence[str]) -> list[str]:
         assert self._process
@@ -112,15 +104,12 @@ class Container:
         ]
 
     def wait_ready(self) -> None:
-        deadline = time.monotonic() + _READY
-        while time.monotonic() < deadline:
-            assert self._process
-            assert self._process.poll() is None, self.output()
+        def is_ready() -> bool:
             # It says so a moment after a worker does; only then it drains when it is stopped.
-            if " is up: " in self.output() and self.run(dockerfile.health_check()).returncode == 0:
-                return
-            time.sleep(0.2)
-        raise AssertionError(self.output())
+            return " is up: " in self.output() and self.run(dockerfile.health_check()).returncode == 0
+
+        assert self._process
+        processes.wait_until_ready(is_ready, self._process, seconds=_READY, log=self.folder / "output")
 
     def output(self) -> str:
         """What the present start has said."""

@@ -3,7 +3,6 @@ them answered as if it had come alone."""
 
 import json
 import struct
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from densenet.background import repeating
 from densenet.fuzz.costly import COSTLY, LIMIT
 from densenet.service import torchserve
 from tests.integration.conftest import Server, same
@@ -69,20 +69,14 @@ def memory(server: Server) -> int:
 def bounded(server: Server) -> Iterator[None]:
     """Asserts of what is asked in it that it cost no worker, and no more than one request may cost."""
     workers, cpu, base, log = server.workers(), processor_time(server), memory(server), server.log()
-    seen, done = [base], threading.Event()
+    seen = [base]
 
     def watch() -> None:
-        while not done.wait(0.05):
-            with suppress(psutil.NoSuchProcess):
-                seen.append(memory(server))
+        with suppress(psutil.NoSuchProcess):
+            seen.append(memory(server))
 
-    watching = threading.Thread(target=watch)
-    watching.start()
-    try:
+    with repeating(watch, 0.05):
         yield
-    finally:
-        done.set()
-        watching.join()
     assert server.workers() == workers
     assert processor_time(server) - cpu < MAX_CPU
     assert max(seen) - base < MAX_MEMORY

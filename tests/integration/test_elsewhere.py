@@ -4,13 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import requests
 
+from densenet import processes
 from densenet.service import java
-from tests.integration.conftest import build_archive, free_port
+from tests.integration.conftest import build_archive, free_port, wait_for_answer
 from tests.photos import cutouts, encode
 
 PHOTO = encode(cutouts(1)[0])
@@ -38,10 +38,9 @@ def test_the_archive_alone_works_in_another_torchserve(exported: Path, tmp_path:
     command = [str(Path(sys.executable).with_name("torchserve"))]
     options = ["--ncs", "--disable-token-auth", "--ts-config", "their.properties"]
     start = ["--start", "--foreground", "--model-store", str(store), "--models", "densenet=densenet.mar", *options]
-    with (tmp_path / "output").open("w") as output:
-        server = subprocess.Popen(command + start, cwd=tmp_path, env=environment, stdout=output, stderr=output)
+    server = processes.start(command + start, tmp_path / "output", environment, tmp_path)
     try:
-        answer = ask_until_answered(f"http://127.0.0.1:{port}/predictions/densenet")
+        answer = wait_for_answer(f"http://127.0.0.1:{port}/predictions/densenet", PHOTO, 120)
         assert answer.json()["model"]["weights"] == "shown_photos.pth"
         assert len(answer.json()["predictions"]) == 5
         # Here JSON reaches the handler parsed, and a form's fields with it.
@@ -56,17 +55,3 @@ def test_the_archive_alone_works_in_another_torchserve(exported: Path, tmp_path:
         subprocess.run([*command, "--stop", "--foreground"], cwd=tmp_path, env=environment, check=False, timeout=90)
         server.wait(timeout=60)
         shutil.rmtree(tmp_path / "tmp", ignore_errors=True)
-
-
-def ask_until_answered(url: str) -> requests.Response:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            answer = requests.put(url, data=PHOTO, timeout=60)
-        except requests.ConnectionError:
-            time.sleep(0.5)
-            continue
-        if answer.ok:
-            return answer
-        time.sleep(0.5)
-    raise AssertionError("no answer within two minutes")

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from torch import nn
 from densenet.evaluation import command as command
 from densenet.evaluation import dataset
 from densenet.paths import IMAGENET_CLASSES
+from densenet.polling import wait_until
 from export import ROOT
 from tests.conftest import tutorial_transform
 from tests.integration.conftest import Server, free_port
@@ -110,11 +110,12 @@ def end_half_way(sent: signal.Signals, *arguments: object, cwd: Path) -> tuple[i
     """Ends the command after some answers: its exit status, its words, and how many answers were complete."""
     process = start(*arguments, "--output", "out", cwd=cwd)
     results_log = cwd / "out" / "answers.jsonl"
-    deadline = time.monotonic() + 120
-    while not (results_log.exists() and results_log.read_bytes().count(b"\n") > 5):
+
+    def some_answered() -> bool:
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+        return results_log.exists() and results_log.read_bytes().count(b"\n") > 5
+
+    assert wait_until(some_answered, 120, 0.005)
     process.send_signal(sent)
     _, errors = process.communicate(timeout=120)
     return process.returncode, errors, results_log.read_bytes().count(b"\n") - 1

@@ -7,19 +7,18 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 import requests
 from densenet_client import Client
 
+from densenet.chaos.load import Load
 from densenet.gateway import nginx
+from densenet.polling import wait_until
 from densenet.service import management, temporary_instance, torchserve
 from densenet.service.properties import Properties
 from export.console import CliError
@@ -46,26 +45,18 @@ MANY = ("--rate", "1000", "--burst", "1000", "--body-seconds", "60")
 CLIENTS = 4
 
 
-@dataclass
-class Load:
-    """What steady clients were answered: each asks again as soon as it has an answer, on a connection of its own."""
+class SteadyLoad(Load[str | None]):
+    """What steady clients were answered: each asks again as soon as it has an answer, on a connection of its own.
 
-    gateway: Gateway
-    expected: dict[str, Any]
-    key: str = ""
-    right: int = 0
-    wrong: list[str] = field(default_factory=list)
-    _over: threading.Event = field(default_factory=threading.Event)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    An outcome is None, or what was wrong.
+    """
 
-    def ask(self) -> None:
-        while not self._over.is_set():
-            problem = self._problem()
-            with self._lock:
-                self.right += problem is None
-                self.wrong += [problem] if problem else []
+    def __init__(self, gateway: Gateway) -> None:
+        super().__init__(self._problem)
+        self.gateway, self.key = gateway, ""
+        self.expected = gateway.predict(PHOTO).json()
 
-    def _problem(self) -> str | None:
+    def _problem(self, _session: requests.Session, _number: int) -> str | None:
         try:
             answer = self.gateway.predict(PHOTO, key=self.key)
         except requests.RequestException as failure:
@@ -76,28 +67,21 @@ class Load:
 
     def some(self, count: int = 30) -> None:
         """Returns when that many more were answered rightly."""
-        wanted = self.right + count
-        self.gateway.wait(lambda: self.right >= wanted or self.wrong, seconds=90)
-        assert self.wrong == []
+        wanted = len(self.outcomes) + count
+        self.gateway.wait(lambda: len(self.outcomes) >= wanted or any(self.outcomes), seconds=90)
+        self.check()
 
-    def end(self) -> None:
-        self._over.set()
+    def check(self) -> None:
+        assert [problem for problem in self.outcomes if problem] == []
 
 
 @contextlib.contextmanager
-def load(opened: Gateway) -> Iterator[Load]:
-    running = Load(opened, opened.predict(PHOTO).json())
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        asking = [pool.submit(running.ask) for _ in range(CLIENTS)]
-        try:
-            running.some()
-            yield running
-            running.some()
-        finally:
-            running.end()
-    for client in asking:
-        client.result()
-    assert running.wrong == []
+def load(opened: Gateway) -> Iterator[SteadyLoad]:
+    with SteadyLoad(opened).running(CLIENTS) as running:
+        running.some()
+        yield running
+        running.some()
+    running.check()
 
 
 def at_once(count: int, ask: Callable[[], requests.Response]) -> list[requests.Response]:
@@ -233,10 +217,7 @@ def answers(path: Path) -> bool:
 
 
 def wait_for(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    assert wait_until(holds, 30)
 
 
 def test_what_the_gateway_has_told_to_be_taken_up_holds_for_every_connection(open_gateway: Opener) -> None:

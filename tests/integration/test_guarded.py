@@ -12,6 +12,7 @@ import pytest
 import requests
 from densenet_client import Client
 
+from densenet.polling import wait_until
 from densenet.service import authenticated_session, management, temporary_instance, tokens
 from densenet.service.torchserve import CA, Service
 from densenet.service.workers import scale
@@ -178,7 +179,5 @@ def test_expired_tokens_are_renewed(exported: Path, tmp_path: Path) -> None:
 
 
 def outlive_the_tokens(service: Service) -> None:
-    deadline = time.monotonic() + 30
-    while not tokens.has_expired(Path(service.folder), "management") and time.monotonic() < deadline:
-        time.sleep(0.2)
+    wait_until(lambda: tokens.has_expired(Path(service.folder), "management"), 30)
     time.sleep(0.5)

@@ -6,7 +6,6 @@ import json
 import random
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from densenet.polling import wait_until
 from tests.integration.conftest import Server, same
 from tests.photos import cutouts, encode
 
@@ -104,8 +104,5 @@ def test_uploads_that_are_broken_off_fill_only_the_log_that_is_rotated(server: S
         head = f"POST {url.path} HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Length: 1000000\r\n\r\n"
         connection.sendall(head.encode() + bytes(100_000))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    deadline = time.monotonic() + 60
-    while "HttpRequestHandler" not in (logs / "ts_log.log").read_text() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert "HttpRequestHandler" in (logs / "ts_log.log").read_text()
+    assert wait_until(lambda: "HttpRequestHandler" in (logs / "ts_log.log").read_text(), 60)
     assert "HttpRequestHandler" not in (logs / "console.log").read_text()

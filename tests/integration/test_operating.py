@@ -19,6 +19,8 @@ import requests
 import torch
 from PIL import Image
 
+from densenet.chaos.load import Load
+from densenet.polling import wait_until
 from densenet.service import quiesce, tokens, torchserve
 from densenet.service.workers import scale
 from export import archive as archiving
@@ -28,7 +30,7 @@ from export.console import CliError
 from handler import worker_control
 from tests.conftest import make_network
 from tests.integration.conftest import Starter
-from tests.integration.load import PHOTOS, Load, best_classes
+from tests.integration.load import PHOTOS, best_classes, loading
 from tests.integration.test_scripts import Checkout, one_line
 from tests.photos import encode
 
@@ -65,29 +67,34 @@ class Live(Checkout):
         wait_until_working(folder, [pid], [slow])
         return slow
 
-    def load(self) -> Load:
-        known = [{best} for best in best_classes(self.url, **self.authorized)]
-        return Load(self.url, known, keys=self.folder)
+    def load(self) -> contextlib.AbstractContextManager[Load[str]]:
+        return loading(self.url, best_classes(self.url, **self.authorized), keys=self.folder)
 
 
 def ask_by_name(live: Live, version: str) -> Counter[int]:
     """What a client sees who names a version, until there is none of this name."""
     seen = Counter[int]()
-    deadline = time.monotonic() + 120
-    while not seen[404] and time.monotonic() < deadline:
+
+    def is_gone() -> bool:
         answer = requests.put(f"{live.url}/{version}", data=PHOTOS[0], headers=live.authorized, timeout=60)
         seen[answer.status_code] += 1
         if answer.status_code == 503:
             assert (answer.json()["error"]["code"], answer.headers["Retry-After"]) == ("draining", "1")
             time.sleep(1)
+        return seen[404] > 0
+
+    wait_until(is_gone, 120, 0)
     return seen
 
 
 def wait_until_working(folder: Path, pids: Iterable[int], asked: Iterable[Future[requests.Response]]) -> None:
     """Until each worker works on one of the requests, none of which may have ended before."""
-    while not all(worker_control.read_record(folder, pid)[1] for pid in pids):
+
+    def all_work() -> bool:
         assert not any(answer.done() for answer in asked)
-        time.sleep(0.005)
+        return all(worker_control.read_record(folder, pid)[1] for pid in pids)
+
+    assert wait_until(all_work, 60, 0.005)
 
 
 @contextlib.contextmanager
@@ -141,7 +148,7 @@ def test_nobody_notices_when_workers_come_and_go(live: Live) -> None:
             assert done.returncode == 0, done.stderr
             assert f"{count} of {count} ready, version 1.0" in done.stdout
             assert len(live.workers()) == count
-            load.wait_for(10)
+            load.wait_for_answers(10, "afterwards")
     assert set(load.outcomes) == {"1.0"}
 
 
@@ -175,7 +182,7 @@ def test_a_rollout_and_a_rollback_are_not_noticed(live: Live, archives: dict[str
         assert done.returncode == 0, done.stderr
         assert "4 of 4 photos have the same best class" in done.stderr
         assert live.versions() == {"2.0"}
-        load.wait_for(10)
+        load.wait_for_answers(10, "afterwards")
         seen = naming.result()
         assert (seen[404], seen[500] <= 1, seen.keys() <= {200, 503, 404, 500}) == (1, True, True)
     assert set(load.outcomes) == {"1.0", "2.0"}
@@ -185,7 +192,7 @@ def test_a_rollout_and_a_rollback_are_not_noticed(live: Live, archives: dict[str
         done = live.run("rollout", "--rollback")
         assert done.returncode == 0, done.stderr
         assert live.versions() == {"1.0"}
-        load.wait_for(10)
+        load.wait_for_answers(10, "afterwards")
     assert set(load.outcomes) == {"1.0", "2.0"}
     assert (home / "densenet.mar").read_bytes() == archives["1.0"].read_bytes()
 
@@ -203,7 +210,7 @@ def test_a_version_that_is_not_fit_leaves_the_old_one_serving(
 ) -> None:
     with live.load() as load:
         assert reason in one_line(live.run("rollout", archives[version]), "rollout")
-        load.wait_for(10)
+        load.wait_for_answers(10, "afterwards")
     assert set(load.outcomes) == {"1.0"}
     assert live.versions() == {"1.0"}
     assert len(live.workers()) == 2
@@ -236,17 +243,14 @@ def test_a_probe_tells_ready_and_live_apart(live: Live) -> None:
         assert (done.returncode, done.stdout.strip()) == (0, words)
     for pid in live.workers():
         os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 10  # TorchServe takes a moment to notice
-    while (asked := live.run("probe", "ready", "--timeout", 1)).returncode == 0 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    # TorchServe takes a moment to notice.
+    asked = wait_until(lambda: (done := live.run("probe", "ready", "--timeout", 1)).returncode and done, 10)
+    assert asked
     assert asked.stderr.startswith("not ready: ")
     assert live.run("probe", "live").returncode == 0
     gone = live.run("probe", "live", "--patience", 0)
     assert (gone.returncode, "not live: no worker is ready" in gone.stderr) in ((1, True), (0, False))
-    deadline = time.monotonic() + 120
-    while live.run("probe", "ready").returncode and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert live.run("probe", "ready").returncode == 0
+    assert wait_until(lambda: live.run("probe", "ready").returncode == 0, 120)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -259,10 +263,7 @@ def test_a_command_that_is_ended_lets_the_workers_go(live: Live, number: signal.
             # Whoever runs the tests may have had it ignored, as nohup has.
             preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
         )
-        deadline = time.monotonic() + 60
-        while not list(service.control.glob("hold-*")) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert list(service.control.glob("hold-*"))
+        assert wait_until(lambda: list(service.control.glob("hold-*")), 60)
         command.send_signal(number)
         assert command.wait(60) == 128 + number
         assert list(service.control.glob("hold-*")) == []
@@ -314,9 +315,7 @@ def test_a_foreground_service_drains_when_it_is_told_to_end(live: Live) -> None:
     command = [live.root / "scripts" / "serve", "--foreground", "--port", str(live.port), "--workers", "1"]
     process = subprocess.Popen(command, env=live.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        deadline = time.monotonic() + 300
-        while live.run("probe", "ready").returncode and time.monotonic() < deadline:
-            time.sleep(0.2)
+        assert wait_until(lambda: live.run("probe", "ready").returncode == 0, 300)
         assert live.run("workers").returncode == 0  # which waits until serve has asked about its own photo
         with ThreadPoolExecutor(1) as clients:
             slow = live.begin_slowly(clients)
@@ -345,13 +344,13 @@ def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[st
 
 def test_workers_that_take_batches_end_between_them(start: Starter) -> None:
     server = start(workers=2, batchSize=8, maxBatchDelay=20)
-    with Load(server.url, [{best} for best in best_classes(server.url)], clients=20) as load:
+    with loading(server.url, best_classes(server.url), clients=20) as load:
         for _ in range(5):
             with quiesce.paused(server.service, 60):
                 pass
-            load.wait_for(12)
+            load.wait_for_answers(12, "afterwards")
         scale(server.service, 1, 1, 60)
-        load.wait_for(20)
+        load.wait_for_answers(20, "afterwards")
     assert set(load.outcomes) == {"1.0"}
     assert len(server.workers()) == 1
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +15,8 @@ import pytest
 import requests
 import yaml
 
+from densenet import processes
+from densenet.polling import wait_until
 from export import ROOT
 from tests.integration.conftest import Server, Starter
 from tests.photos import cutouts, encode
@@ -119,10 +120,7 @@ class Prometheus:
 
 
 def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+    assert wait_until(condition, 60, 0.3)
 
 
 @pytest.fixture(scope="module")
@@ -147,14 +145,11 @@ def configure(folder: Path, server: Server) -> Path:
 def prometheus(watched: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """One that has seen two rounds of known requests."""
     folder = tmp_path_factory.mktemp("prometheus")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = processes.free_port()
     options = {"config.file": configure(folder, watched), "storage.tsdb.path": folder / "data"}
     options["web.listen-address"] = f"127.0.0.1:{port}"  # type: ignore[assignment]
     command = ["prometheus", *(f"--{name}={value}" for name, value in options.items())]
-    with (folder / "output").open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
+    with processes.running(command, folder / "output", grace=30):
         running = Prometheus(f"http://127.0.0.1:{port}")
         until(lambda: is_ready(running))
         for i in (1, 2):
@@ -163,9 +158,6 @@ def prometheus(watched: Server, tmp_path_factory: pytest.TempPathFactory) -> Ite
         seen = time.time()
         until(lambda: all(recorded_at(running, name) > seen + 1 for name in RECORDS if name != EMPTY_AT_FIRST))
         yield running
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def is_ready(running: Prometheus) -> bool:

@@ -1,7 +1,6 @@
 """Where TorchServe's own routes fall short of what the protocols' clients expect; the documentation says so, too."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import tritonclient.http as triton
 from kserve import InferenceRESTClient, RESTConfig
 from tritonclient.utils import InferenceServerException
 
+from densenet.polling import wait_until
 from tests.integration.conftest import Server
 from tests.integration.truth import TEXTS
 from tests.photos import cutouts, encode
@@ -100,7 +100,4 @@ def test_what_the_worker_measures_reaches_the_metrics_port(server: Server) -> No
     assert server.send(PHOTO).ok
     port = server.service.port
     address = server.service.inference.replace(str(port), str(port + 2)) + "/metrics"
-    deadline = time.monotonic() + 60
-    while "\nPredictionTime{" not in requests.get(address, timeout=60).text:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    assert wait_until(lambda: "\nPredictionTime{" in requests.get(address, timeout=60).text, 60, 0.2)

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from densenet.service import java
 from export import ROOT
 from tests import environments
 from tests.conftest import make_network
-from tests.integration.conftest import free_port
+from tests.integration.conftest import free_port, wait_for_answer
 from tests.photos import cutouts, encode
 
 LEFT_OUT = (".git", ".venv", ".run", "build", "logs", "*.mar", "__pycache__", ".*_cache", ".hypothesis")
@@ -189,16 +188,7 @@ def test_without_a_network_serve_says_loudly_that_it_serves_untrained_weights(tm
         text=True,
     )
     try:
-        deadline = time.monotonic() + 600
-        while time.monotonic() < deadline and process.poll() is None:
-            try:
-                answer = requests.put(checkout.url, data=encode(cutouts(1)[0]), timeout=60)
-            except requests.ConnectionError:
-                time.sleep(0.5)
-                continue
-            if answer.ok:
-                break
-            time.sleep(0.5)
+        answer = wait_for_answer(checkout.url, encode(cutouts(1)[0]), 600)
         assert answer.json()["model"]["weights"] == "untrained"
         assert checkout.processes() != []
         assert checkout.run("workers").returncode == 0  # which waits until serve has said that it is up
@@ -276,15 +266,7 @@ def test_plain_torchserve_works_from_the_repository_root(checkout: Checkout, tmp
     try:
         command = ["torchserve", "--start", "--ncs", "--ts-config", "config.properties"]
         subprocess.run(command, stdout=subprocess.DEVNULL, **options)  # type: ignore[call-overload]
-        deadline = time.monotonic() + 300
-        status = 0
-        while status != 200 and time.monotonic() < deadline:
-            time.sleep(0.5)
-            try:
-                status = requests.put(checkout.url, data=encode(cutouts(1)[0]), timeout=20).status_code
-            except requests.RequestException:
-                continue
-        assert status == 200
+        assert wait_for_answer(checkout.url, encode(cutouts(1)[0]), 300).status_code == 200
         metrics = requests.get(f"http://127.0.0.1:{checkout.port + 2}/metrics", timeout=20).text
         assert 'densenet_images_total{model_name="densenet"' in metrics
         assert {log.name for log in (checkout.root / "logs").glob("*.log")} == {

@@ -7,9 +7,7 @@ import contextlib
 import json
 import secrets
 import signal
-import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +20,8 @@ import pytest
 import requests
 from torch import nn
 
+from densenet import processes
+from densenet.chaos.load import Load
 from export import ROOT
 from tests.integration.conftest import build_archive, free_port
 from tests.integration.pods import Container, container, wants_namespaces
@@ -111,45 +111,19 @@ def gateway(replicas: Sequence[Container], folder: Path, port: int, key: str) ->
     for replica in replicas:
         tokens = replica.place(".run") / "8080"
         command.append(f"--upstream={INFERENCE.format(address=replica.address)},{tokens}")
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}, stdout=output, stderr=output
-        )
-    try:
-        deadline = time.monotonic() + 60
-        while b"the gateway is up" not in (folder / "output").read_bytes():
-            assert process.poll() is None, (folder / "output").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    log, environment = folder / "output", {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    with processes.running(command, log, environment, grace=60) as process:
+        processes.wait_until_ready(lambda: "the gateway is up" in log.read_text(), process, seconds=60, log=log)
         yield
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
 
 
 def under_load(fleet: Fleet, happens: Callable[[], object]) -> list[ImageResult]:
     """What CLIENTS saw who asked without a pause while something happened, and for two seconds before and after."""
-    over, seen = threading.Event(), list[ImageResult]()
-
-    def client(number: int) -> None:
-        with requests.Session() as session:
-            session.trust_env = False
-            while not over.is_set():
-                seen.append(fleet.ask(session, number))
-                number += 1
-
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
-    for thread in threads:
-        thread.start()
-    try:
+    with Load(fleet.ask).running(CLIENTS) as load:
         time.sleep(2)
         happens()
         time.sleep(2)
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join(timeout=90)
-    return seen
+    return load.outcomes
 
 
 def outcomes(title: str, fleet: Fleet, happens: Callable[[], object]) -> tuple[list[ImageResult], int]:
