@@ -1,7 +1,6 @@
 """Measure decoding and transforming without the network: the tutorial's implementation and ours."""
 
 import io
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -11,6 +10,7 @@ from densenet.benchmark import images, plan, subprocess_rpc
 from densenet.benchmark.plan import LARGE, MEDIUM, SMALL, Part
 from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
+from densenet.benchmark.statistics import milliseconds
 
 SIZES = (SMALL, MEDIUM, LARGE)
 TUTORIAL, OURS, EXACT = "tutorial", "ours", "ours, exact_decoding"
@@ -44,21 +44,13 @@ def times(photos: dict[str, list[Path]], rounds: int) -> list[dict[str, Any]]:
 
 def _ways() -> dict[str, Callable[[bytes], object]]:
     from PIL import Image
-    from torchvision import transforms
 
+    from densenet.evaluation.eager import TRANSFORM
     from handler import cropping, decoding, transform
     from handler.settings import Settings
 
     def tutorial(content: bytes) -> object:
-        compose = transforms.Compose(
-            [
-                transforms.Resize(255),
-                transforms.CenterCrop(224),
-                transforms.ToTensor(),
-                transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-            ]
-        )
-        return compose(Image.open(io.BytesIO(content))).unsqueeze(0)
+        return TRANSFORM(Image.open(io.BytesIO(content))).unsqueeze(0)
 
     def ours(content: bytes, min_side: int | None = cropping.MIN_SIDE) -> object:
         decoded = decoding.decode(content, max_pixels=Settings().max_image_pixels, min_side=min_side)
@@ -69,10 +61,4 @@ def _ways() -> dict[str, Callable[[bytes], object]]:
 
 def _milliseconds(way: Callable[[bytes], object], contents: list[bytes]) -> float:
     """Return the median milliseconds of several passes over all photos."""
-    times = []
-    for _ in range(_PASSES):
-        for content in contents:
-            begun = time.perf_counter()
-            way(content)
-            times.append(1000 * (time.perf_counter() - begun))
-    return median(times)
+    return median(milliseconds(way, content) for _ in range(_PASSES) for content in contents)

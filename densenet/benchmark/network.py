@@ -1,6 +1,5 @@
 """Measure the network without HTTP: each engine has its own process, and they run in turn, one at a time."""
 
-import time
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +12,7 @@ from densenet.benchmark.baselines import engines
 from densenet.benchmark.plan import Engine, Part, System
 from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
+from densenet.benchmark.statistics import milliseconds
 
 THREADS = (1, 2)
 _PASSES = 5  # timed passes per turn
@@ -49,7 +49,7 @@ def serve(connection: Connection, system: System, precision: str, model: Path, t
     while True:
         passes = connection.recv()
         network(batch)  # warm the caches, which hold another engine's data
-        connection.send([_milliseconds(network, batch) for _ in range(passes)])
+        connection.send([milliseconds(network, batch) for _ in range(passes)])
 
 
 def _start(run: Run, threads: int, stack: ExitStack) -> dict[Engine, Connection]:
@@ -68,9 +68,3 @@ def _time(connection: Connection) -> float:
     connection.send(_PASSES)
     milliseconds: list[float] = subprocess_rpc.receive(connection)
     return median(milliseconds)
-
-
-def _milliseconds(network: engines.Network, batch: engines.Floats) -> float:
-    begun = time.perf_counter()
-    network(batch)
-    return 1000 * (time.perf_counter() - begun)

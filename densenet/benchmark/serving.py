@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -35,21 +35,15 @@ def serve(served: ServedSystem, models: Models, scratch: Path) -> Iterator[Addre
 
     Raises: CliError if it does not start.
     """
-    match served.system:
-        case System.OURS:
-            with ours(served.precision, served.workers, models, scratch) as service:
-                yield Address(service.url)
-        case System.STOCK:
-            with temporary_instance.serving(
-                _stock_archive(models, served.workers, scratch), scratch / "run"
-            ) as service:
-                yield Address(service.url)
-        case System.FLASK | System.GUNICORN:
-            with _tutorial(served, models, scratch) as url:
-                yield Address(url, part="file")
-        case _:
-            with _lean(served, models, scratch) as url:
-                yield Address(url)
+    with ExitStack() as stack:
+        if served.system is System.OURS:
+            yield Address(stack.enter_context(ours(served.precision, served.workers, models, scratch)).url)
+        elif served.system is System.STOCK:
+            packed = _stock_archive(models, served.workers, scratch)
+            yield Address(stack.enter_context(temporary_instance.serving(packed, scratch / "run")).url)
+        else:
+            url = stack.enter_context(_baseline(served, models, scratch))
+            yield Address(url, part="file" if served.system in (System.FLASK, System.GUNICORN) else None)
 
 
 @contextmanager
@@ -108,37 +102,24 @@ def _stock_archive(models: Models, workers: int, scratch: Path) -> Path:
 
 
 @contextmanager
-def _tutorial(served: ServedSystem, models: Models, scratch: Path) -> Iterator[str]:
-    module = "densenet.benchmark.baselines.flask_tutorial"
-    port = str(processes.free_port())
-    gunicorn = ("gunicorn", "--workers", str(served.workers), "--bind", f"127.0.0.1:{port}", f"{module}:app")
-    command = (module,) if served.system is System.FLASK else gunicorn
-    environment = {"BENCHMARK_PORT": port, "BENCHMARK_MODEL": str(models.state)}
-    with _baseline(command, port, scratch, environment) as url:
-        yield url
-
-
-@contextmanager
-def _lean(served: ServedSystem, models: Models, scratch: Path) -> Iterator[str]:
-    port = str(processes.free_port())
-    app = "densenet.benchmark.baselines.lean_app:app"
-    command = ("uvicorn", app, "--host", "127.0.0.1", "--port", port, "--log-level", "warning", "--no-access-log")
-    environment = {
-        "BENCHMARK_WORKERS": str(served.workers),
-        "BENCHMARK_SYSTEM": served.system.value,
-        "BENCHMARK_PRECISION": served.precision,
-        "BENCHMARK_MODEL": str(models.file(served.system, served.precision)),
-    }
-    with _baseline(command, port, scratch, environment) as url:
-        yield url
-
-
-@contextmanager
-def _baseline(command: tuple[str, ...], port: str, scratch: Path, environment: dict[str, str]) -> Iterator[str]:
+def _baseline(served: ServedSystem, models: Models, scratch: Path) -> Iterator[str]:
     """Start a program that answers at /predict and yield that URL."""
+    port = str(processes.free_port())
+    tutorial, lean = ("densenet.benchmark.baselines." + name for name in ("flask_tutorial", "lean_app:app"))
+    command = {
+        System.FLASK: (tutorial,),
+        System.GUNICORN: ("gunicorn", f"--workers={served.workers}", f"--bind=127.0.0.1:{port}", f"{tutorial}:app"),
+    }.get(served.system, ("uvicorn", lean, f"--port={port}", "--log-level=warning", "--no-access-log"))
+    environment = {
+        "BENCHMARK_CLASSES": str(IMAGENET_CLASSES),
+        "BENCHMARK_MODEL": str(models.file(served.system, served.precision)),
+        "BENCHMARK_PORT": port,
+        "BENCHMARK_PRECISION": served.precision,
+        "BENCHMARK_SYSTEM": served.system.value,
+        "BENCHMARK_WORKERS": str(served.workers),
+    }
     url, log = f"http://127.0.0.1:{port}/predict", scratch / "baseline.log"
-    everything = os.environ | environment | {"BENCHMARK_CLASSES": str(IMAGENET_CLASSES)}
-    with processes.running([sys.executable, "-m", *command], log, everything) as process:
+    with processes.running([sys.executable, "-m", *command], log, os.environ | environment) as process:
         processes.wait_until_ready(lambda: _listens(url), process, seconds=_STARTUP, log=log)
         # The first answer comes from one worker; the others may still be loading.
         processes.wait_until_idle(psutil.Process(process.pid))

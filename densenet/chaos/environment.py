@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from densenet.chaos.plan import Skipped
 from densenet.paths import ROOT
 from densenet.service import temporary_instance
 
 _PACKAGES = ("densenet", "export", "handler")
+_COMMAND = (sys.executable, "-P", "-m", "densenet")
 _TIMEOUT = 120  # seconds for a command that is expected to fail
 
 
@@ -76,13 +78,13 @@ class Checkout:
         self.archive.parent.mkdir()
         shutil.copyfile(archive, self.archive)
         self.port = temporary_instance.on_free_ports(archive).port
+        self._inside: dict[str, Any] = {"cwd": root, "env": {**os.environ, "PYTHONPATH": str(root)}}
 
     def start(self, *options: str) -> "subprocess.Popen[str]":
         """Start scripts/serve, without creating .venv, and return the running process."""
         return subprocess.Popen(
-            self._command("serve", "--port", str(self.port), *options),
-            env={**os.environ, "PYTHONPATH": str(self.root)},
-            cwd=self.root,
+            [*_COMMAND, "serve", "--port", str(self.port), *options],
+            **self._inside,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -107,15 +109,4 @@ class Checkout:
 
     def stop(self) -> None:
         """Run scripts/stop."""
-        subprocess.run(
-            self._command("stop"),
-            env={**os.environ, "PYTHONPATH": str(self.root)},
-            cwd=self.root,
-            capture_output=True,
-            check=True,
-            timeout=_TIMEOUT,
-        )
-
-    @staticmethod
-    def _command(name: str, *options: str) -> list[str]:
-        return [sys.executable, "-P", "-m", "densenet", name, *options]
+        subprocess.run([*_COMMAND, "stop"], **self._inside, capture_output=True, check=True, timeout=_TIMEOUT)

@@ -78,21 +78,24 @@ class Load(Generic[T]):
 
 
 class JudgedLoad(Load[Outcome]):
-    """A load of requests whose answers are known. weights: relative frequency of each request; uniform by default.
+    """A load of requests whose answers are known.
 
-    headers may change while the clients run, for example after a token was renewed.
+    expected: the answer of each request. weights: relative frequency of each request; uniform by default. headers may
+    change while the clients run, for example after a token was renewed.
     """
 
     def __init__(
         self,
         base: str,
-        requests: Sequence[tuple[ClientRequest, Expected]],
+        requests: Sequence[ClientRequest],
+        expected: Sequence[Expected],
         weights: Sequence[int] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(self._send_next, lambda outcome: outcome.verdict in FAILED)
         self.headers = headers
-        self._base, self._requests, self._weights = base, requests, weights
+        self._base, self._weights = base, weights
+        self._requests = list(zip(requests, expected, strict=True))
 
     def _send_next(self, session: Session, number: int) -> Outcome:
         """Send each request once, so that a short load covers all of them, and then draw by weight."""

@@ -78,8 +78,3 @@ class Finding:
     notes: list[str] = field(default_factory=list)
     skipped: str | None = None
     samples: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def met(self) -> bool:
-        """Return whether every expectation was met. A skipped fault has no expectations."""
-        return all(check.met for check in self.checks)

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from densenet.chaos import workload
 from densenet.chaos.load import JudgedLoad
-from densenet.chaos.oracle import BAD, FAILED, Expected, Outcome, Verdict, count, seconds_to_normal, tally
-from densenet.chaos.plan import Check, Fault, Finding, at_least, at_most
-from densenet.chaos.sender import ClientRequest
+from densenet.chaos.oracle import BAD, FAILED, Outcome, Verdict, count, seconds_to_normal, tally
+from densenet.chaos.plan import Fault, Finding, at_least, at_most
 from densenet.service import temporary_instance
 from densenet.service.torchserve import Service
 
@@ -50,32 +49,23 @@ def steady(base: str, headers: Mapping[str, str] | None = None, clients: int = C
     requests = workload.photos()
     expected = workload.learn(base, requests, headers)
     workload.check_different(expected)
-    with JudgedLoad(base, pairs(requests, expected), headers=headers).running(clients) as load:
+    with JudgedLoad(base, requests, expected, headers=headers).running(clients) as load:
         load.wait_for_answers(ANSWERS, "before the fault")
         yield load
         load.wait_for_answers(ANSWERS, "after the fault")
 
 
-def pairs(requests: list[ClientRequest], expected: list[Expected]) -> list[tuple[ClientRequest, Expected]]:
-    """Pair each request with its expected answer."""
-    return list(zip(requests, expected, strict=True))
-
-
 def make_finding(
     fault: Fault, done: str, outcomes: list[Outcome], injected: float, recovered: float | None, operator: list[str]
 ) -> Finding:
-    """Return a finding with what clients saw and how long the recovery took."""
+    """Return a finding with what clients saw, how long the recovery took, and the checks that apply to every fault."""
     normal = seconds_to_normal(outcomes, injected, recovered)
-    return Finding(fault, done, tally(outcomes), normal, operator, never_wrong(outcomes))
-
-
-def never_wrong(outcomes: list[Outcome]) -> list[Check]:
-    """Return the checks that apply to every fault."""
-    return [
+    checks = [
         at_least("right answers", count(outcomes, Verdict.RIGHT), 1),
         at_most("wrong or unclear answers", count(outcomes, *BAD), 0),
         at_most("requests without an answer in time", count(outcomes, Verdict.LATE), 0),
     ]
+    return Finding(fault, done, tally(outcomes), normal, operator, checks)
 
 
 def failed(outcomes: list[Outcome]) -> int:

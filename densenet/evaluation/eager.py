@@ -14,7 +14,7 @@ from export import network, weights
 from export.bundle import class_index_for, class_index_json
 
 # Written separately from handler/transform.py, so that an error there shows as a difference.
-_TRANSFORM = transforms.Compose(
+TRANSFORM = transforms.Compose(
     [
         transforms.Resize(255),
         transforms.CenterCrop(224),
@@ -36,7 +36,7 @@ def source(weights_from: str, class_index: Path | None) -> Source:
     def predict_paths(paths: Iterable[Path]) -> Generator[Outcome]:
         for path in paths:
             try:
-                batch = _TRANSFORM(_read(path)).unsqueeze(0)
+                batch = TRANSFORM(_read(path)).unsqueeze(0)
             except Exception as error:  # Pillow's decoders raise many types for damaged files
                 yield Outcome(code=UNREADABLE, message=str(error))
                 continue

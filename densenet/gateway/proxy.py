@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from densenet import processes
 from densenet.gateway import api_keys, upstream_health, upstreams
 from densenet.gateway.nginx import Nginx, fill
 from densenet.gateway.upstreams import Replica
 from densenet.paths import NGINX_TEMPLATES
 from densenet.polling import wait_until
+from densenet.service.properties import host_and_port
 from export.console import CliError, err, out
 
 _SHARED_MEMORY = Path("/dev/shm")
@@ -77,7 +79,7 @@ class Settings:
     @property
     def listen(self) -> str:
         """HOST:PORT in nginx's format."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_and_port(self.host, self.port)
 
     @property
     def files(self) -> Sequence[Path]:
@@ -302,14 +304,11 @@ def _folder() -> Iterator[Path]:
 
 
 def _check_port(settings: Settings) -> None:
-    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise CliError(
-                f"cannot listen on {settings.listen} ({error.strerror}); choose another address with --listen"
-            ) from error
+    try:
+        processes.check_port(settings.host, settings.port)
+    except OSError as error:
+        what = f"cannot listen on {settings.listen} ({error.strerror})"
+        raise CliError(f"{what}; choose another address with --listen") from error
 
 
 def _raise_open_files() -> None:

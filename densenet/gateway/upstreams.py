@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from densenet.gateway.nginx import fill
 from densenet.service import tokens, torchserve
+from densenet.service.properties import host_and_port
 from export.console import CliError
 
 
@@ -22,7 +23,7 @@ class Replica:
     @property
     def address(self) -> str:
         """HOST:PORT in nginx's format."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return host_and_port(self.host, self.port)
 
 
 def parse(text: str) -> Replica:

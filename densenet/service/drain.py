@@ -84,8 +84,3 @@ def _wait_for_empty_queue(service: Service, version: str) -> None:
         return model is None or model.queued == 0
 
     wait_until(is_empty, _REFUSAL_SECONDS, _POLL)
-
-
-def is_draining(service: Service) -> bool:
-    """Return whether the service refuses new requests because it is about to stop."""
-    return worker_control.draining_file(service.control).exists()

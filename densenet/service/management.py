@@ -169,13 +169,14 @@ def _error_body(response: requests.Response) -> Mapping[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _timestamp(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
-
-
 def _model(description: Mapping[str, Any]) -> Model:
     workers = (
-        Worker(worker["id"], int(worker["pid"]), worker["status"] == "READY", _timestamp(worker["startTime"]))
+        Worker(
+            worker["id"],
+            int(worker["pid"]),
+            worker["status"] == "READY",
+            datetime.fromisoformat(worker["startTime"]).timestamp(),
+        )
         for worker in description["workers"]
     )
     queue = description["jobQueueStatus"]

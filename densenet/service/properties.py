@@ -117,16 +117,17 @@ class Properties:
 
     def _on_port(self, key: str, port: int) -> str:
         url = urlsplit(self.values[key])
-        return _address(url.scheme, url.hostname or "", port)
+        return f"{url.scheme}://{host_and_port(url.hostname or '', port)}"
 
     def _local_address(self, key: str) -> str:
         url = urlsplit(self.values[key])
         host = url.hostname or ""
-        return _address(url.scheme, _WILDCARDS.get(host, host), url.port or 0)
+        return f"{url.scheme}://{host_and_port(_WILDCARDS.get(host, host), url.port or 0)}"
 
 
-def _address(scheme: str, host: str, port: int) -> str:
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+def host_and_port(host: str, port: int) -> str:
+    """Return HOST:PORT, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _check(path: Path, values: Mapping[str, str]) -> None:

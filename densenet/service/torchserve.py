@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -158,12 +157,10 @@ def check_ports(properties: Properties) -> None:
         CliError: with the first port that another program listens on.
     """
     for host, port in properties.listens:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                raise CliError(f"port {port} is taken ({error.strerror}); choose others with --port") from error
+        try:
+            processes.check_port(host, port)
+        except OSError as error:
+            raise CliError(f"port {port} is taken ({error.strerror}); choose others with --port") from error
 
 
 def start(

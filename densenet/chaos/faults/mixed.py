@@ -11,7 +11,7 @@ from densenet.chaos.load import JudgedLoad
 from densenet.chaos.monitor import Log, healthy, sampling
 from densenet.chaos.oracle import Expected, Outcome, Verdict, count
 from densenet.chaos.plan import Check, Fault, Finding, at_least, at_most, equal
-from densenet.chaos.scenario import Scenario, failed, make_finding, pairs
+from densenet.chaos.scenario import Scenario, failed, make_finding
 from densenet.chaos.sender import ClientRequest, Way
 from densenet.service.torchserve import Service, worker_processes
 
@@ -36,7 +36,7 @@ def load_for_long(scenario: Scenario) -> Finding:
         begun = time.monotonic()
         with (
             sampling(service, max(_MIN_INTERVAL, seconds / _SAMPLES)) as samples,
-            JudgedLoad(service.inference, pairs(requests, expected), weights).running(CLIENTS) as load,
+            JudgedLoad(service.inference, requests, expected, weights).running(CLIENTS) as load,
         ):
             time.sleep(seconds)
         ended = time.monotonic()

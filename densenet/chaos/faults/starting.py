@@ -3,7 +3,7 @@
 import json
 import re
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from densenet.chaos.environment import Checkout
@@ -12,6 +12,7 @@ from densenet.chaos.scenario import Scenario
 from export import CARD, NETWORK
 from export.archive import CONFIG, copy_with_settings
 
+_Damage = Callable[[Path, Path], object]  # takes an archive and the path of the damaged copy
 _MAX_LINE = 300  # characters of an error line that is still readable
 
 
@@ -59,52 +60,43 @@ def _must_refuse(checkout: Checkout, result: Finding, what: str, message: str) -
     result.operator = [*result.operator, f"{what}: {' / '.join(lines[:2])}".replace(str(checkout.root), "…")]
 
 
-def _cut_short(archive: Path, target: Path) -> None:
-    content = archive.read_bytes()
-    target.write_bytes(content[: len(content) // 2])
+def _changed(change: Callable[[bytes], bytes]) -> _Damage:
+    """Return a function that writes a changed copy of an archive's bytes."""
+    return lambda archive, target: target.write_bytes(change(archive.read_bytes()))
 
 
-def _one_byte(archive: Path, target: Path) -> None:
-    content = bytearray(archive.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    target.write_bytes(content)
+def _rewritten(name: str, change: Callable[[bytes], bytes]) -> _Damage:
+    """Return a function that writes a copy of an archive with one file changed and valid checksums."""
+
+    def rewrite(archive: Path, target: Path) -> None:
+        with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
+            for inside in old.namelist():
+                new.writestr(inside, change(old.read(inside)) if inside == name else old.read(inside))
+
+    return rewrite
 
 
-def _empty(_: Path, target: Path) -> None:
-    target.write_bytes(b"")
+def _flip_one(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
 
 
-def _another_network(archive: Path, target: Path) -> None:
-    _rewrite(archive, target, NETWORK, lambda content: content + b"\0")
-
-
-def _without_handler(archive: Path, target: Path) -> None:
-    _rewrite(archive, target, "entry.py", lambda _: b"raise ImportError('a module is missing')\n")
-
-
-def _without_card(archive: Path, target: Path) -> None:
-    _rewrite(archive, target, CARD, lambda _: b"[]")
-
-
-def _rewrite(archive: Path, target: Path, name: str, change: Callable[[bytes], bytes]) -> None:
-    """Write a copy of the archive with one file changed and valid checksums."""
-    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
-        for inside, content in _contents(old):
-            new.writestr(inside, change(content) if inside == name else content)
-
-
-def _contents(archive: zipfile.ZipFile) -> Iterator[tuple[str, bytes]]:
-    for name in archive.namelist():
-        yield name, archive.read(name)
-
-
-_DAMAGES: tuple[tuple[str, Callable[[Path, Path], None], str], ...] = (
-    ("cut short in the middle", _cut_short, "is damaged or not an archive of this project"),
-    ("one byte changed", _one_byte, "is damaged"),
-    ("an empty file", _empty, "is damaged or not an archive of this project"),
-    ("an invalid model card", _without_card, "is damaged or not an archive of this project"),
-    ("a network that differs from the card's", _another_network, "is not the file that the model card describes"),
-    ("a handler that cannot be imported", _without_handler, "a module is missing"),
+_NOT_OURS = "is damaged or not an archive of this project"
+_DAMAGES: tuple[tuple[str, _Damage, str], ...] = (
+    ("cut short in the middle", _changed(lambda content: content[: len(content) // 2]), _NOT_OURS),
+    ("one byte changed", _changed(_flip_one), "is damaged"),
+    ("an empty file", _changed(lambda _: b""), _NOT_OURS),
+    ("an invalid model card", _rewritten(CARD, lambda _: b"[]"), _NOT_OURS),
+    (
+        "a network that differs from the card's",
+        _rewritten(NETWORK, lambda content: content + b"\0"),
+        "is not the file that the model card describes",
+    ),
+    (
+        "a handler that cannot be imported",
+        _rewritten("entry.py", lambda _: b"raise ImportError('a module is missing')\n"),
+        "a module is missing",
+    ),
 )
 _LINES = (
     ("inference_address=127.0.0.1", "inference_address must be an address"),

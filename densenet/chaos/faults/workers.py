@@ -25,7 +25,8 @@ _CGROUP = Path("/sys/fs/cgroup/memory")
 def killed(scenario: Scenario) -> Finding:
     """Kill a worker."""
     with scenario.service("killed") as service:
-        return _replaced(Fault.WORKER_KILLED, service, "One of two workers gets SIGKILL.", _kill, maximum=SOON)
+        done = "One of two workers gets SIGKILL."
+        return _replaced(Fault.WORKER_KILLED, service, done, psutil.Process.kill, maximum=SOON)
 
 
 def hung(scenario: Scenario) -> Finding:
@@ -37,20 +38,12 @@ def hung(scenario: Scenario) -> Finding:
         "the default is 120."
     )
     with scenario.service("hung", quick) as service:
-        result = _replaced(Fault.WORKER_HUNG, service, done, _hang, maximum=RESPONSE_TIMEOUT + SOON)
+        result = _replaced(Fault.WORKER_HUNG, service, done, psutil.Process.suspend, maximum=RESPONSE_TIMEOUT + SOON)
     result.notes.append(
         "By default the request in the hung worker waits for two minutes and then gets 500 `Worker died.`; meanwhile "
         "the remaining workers answer all other requests, at their share of the speed."
     )
     return result
-
-
-def _kill(worker: psutil.Process) -> None:
-    worker.kill()
-
-
-def _hang(worker: psutil.Process) -> None:
-    worker.suspend()
 
 
 def _replaced(

@@ -46,8 +46,9 @@ def test_each_request_is_sent_once_and_then_by_weight(monkeypatch: pytest.Monkey
         return Outcome(request.kind, 0, 0, Verdict.RIGHT)
 
     monkeypatch.setattr(sender, "send", send)
-    pairs = [(ClientRequest(kind, "/", b""), Expected(200, kind)) for kind in ("often", "seldom", "never")]
-    with JudgedLoad("http://x", pairs, [9, 1, 0], {"A": "1"}).running(1) as running:
+    requests = [ClientRequest(kind, "/", b"") for kind in ("often", "seldom", "never")]
+    expected = [Expected(200, request.kind) for request in requests]
+    with JudgedLoad("http://x", requests, expected, [9, 1, 0], {"A": "1"}).running(1) as running:
         running.wait_for_answers(1000, "here")
     kinds = [outcome.kind for outcome in running.outcomes]
     assert kinds[:3] == ["often", "seldom", "never"]
