@@ -120,7 +120,7 @@ def _try(fault: Fault, scenario: Scenario) -> Finding:
     except Exception as error:  # one failing scenario must not prevent the others
         finding = Finding(fault, "")
         message = " ".join(f"{error}".split())[:300]
-        finding.checks.append(Check("the chaos test itself", "runs to its end", message, False))
+        finding.checks.append(Check("the chaos test", "completes", message, False))
     _print(finding.checks)
     return finding
 

@@ -45,9 +45,9 @@ def _head(document: Document) -> str:
     )
     return (
         f"# Reliability\n\nWritten by `{_COMMAND}` on {document['made']} after {document['elapsed_minutes']} minutes."
-        f"{untrained} Each fault has its own service with two workers, started in the same way as by `scripts/serve`. "
-        "Every answer is compared with the expected one. The command exits with 1 if an answer is wrong or if any "
-        "other expectation is not met."
+        f"{untrained} Each fault has its own service with two workers, which starts as with `scripts/serve`. "
+        "Every answer is compared with the expected one. The command exits with status 1 if an answer is wrong or "
+        "another expectation is not met."
     )
 
 
@@ -57,7 +57,7 @@ def _overview(findings: Sequence[Mapping[str, Any]]) -> str:
         counted = totals(finding["clients"])
         numbers = [counted[column] if finding["clients"] else "-" for column in _COLUMNS]
         rows.append((f"[{finding['fault']}](#{finding['fault']})", *numbers, _seconds(finding), verdict(finding)))
-    head = ("fault", *(column.value for column in _COLUMNS), "back to normal after", "")
+    head = ("fault", *(column.value for column in _COLUMNS), "recovery time", "result")
     return "## What clients saw\n\n" + tables.markdown(head, rows)
 
 
@@ -78,10 +78,11 @@ def _section(finding: Mapping[str, Any], plot: str | None) -> str:
         (check["what"], check["wanted"], check["found"], "met" if check["met"] else "**not met**")
         for check in finding["checks"]
     ]
-    parts.append(tables.markdown(("check", "required", "measured", ""), checks))
+    parts.append(tables.markdown(("check", "required", "measured", "result"), checks))
     parts += finding["notes"]
     if finding["operator"]:
-        parts.append("An operator sees:\n\n```\n" + _SCRATCH.sub("…/", "\n".join(finding["operator"])) + "\n```")
+        output = _SCRATCH.sub("…/", "\n".join(finding["operator"]))
+        parts.append(f"Log lines and output:\n\n```\n{output}\n```")
     return "\n\n".join(parts)
 
 
@@ -104,9 +105,9 @@ _HOW = """## How
   detected.
 - *Right* is the expected answer; for bad input that is the error. *Clean error* is a 4xx or 5xx status with JSON that
   has a code. *Unclear* is an error that a program cannot parse. *Connection lost* is a refused or reset connection.
-- Four clients send requests without a pause and wait a quarter of a second after a failure. They do not retry, unlike
-  the Python client.
-- The service is back to normal when TorchServe reports all workers as ready, killed workers are gone, and the last
-  failed request has ended. This counts only if right answers follow.
+- Four clients send requests without a pause and wait a quarter of a second after a failure. Unlike
+  the Python client, they do not retry.
+- The recovery time is the time from the fault until TorchServe reports all workers as ready, killed workers have
+  exited, and the last failed request has ended. It counts only if right answers follow.
 - Growth is the rise of a least-squares line through the second half of a process's samples of private memory (USS),
   open files and threads."""

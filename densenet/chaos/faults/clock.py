@@ -26,7 +26,7 @@ _CLOCK_DELAY = 2.5  # seconds until every process has read the new time
 _EXPIRED = "400 InvalidKeyException"
 _DONE = (
     "libfaketime moves the wall clock of Java and the workers by +2 h and then by -2 h, with token authorization on. A "
-    f"worker hangs before the second jump; `responseTimeout` is {RESPONSE_TIMEOUT} seconds."
+    f"worker is suspended before the second jump; `responseTimeout` is {RESPONSE_TIMEOUT} seconds."
 )
 
 
@@ -76,12 +76,12 @@ def jump(scenario: Scenario) -> Finding:
     result = make_finding(Fault.CLOCK_JUMP, _DONE, load.outcomes, injected, healthy_again, log.warnings())
     refused = [outcome for outcome in load.outcomes if outcome.verdict is Verdict.REFUSED]
     result.checks += [
-        at_least("refusals of an expired token after +2 h", _expired(load.outcomes), 1),
-        at_most("until the first of them", expired and expired - injected, 30, " s"),
+        at_least("refusals of the expired token after +2 h", _expired(load.outcomes), 1),
+        at_most("time until the first refusal", expired and expired - injected, 30, " s"),
         at_most("refusals of a token after it was renewed", _expired(load.outcomes, renewed), 0),
         at_most("other failed requests", len(refused) - _expired(refused), 1),
         at_most(
-            "until a hung worker is replaced, across -2 h",
+            "time until the hung worker is replaced, after the jump by -2 h",
             healthy_again and healthy_again - hung,
             RESPONSE_TIMEOUT + SOON,
             " s",

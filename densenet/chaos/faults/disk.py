@@ -16,8 +16,8 @@ from densenet.service.torchserve import Service
 _MEGABYTES = 160  # the extracted archive takes 33
 _TIME = re.compile(r"^[\d-]+ [\d:,]+ ")
 _DONE = (
-    f"Logs, sockets and the extracted archive are on a file system of {_MEGABYTES} MB, which is filled to the last "
-    "byte. A worker is killed while it is full; then the space is freed."
+    f"Logs, sockets and the extracted archive are on a file system of {_MEGABYTES} MB, which is completely "
+    "filled. A worker is killed while it is full; then the space is freed."
 )
 
 
@@ -51,7 +51,7 @@ def full(scenario: Scenario) -> Finding:
     result.checks += [
         at_most("failed requests before the worker was killed", alone, 0),
         at_most("failed requests", failed(load.outcomes), 1),
-        at_most("until normal, with the disk still full", result.normal_after, SOON, " s"),
+        at_most("recovery time while the disk is full", result.normal_after, SOON, " s"),
         at_least("bytes logged after the space was freed", logged, 1),
     ]
     return result

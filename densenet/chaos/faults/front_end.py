@@ -19,8 +19,8 @@ from export.console import CliError
 _END = 10  # seconds for workers to notice that their front end is gone
 _UP = "DenseNet-121 is up"
 _DONE = (
-    "Java gets SIGKILL, and `scripts/serve --foreground` starts it again as soon as its workers are gone. "
-    "Then Java is killed once more to see how that command exits."
+    "SIGKILL is sent to Java, and `scripts/serve --foreground` starts the service again once its workers have exited. "
+    "Then Java is killed again, to check how that command exits."
 )
 
 
@@ -53,14 +53,14 @@ def killed(scenario: Scenario) -> Finding:
         [line.replace(str(checkout.root), "…") for line in printed],
     )
     result.checks += [
-        at_least("connections lost", count(load.outcomes, Verdict.LOST), 1),
-        at_most("until normal", result.normal_after, SOON, " s"),
-        at_most("until its workers exited", alone and alone - injected, _END, " s"),
-        equal("its temporary folder exists before the next start", _yes_no(left), "yes"),
-        equal("its temporary folder exists after the next start", _yes_no(Path(service.temp).exists()), "no"),
+        at_least("lost connections", count(load.outcomes, Verdict.LOST), 1),
+        at_most("recovery time", result.normal_after, SOON, " s"),
+        at_most("time until the workers exited", alone and alone - injected, _END, " s"),
+        equal("the temporary folder exists before the next start", _yes_no(left), "yes"),
+        equal("the temporary folder exists after the next start", _yes_no(Path(service.temp).exists()), "no"),
         equal("exit status of --foreground", second.returncode, 1),
         equal("lines printed by --foreground", len(printed), 1),
-        equal("the temporary folder exists after --foreground", _yes_no(Path(again.temp).exists()), "no"),
+        equal("the temporary folder exists after --foreground exited", _yes_no(Path(again.temp).exists()), "no"),
     ]
     return result
 

@@ -50,7 +50,7 @@ def load_for_long(scenario: Scenario) -> Finding:
     result = make_finding(Fault.MIXED_LOAD, done, load.outcomes, ended, recovered, log.warnings())
     result.normal_after = None  # nothing broke
     result.samples = [asdict(sample) for sample in samples]
-    result.notes = [eager_note, f"{len(load.outcomes) / (ended - begun):.1f} requests a second."]
+    result.notes = [eager_note, f"{len(load.outcomes) / (ended - begun):.1f} requests per second."]
     result.checks += [
         *_counted(load, requests, logged),
         equal("workers that died or were replaced", len(before - after), 0),
@@ -83,7 +83,7 @@ def _counted(load: JudgedLoad, requests: Sequence[ClientRequest], logged: int) -
         ),
         at_most("failed requests", failed(list(outcomes)), 0),
         at_most(
-            "requests that were left on purpose and failed",
+            "connections lost before the client disconnected",
             count([outcome for outcome in outcomes if outcome.kind in leaving], Verdict.LOST),
             0,
         ),

@@ -16,7 +16,7 @@ _FULL = "clean error: 503 ServiceUnavailableException"
 
 
 def at_once(scenario: Scenario) -> Finding:
-    """Check that clients get only right answers and 503 during an overload, and that service recovers afterwards."""
+    """Check that clients get only right answers and 503 during an overload, and that the service recovers."""
     done = f"{CLIENTS} clients send requests without a pause for {_SECONDS} seconds; the queue holds 100 requests."
     with scenario.service("overload") as service:
         log = Log(service)
@@ -30,8 +30,8 @@ def at_once(scenario: Scenario) -> Finding:
     result = make_finding(Fault.QUEUE_FULL, done, outcomes, over, recovered, log.warnings())
     allowed = {"right: 200", _FULL}
     result.checks += [
-        Check("what clients saw", "right answers and 503", " and ".join(sorted(labels)), set(labels) <= allowed),
-        at_least("refusals", count(outcomes, Verdict.REFUSED), 1),
-        at_most("until normal, from the end of the overload", result.normal_after, _MAX_RECOVERY, " s"),
+        Check("outcomes", "right answers and 503", " and ".join(sorted(labels)), set(labels) <= allowed),
+        at_least("requests refused with 503", count(outcomes, Verdict.REFUSED), 1),
+        at_most("recovery time after the end of the overload", result.normal_after, _MAX_RECOVERY, " s"),
     ]
     return result

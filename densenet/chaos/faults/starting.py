@@ -19,7 +19,7 @@ _MAX_LINE = 300  # characters of an error line that is still readable
 def corrupt_archive(scenario: Scenario) -> Finding:
     """Check that scripts/serve rejects archives damaged in different ways."""
     checkout = Checkout(scenario.scratch("corrupt") / "checkout", scenario.archive)
-    done = "`scripts/serve` is called with archives that were damaged in different ways."
+    done = "`scripts/serve` is started with archives that are damaged in different ways."
     result = Finding(Fault.CORRUPT_ARCHIVE, done)
     for what, damage, message in _DAMAGES:
         damage(scenario.archive, checkout.archive)
@@ -30,7 +30,7 @@ def corrupt_archive(scenario: Scenario) -> Finding:
 def bad_configuration(scenario: Scenario) -> Finding:
     """Check that scripts/serve rejects bad lines in config.properties and bad settings in the archive."""
     checkout = Checkout(scenario.scratch("bad") / "checkout", scenario.archive)
-    done = "`scripts/serve` is called with one bad line in `config.properties`, or one in the archive's settings."
+    done = "`scripts/serve` is started with one bad line in `config.properties`, or one in the archive's settings."
     result = Finding(Fault.BAD_CONFIGURATION, done)
     config = checkout.root / "config.properties"
     original = config.read_text()
@@ -54,8 +54,8 @@ def _must_refuse(checkout: Checkout, result: Finding, what: str, message: str) -
     finally:
         checkout.stop()
     clear = len(lines) == 1 and message in lines[0] and len(lines[0]) < _MAX_LINE
-    observed = f"exit status {status}, {len(lines)} line(s)" + (", a recorded service" if left else "")
-    required = f"not 0, 1 line with “{message}”"
+    observed = f"exit status {status}, {len(lines)} line(s)" + (", the service is still recorded" if left else "")
+    required = f"exit status other than 0, 1 line with “{message}”"
     result.checks.append(Check(what, required, observed, status != 0 and clear and not left))
     result.operator = [*result.operator, f"{what}: {' / '.join(lines[:2])}".replace(str(checkout.root), "…")]
 

@@ -25,7 +25,7 @@ _CGROUP = Path("/sys/fs/cgroup/memory")
 def killed(scenario: Scenario) -> Finding:
     """Kill a worker."""
     with scenario.service("killed") as service:
-        done = "One of two workers gets SIGKILL."
+        done = "SIGKILL is sent to one of two workers."
         return _replaced(Fault.WORKER_KILLED, service, done, psutil.Process.kill, maximum=SOON)
 
 
@@ -34,14 +34,14 @@ def hung(scenario: Scenario) -> Finding:
     quick = scenario.scratch("quick") / "densenet.mar"
     copy_with_settings(scenario.archive, quick, {"responseTimeout": RESPONSE_TIMEOUT})
     done = (
-        f"One of two workers gets SIGSTOP. `responseTimeout` is {RESPONSE_TIMEOUT} seconds to keep the test short; "
-        "the default is 120."
+        f"SIGSTOP is sent to one of two workers. `responseTimeout` is {RESPONSE_TIMEOUT} seconds instead of 120, the "
+        "default, to keep the test short."
     )
     with scenario.service("hung", quick) as service:
         result = _replaced(Fault.WORKER_HUNG, service, done, psutil.Process.suspend, maximum=RESPONSE_TIMEOUT + SOON)
     result.notes.append(
-        "By default the request in the hung worker waits for two minutes and then gets 500 `Worker died.`; meanwhile "
-        "the remaining workers answer all other requests, at their share of the speed."
+        "With the default, the request in the hung worker fails after two minutes with 500 `Worker died.`. Until then "
+        "the remaining workers answer all other requests, at a proportionally lower rate."
     )
     return result
 
@@ -59,7 +59,7 @@ def _replaced(
     result = make_finding(fault, done, load.outcomes, injected, recovered, log.warnings())
     result.checks += [
         at_most("failed requests", failed(load.outcomes), 1),
-        at_most("until normal", result.normal_after, maximum, " s"),
+        at_most("recovery time", result.normal_after, maximum, " s"),
     ]
     return result
 
@@ -81,8 +81,8 @@ def memory_limit(scenario: Scenario) -> Finding:
         dead = sum(not process.is_running() for process in [*workers, *limited])
     done = (
         f"The address space of both workers' decoders is limited to {_HEADROOM / 1e6:.0f} MB more than they use "
-        "(RLIMIT_AS), and an image of 60 megapixels is sent, which needs 180 MB. Then the limit is lifted, and the "
-        "image is sent again."
+        "(RLIMIT_AS), and an image of 60 megapixels is sent, which needs 180 MB. Then the limit is removed, and "
+        "the image is sent again."
     )
     result = make_finding(
         Fault.MEMORY_LIMIT, done, [*load.outcomes, answer, again], injected, recovered, log.warnings()
@@ -127,7 +127,7 @@ def out_of_memory(scenario: Scenario) -> Finding:
         equal("verdict on the answer to the image", answer.verdict.value, Verdict.REFUSED.value),
         at_most("other failed requests", failed(load.outcomes), 0),
         equal("workers that died", dead, 0),
-        at_most("until normal", result.normal_after, SOON, " s"),
+        at_most("recovery time", result.normal_after, SOON, " s"),
     ]
     return result
 
