@@ -26,6 +26,7 @@ import psutil
 
 from densenet import processes
 from densenet.paths import LOGS, ROOT, RUN
+from densenet.polling import wait_until
 from densenet.service import java, tokens
 from densenet.service.properties import Properties
 from export.archive import read_card
@@ -211,6 +212,8 @@ def start(
         shutil.rmtree(temp, ignore_errors=True)
         raise
     _children[process.pid] = process
+    # On a busy machine a process has no command line yet just after its start, and `_process` would not recognize it.
+    wait_until(lambda: service.alive or process.poll() is not None, STOP_SECONDS)
     return service
 
 
