@@ -22,13 +22,9 @@ _IDLE_INTERVAL = 0.5  # seconds without work after which a process counts as idl
 def start(
     command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None, folder: Path | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Start a program whose output goes to a file.
+    """Start a program whose output goes to a file. environment: all its variables; by default this process's.
 
     Its own session keeps Ctrl-C away from it: this process handles Ctrl-C and ends the others in order.
-
-    Args:
-        environment: all environment variables of the program; None means those of this process.
-        folder: where it runs; None means the folder of this process.
     """
     with log.open("wb") as output:
         return subprocess.Popen(
@@ -51,7 +47,9 @@ def running(
     try:
         yield process
     finally:
-        end(process, grace)
+        if process.poll() is None:
+            end(psutil.Process(process.pid), grace)
+        process.wait()
 
 
 def run(module: str, *arguments: str, log: Path, **environment: str) -> None:
@@ -64,34 +62,19 @@ def run(module: str, *arguments: str, log: Path, **environment: str) -> None:
             raise CliError(f"{module} failed: {last_line(log)}")
 
 
-def end(process: "subprocess.Popen[bytes]", grace: float = _GRACE) -> None:
-    """Terminate a process, which is expected to end its children; end those that it leaves behind, and wait for it.
-
-    Args:
-        grace: seconds for the process to exit before it is killed.
-    """
-    if process.poll() is None:
-        with suppress(psutil.NoSuchProcess):
-            end_tree(psutil.Process(process.pid), grace)
-    process.wait()
-
-
-def end_tree(root: psutil.Process, grace: float = _GRACE) -> None:
+def end(root: psutil.Process, grace: float = _GRACE) -> None:
     """Terminate a process, then the descendants that it leaves behind, and kill what still runs.
 
-    Args:
-        grace: seconds for the process to exit.
-
-    Raises:
-        psutil.NoSuchProcess: if the process has ended.
+    grace: seconds for the process to exit and to end its descendants itself.
     """
-    everything = [root, *root.children(recursive=True)]
-    steps = (
+    everything = [root]
+    with suppress(psutil.NoSuchProcess):
+        everything += root.children(recursive=True)
+    for members, number, seconds in (
         ([root], signal.SIGTERM, grace),
         (everything, signal.SIGTERM, _GRACE),
         (everything, signal.SIGKILL, _GRACE),
-    )
-    for members, number, seconds in steps:
+    ):
         for member in members:
             with suppress(psutil.NoSuchProcess):
                 member.send_signal(number)

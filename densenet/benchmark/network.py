@@ -26,10 +26,11 @@ def measure(run: Run) -> None:
             connections = _start(run, threads, stack)
             for turn in range(run.effort.rounds * _ROUNDS):
                 elsewhere = machine.Elsewhere()
-                times = {}
+                times: dict[Engine, float] = {}
                 for engine in plan.in_order(list(connections), turn):
                     with run.record.guarded(Part.NETWORK, f"{engine.name}, {threads} thread(s), turn {turn + 1}"):
-                        times[engine] = _time(connections[engine])
+                        connections[engine].send(_PASSES)
+                        times[engine] = median(subprocess_rpc.receive(connections[engine]))
                 beside = {"threads": threads, "elsewhere": elsewhere.share()}
                 for engine, milliseconds in times.items():
                     run.record.add(Part.NETWORK, round=turn, engine=engine.name, milliseconds=milliseconds, **beside)
@@ -62,9 +63,3 @@ def _start(run: Run, threads: int, stack: ExitStack) -> dict[Engine, Connection]
             subprocess_rpc.receive(connection)
             connections[engine] = connection
     return connections
-
-
-def _time(connection: Connection) -> float:
-    connection.send(_PASSES)
-    milliseconds: list[float] = subprocess_rpc.receive(connection)
-    return median(milliseconds)

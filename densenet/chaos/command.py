@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from densenet.chaos.faults import clock, disk, front_end, mixed, overload, start
 from densenet.chaos.plan import Check, Fault, Finding, Skipped
 from densenet.chaos.scenario import WORKERS, Scenario
 from densenet.paths import BUILD
+from densenet.service.archive import WEIGHTS_OPTIONS
 from export import Precision, console
 from export.archive import copy_with_workers, read_card
 from export.console import CliError
@@ -37,8 +38,6 @@ _FAULTS: dict[Fault, Callable[[Scenario], Finding]] = {
     Fault.QUEUE_FULL: overload.at_once,
     Fault.MIXED_LOAD: mixed.load_for_long,
 }
-# Name of the weights in an archive's card → value of `export --weights`. Other weights are files that we do not have.
-_SOURCES = {"untrained": "untrained", "IMAGENET1K_V1": "imagenet"}
 
 
 def main(
@@ -94,7 +93,7 @@ def _archive(archive: Path | None, folder: Path) -> Path:
 
 def _eager_weights(card: dict[str, Any]) -> str | None:
     """Return the `export --weights` value for an eager network with the same outputs, or None if there is none."""
-    return _SOURCES.get(card["weights"]["name"]) if card["precision"] == Precision.FP32 else None
+    return WEIGHTS_OPTIONS.get(card["weights"]["name"]) if card["precision"] == Precision.FP32 else None
 
 
 def _about(card: dict[str, Any], minutes: float) -> dict[str, Any]:
@@ -121,13 +120,9 @@ def _try(fault: Fault, scenario: Scenario) -> Finding:
         finding = Finding(fault, "")
         message = " ".join(f"{error}".split())[:300]
         finding.checks.append(Check("the chaos test", "completes", message, False))
-    _print(finding.checks)
-    return finding
-
-
-def _print(checks: Iterable[Check]) -> None:
-    for check in checks:
+    for check in finding.checks:
         console.out.print(f"  {check.line}", markup=False)
+    return finding
 
 
 def _write(document: dict[str, Any], output: Path) -> None:

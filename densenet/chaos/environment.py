@@ -1,10 +1,9 @@
-"""Environment of a service under test: variables, folders, disks and checkouts, all restored afterwards."""
+"""Environment of a service under test: small disks and checkouts."""
 
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,31 +16,6 @@ from densenet.service import temporary_instance
 _PACKAGES = ("densenet", "export", "handler")
 _COMMAND = (sys.executable, "-P", "-m", "densenet")
 _TIMEOUT = 120  # seconds for a command that is expected to fail
-
-
-@contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Set environment variables for every process started in the block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def temporary_folders_in(folder: Path) -> Iterator[None]:
-    """Use folder for the sockets and the extracted archive of a service started in the block."""
-    before, tempfile.tempdir = tempfile.tempdir, str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
 
 
 @contextmanager

@@ -56,13 +56,10 @@ def _overview(findings: Sequence[Mapping[str, Any]]) -> str:
     for finding in findings:
         counted = totals(finding["clients"])
         numbers = [counted[column] if finding["clients"] else "-" for column in _COLUMNS]
-        rows.append((f"[{finding['fault']}](#{finding['fault']})", *numbers, _seconds(finding), verdict(finding)))
+        recovery = "-" if finding["normal_after"] is None else f"{finding['normal_after']:.1f} s"
+        rows.append((f"[{finding['fault']}](#{finding['fault']})", *numbers, recovery, verdict(finding)))
     head = ("fault", *(column.value for column in _COLUMNS), "recovery time", "result")
     return "## What clients saw\n\n" + tables.markdown(head, rows)
-
-
-def _seconds(finding: Mapping[str, Any]) -> str:
-    return "-" if finding["normal_after"] is None else f"{finding['normal_after']:.1f} s"
 
 
 def _section(finding: Mapping[str, Any], plot: str | None) -> str:
@@ -70,7 +67,10 @@ def _section(finding: Mapping[str, Any], plot: str | None) -> str:
     if finding["skipped"]:
         return "\n\n".join([*parts, f"Skipped: {finding['skipped']}."])
     if finding["clients"]:
-        rows = [(kind, _counts(counts)) for kind, counts in finding["clients"].items()]
+        rows = [
+            (kind, ", ".join(f"{number} × {label}" for label, number in counts.items()))
+            for kind, counts in finding["clients"].items()
+        ]
         parts.append(tables.markdown(("request", "outcomes"), rows))
     if plot:
         parts.append(f"![Memory of the front end and of each worker over the mixed load]({plot})")
@@ -84,10 +84,6 @@ def _section(finding: Mapping[str, Any], plot: str | None) -> str:
         output = _SCRATCH.sub("…/", "\n".join(finding["operator"]))
         parts.append(f"Log lines and output:\n\n```\n{output}\n```")
     return "\n\n".join(parts)
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{number} × {label}" for label, number in counts.items())
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

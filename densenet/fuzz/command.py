@@ -18,9 +18,9 @@ from densenet.fuzz.mutate import BASES, mutated
 from export import console
 from export.console import CliError
 from handler.decoder import Decoder
+from handler.settings import Settings
 
 _SHOWN = 10
-_DECODER_MEMORY = 1_500_000_000  # bytes of address space: the service's default
 _MEGABYTE = 1_000_000
 
 Seconds = Annotated[float, typer.Option(min=0, help="Duration of the search.")]
@@ -33,16 +33,8 @@ Keep = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for files
 
 
 @dataclass(frozen=True)
-class File:
-    """A file to measure. name: a known file's name, or the options that create the file again."""
-
-    name: str
-    content: bytes
-
-
-@dataclass(frozen=True)
 class Measurement:
-    """The cost of a file."""
+    """The cost of a file. name: a known file's name, or the options that create the file again."""
 
     name: str
     size: int
@@ -69,14 +61,15 @@ def main(
     """
     if name is not None and name not in COSTLY:
         raise CliError(f"unknown file {name}; known files: {', '.join(COSTLY)}")
-    decoder = Decoder(memory=_DECODER_MEMORY)
+    decoder = Decoder(memory=Settings().decode_memory)
     measurements: list[Measurement] = []
     try:
         with _progress(seconds) as advance:
-            for file in _files(seed, index, name, seconds):
-                measurements.append(Measurement(file.name, len(file.content), cost(decoder, file.content)))
-                if measurements[-1].exceeds(max_cpu, max_memory):
-                    _keep(keep, file)
+            for file, content in _files(seed, index, name, seconds):
+                measurements.append(Measurement(file, len(content), cost(decoder, content)))
+                if keep and measurements[-1].exceeds(max_cpu, max_memory):
+                    keep.mkdir(parents=True, exist_ok=True)
+                    (keep / file.replace("--", "").replace(" ", "-").strip("-")).write_bytes(content)
                 advance()
     except KeyboardInterrupt:
         console.err.print("interrupted; showing the measurements made so far")
@@ -89,24 +82,25 @@ def main(
         raise CliError(f"{len(bad)} of {len(measurements)} files took more than {bounds}, or broke the decoder")
 
 
-def _files(seed: int, index: int | None, name: str | None, seconds: float) -> Iterator[File]:
+def _files(seed: int, index: int | None, name: str | None, seconds: float) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of the files to measure."""
     if name is not None:
-        yield File(name, COSTLY[name]())
+        yield name, COSTLY[name]()
     elif index is not None:
         yield _mutation(seed, index)
     else:
         deadline = time.monotonic() + seconds
         for known, build in COSTLY.items():
             if time.monotonic() < deadline:
-                yield File(known, build())
+                yield known, build()
         for number in count():
             if time.monotonic() >= deadline:
                 return
             yield _mutation(seed, number)
 
 
-def _mutation(seed: int, index: int) -> File:
-    return File(f"--seed {seed} --index {index}", mutated(seed, index, BASES))
+def _mutation(seed: int, index: int) -> tuple[str, bytes]:
+    return f"--seed {seed} --index {index}", mutated(seed, index, BASES)
 
 
 @contextmanager
@@ -120,12 +114,6 @@ def _progress(seconds: float) -> Iterator[Callable[[], None]]:
             progress.update(task, completed=time.monotonic() - started, description=f"{next(files)} files")
 
         yield advance
-
-
-def _keep(folder: Path | None, file: File) -> None:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / file.name.replace("--", "").replace(" ", "-").strip("-")).write_bytes(file.content)
 
 
 def _show(measurements: list[Measurement]) -> None:

@@ -10,9 +10,10 @@ import psutil
 from densenet.background import repeating
 from handler.decoder import Decoder
 from handler.errors import RequestError
+from handler.settings import Settings
 
 _INTERVAL = 0.01  # seconds between two samples of the decoder process
-_SECONDS, _MAX_PIXELS, _MIN_SIDE = 5.0, 64_000_000, 510  # the service's defaults
+_LIMITS = Settings()
 _RESET_PEAK = "5"  # written to /proc/PID/clear_refs, resets the peak memory
 
 
@@ -40,7 +41,12 @@ def cost(decoder: Decoder, content: bytes) -> Cost:
 
 def _outcome(decoder: Decoder, content: bytes) -> tuple[str, bool]:
     try:
-        decoder.decode(content, seconds=_SECONDS, max_pixels=_MAX_PIXELS, min_side=_MIN_SIDE)
+        decoder.decode(
+            content,
+            seconds=_LIMITS.decode_seconds,
+            max_pixels=_LIMITS.max_image_pixels,
+            min_side=_LIMITS.min_side,
+        )
     except RequestError as failure:
         return failure.code.value, 400 <= failure.code.status < 500
     except Exception as error:  # the search looks for these errors

@@ -12,6 +12,9 @@ from export import CARD, DEFAULT_FOLDER, Precision
 from export.archive import is_current, is_servable, read_card, refresh
 from export.console import CliError, Unreachable, err
 
+# Name of the weights in an archive's card → value of --weights. Any other name is that of a weights file.
+WEIGHTS_OPTIONS = {"IMAGENET1K_V1": "imagenet", "untrained": "untrained"}
+
 
 @dataclass(frozen=True)
 class ArchiveOptions:
@@ -33,24 +36,21 @@ def ensure(archive: Path, requested: ArchiveOptions, *, rebuild: bool) -> None:
         CliError: if the archive cannot be read, or a requested file does not exist.
     """
     if not archive.exists():
-        _export(requested.weights or "imagenet", requested, fall_back=requested.weights is None)
-        _pack(archive)
+        _make(archive, requested.weights or "imagenet", requested, fall_back=requested.weights is None)
         return
     try:
         card = read_card(archive)
     except CliError:
         if not (rebuild and requested.weights):
             raise
-        _export(requested.weights, requested, fall_back=False)
-        _pack(archive)
+        _make(archive, requested.weights, requested)
         return
     outdated = not is_servable(card)
     if outdated:
         err.print("the archive was made by an older export; exporting again")
     if rebuild or outdated or not satisfies(card, requested):
         requested = replace(requested, precision=requested.precision or Precision(card["precision"]))
-        _export(requested.weights or _own_weights(archive, card), requested, fall_back=False)
-        _pack(archive)
+        _make(archive, requested.weights or _own_weights(archive, card), requested)
     elif _is_of_last_export(card) and not is_current(archive, DEFAULT_FOLDER):
         err.print("the handler has changed; packing the archive again")
         refresh(archive, DEFAULT_FOLDER)
@@ -59,7 +59,7 @@ def ensure(archive: Path, requested: ArchiveOptions, *, rebuild: bool) -> None:
 def _own_weights(archive: Path, card: dict[str, Any]) -> str:
     """Return the --weights value that exports the archive's own weights again."""
     name = card["weights"]["name"]
-    weights = {"IMAGENET1K_V1": "imagenet", "untrained": "untrained"}.get(name)
+    weights = WEIGHTS_OPTIONS.get(name)
     if weights is None:
         raise CliError(f"{archive.name} was made from the weights file {name}; name it again: --weights FILE")
     return weights
@@ -101,10 +101,8 @@ def _has_weights(card: dict[str, Any], weights: str | None) -> bool:
     archived = card["weights"]
     if weights is None:
         return True
-    if weights == "imagenet":
-        return bool(archived["name"] == "IMAGENET1K_V1")
-    if weights == "untrained":
-        return bool(archived["name"] == "untrained")
+    if weights in WEIGHTS_OPTIONS.values():
+        return WEIGHTS_OPTIONS.get(archived["name"]) == weights
     path = Path(weights)
     if not path.is_file():
         raise CliError(f"the weights file {path} does not exist; --weights takes imagenet, untrained or a file")
@@ -116,7 +114,8 @@ def _is_of_last_export(card: dict[str, Any]) -> bool:
     return path.exists() and bool(json.loads(path.read_bytes()) == card)
 
 
-def _export(weights: str, requested: ArchiveOptions, *, fall_back: bool) -> None:
+def _make(archive: Path, weights: str, requested: ArchiveOptions, *, fall_back: bool = False) -> None:
+    """Export the weights and pack the archive. fall_back: use untrained weights if ImageNet's cannot be downloaded."""
     values = (
         ("--class-index", requested.class_index),
         ("--precision", requested.precision),
@@ -130,9 +129,6 @@ def _export(weights: str, requested: ArchiveOptions, *, fall_back: bool) -> None
         err.print("Once there is a network, or the file is in Torch Hub's cache: scripts/serve --weights imagenet")
         err.rule()
         _run("export", "--weights", "untrained", *options)
-
-
-def _pack(archive: Path) -> None:
     _run("export.archive", "--output", str(archive))
 
 

@@ -75,6 +75,18 @@ def describe(service: Service, version: str | None = None, *, card: bool = False
     return _model(response.json()[0])
 
 
+def describe_default(service: Service) -> Model:
+    """Describe the default version.
+
+    Raises:
+        CliError: if TorchServe refuses, or has no such model.
+    """
+    model = describe(service)
+    if model is None:
+        raise CliError(f"TorchServe has no model {service.model}; see {service.logs}")
+    return model
+
+
 def versions(service: Service) -> list[str]:
     """Return the registered versions, in no particular order."""
     with authenticated_session.session(service) as http:

@@ -71,9 +71,7 @@ def roll(service: Service, archive: Path, photos: Sequence[Path], min_agreement:
     card, version = read_card(archive), read_version(archive)
     if not is_servable(card):
         raise CliError(f"{archive} was made by an older export; run scripts/export and scripts/archive again")
-    old = management.describe(service)
-    if old is None:
-        raise CliError(f"TorchServe has no model {service.model}; see {service.logs}")
+    old = management.describe_default(service)
     if version in management.versions(service):
         raise CliError(f"version {version} is already in service; pack the new one with a different --version")
     with _registered(service, archive, store, version, workers=max(old.min_workers, 1)):

@@ -233,8 +233,7 @@ def stop(service: Service, run: Path = RUN) -> None:
     """Stop the service and its workers, and remove its temporary folder and state file."""
     process = _process(service)
     if process is not None:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            processes.end_tree(process, STOP_SECONDS)
+        processes.end(process, STOP_SECONDS)
     for orphan in _orphans(service):
         with contextlib.suppress(psutil.NoSuchProcess):
             orphan.kill()

@@ -10,7 +10,7 @@ import typer
 
 from densenet import tables
 from densenet.service import management, quiesce, readiness, torchserve
-from densenet.service.management import Model, Worker
+from densenet.service.management import Worker
 from densenet.service.torchserve import Service, private_memory
 from export import console
 from export.console import CliError
@@ -47,7 +47,7 @@ def scale(service: Service, minimum: int | None, maximum: int | None, seconds: f
     Raises:
         CliError: if the bounds contradict each other, running requests take too long, or a worker cannot start.
     """
-    model = _describe(service)
+    model = management.describe_default(service)
     minimum = minimum or min(model.min_workers, maximum or model.min_workers)
     maximum = maximum or max(model.max_workers, minimum)
     if minimum > maximum:
@@ -68,7 +68,7 @@ def scale(service: Service, minimum: int | None, maximum: int | None, seconds: f
 
 def show(service: Service) -> None:
     """Print a table of the workers, and the length of the queue."""
-    model = _describe(service)
+    model = management.describe_default(service)
     numbers = ("memory", "age", "requests")
     rows = ((worker.id, *_row(service, worker)) for worker in model.workers)
     tables.show(("worker", "pid", "state", *numbers, "working"), rows, numbers=numbers)
@@ -76,13 +76,6 @@ def show(service: Service) -> None:
         f"{model.ready} of {model.min_workers} ready, version {model.version}; "
         f"queue: {model.queued} waiting, room for {model.queue_capacity} more"
     )
-
-
-def _describe(service: Service) -> Model:
-    model = management.describe(service)
-    if model is None:
-        raise CliError(f"TorchServe has no model {service.model}; see {service.logs}")
-    return model
 
 
 def _row(service: Service, worker: Worker) -> tuple[str, ...]:

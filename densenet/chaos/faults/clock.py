@@ -1,14 +1,15 @@
 """Clock jumps, forwards and backwards, with token authorization on and a timeout running."""
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import requests
 
-from densenet.chaos.environment import environment
 from densenet.chaos.faults.workers import RESPONSE_TIMEOUT
 from densenet.chaos.load import PATIENCE
 from densenet.chaos.monitor import Log, healthy, one_worker, within
@@ -122,7 +123,7 @@ def _guarded(scenario: Scenario, library: Path) -> Iterator[Guarded]:
         "FAKETIME_CACHE_DURATION": "1",
     }
     with (
-        environment(LD_PRELOAD=str(library), FAKETIME_TIMESTAMP_FILE=str(shift), **faked),
+        mock.patch.dict(os.environ, LD_PRELOAD=str(library), FAKETIME_TIMESTAMP_FILE=str(shift), **faked),
         temporary_instance.serving(archive, folder, disable_token_authorization="false") as service,
     ):
         yield Guarded(service, Path(service.folder, KEY_FILE), shift)

@@ -2,10 +2,12 @@
 
 import errno
 import re
+import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
-from densenet.chaos.environment import small_disk, temporary_folders_in
+from densenet.chaos.environment import small_disk
 from densenet.chaos.load import PATIENCE
 from densenet.chaos.monitor import healthy, one_worker, within
 from densenet.chaos.plan import Fault, Finding, at_least, at_most
@@ -28,7 +30,7 @@ def full(scenario: Scenario) -> Finding:
     """
     with (
         small_disk(scenario.scratch("full") / "disk", _MEGABYTES) as disk,
-        temporary_folders_in(disk),
+        mock.patch.object(tempfile, "tempdir", str(disk)),  # for its sockets and the extracted archive
         temporary_instance.serving(scenario.archive, disk / "run") as service,
         steady(service.inference) as load,
     ):

@@ -71,7 +71,7 @@ def test_what_a_program_leaves_behind_is_ended_too() -> None:
     process = subprocess.Popen([sys.executable, "-c", FAMILY])
     root = psutil.Process(process.pid)
     (child,) = wait_until(root.children, 20)
-    processes.end_tree(root)
+    processes.end(root)
     process.wait()
     assert over(child)
 

@@ -26,11 +26,10 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ArchiveOptions]]
     """What was exported, with which wishes."""
     found: list[tuple[str, ArchiveOptions]] = []
 
-    def export(weights: str, requested: ArchiveOptions, *, fall_back: bool) -> None:
+    def make(_: Path, weights: str, requested: ArchiveOptions, *, fall_back: bool = False) -> None:
         found.append((weights, requested))
 
-    monkeypatch.setattr(archive, "_export", export)
-    monkeypatch.setattr(archive, "_pack", lambda path: None)
+    monkeypatch.setattr(archive, "_make", make)
     monkeypatch.setattr(archive, "_is_of_last_export", lambda card: False)
     return found
 
