@@ -10,7 +10,6 @@ from densenet.benchmark.record import FAILURES
 from densenet.benchmark.statistics import summarize
 from densenet.benchmark.targets import Document, in_words
 
-_COMMAND = "scripts/benchmark"
 _QUIET = 0.1  # maximum share of CPU time for other programs
 Row = Mapping[str, Any]
 
@@ -45,7 +44,7 @@ def _head(document: Document) -> str:
         " The weights are untrained; speed does not depend on them." if document["weights"] == "untrained" else ""
     )
     return (
-        f"# Performance\n\nWritten by `{_COMMAND}` on {document['made']}: {document['rounds']} round(s), "
+        f"# Performance\n\nWritten by `scripts/benchmark` on {document['made']}: {document['rounds']} round(s), "
         f"{document['seconds']} seconds per load, {document['minutes']} minutes in total.{quick}{untrained}\n\n"
         "Numbers are medians over rounds, with the lowest and highest round in parentheses. Ratios are computed within "
         "a round."

@@ -10,7 +10,6 @@ from densenet.chaos.oracle import Verdict
 Document = Mapping[str, Any]
 """The content of reliability.json, written by command.py."""
 _SCRATCH = re.compile(r"/\S*/chaos-\w+/")
-_COMMAND = "scripts/chaos"
 _COLUMNS = (Verdict.RIGHT, Verdict.REFUSED, Verdict.LOST, Verdict.LATE, Verdict.LEFT, Verdict.UNCLEAR, Verdict.WRONG)
 
 
@@ -44,8 +43,8 @@ def _head(document: Document) -> str:
         " The weights are untrained, which does not affect the faults." if document["weights"] == "untrained" else ""
     )
     return (
-        f"# Reliability\n\nWritten by `{_COMMAND}` on {document['made']} after {document['elapsed_minutes']} minutes."
-        f"{untrained} Each fault has its own service with two workers, which starts as with `scripts/serve`. "
+        f"# Reliability\n\nWritten by `scripts/chaos` on {document['made']} after {document['elapsed_minutes']} "
+        f"minutes.{untrained} Each fault has its own service with two workers, started as by `scripts/serve`. "
         "Every answer is compared with the expected one. The command exits with status 1 if an answer is wrong or "
         "another expectation is not met."
     )

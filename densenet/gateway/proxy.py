@@ -110,7 +110,9 @@ class Gateway:
         """
         common = self._common()
         (self._folder / "errors.conf").write_text(fill(NGINX_TEMPLATES / "errors.conf.template", common))
-        replicas = fill(NGINX_TEMPLATES / "replicas.conf.template", common | self._replica_values())
+        template, settings = NGINX_TEMPLATES / "replica.conf.template", self._settings
+        blocks = upstreams.blocks(template, settings.upstreams, self._folder, settings.ca)
+        replicas = fill(NGINX_TEMPLATES / "replicas.conf.template", common | {"REPLICAS": blocks})
         self._replicas.run(replicas, force=force)
         gateway = fill(NGINX_TEMPLATES / "nginx.conf.template", common | self._gateway_values())
         self._gateway.run(gateway, force=force)
@@ -142,11 +144,6 @@ class Gateway:
             "PROCESSES": str(_PROCESSES),
             "CONNECTIONS": str(min(_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0])),
         }
-
-    def _replica_values(self) -> dict[str, str]:
-        settings = self._settings
-        template = NGINX_TEMPLATES / "replica.conf.template"
-        return {"REPLICAS": upstreams.blocks(template, settings.upstreams, self._folder, settings.ca)}
 
     def _gateway_values(self) -> dict[str, str]:
         settings = self._settings
