@@ -17,7 +17,7 @@ from typing import Any
 
 from handler.errors import ErrorCode, RequestError
 from handler.reply import Reply
-from handler.results import ImageResult, Outcome
+from handler.results import ImageResult
 
 DECODE = "densenet_decode_seconds"
 TRANSFORM = "densenet_transform_seconds"
@@ -55,7 +55,7 @@ class CompletedRequest:
     """One answered request of a batch: its reply, its images' outcomes, and their recognition threshold in 0..1."""
 
     reply: Reply
-    outcomes: Sequence[Outcome] = ()
+    outcomes: Sequence[ImageResult | RequestError] = ()
     min_probability: float = 0.0
 
 
@@ -124,7 +124,7 @@ def error_codes(completed: CompletedRequest) -> list[ErrorCode]:
     return codes
 
 
-def outcome_of(outcome: Outcome, min_probability: float) -> str:
+def outcome_of(outcome: ImageResult | RequestError, min_probability: float) -> str:
     """Return an image's outcome, one of OUTCOMES. NaN counts as refused because it cannot be written as JSON."""
     if isinstance(outcome, RequestError) or math.isnan(outcome.predictions[0].probability):
         return "refused"

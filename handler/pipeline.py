@@ -23,7 +23,7 @@ from handler.protocols import ParsedRequest
 from handler.ranking import ClassIndex
 from handler.reply import Reply
 from handler.request import Upload
-from handler.results import ImageResult, Outcome
+from handler.results import ImageResult
 from handler.routing import Router
 from handler.scoring import Network, Scores
 from handler.settings import Settings
@@ -75,7 +75,7 @@ class ImageRecord:
         return self.request.parsed
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> ImageResult | RequestError:
         """Return the image's result or its error; valid after the last step."""
         outcome = self.error or self.result
         assert outcome is not None
@@ -219,7 +219,7 @@ class Pipeline:
             if request.error:
                 request.reply = self.router.refuse(request.row, request.parsed, request.error)
 
-    def _answer(self, parsed: ParsedRequest, outcomes: Sequence[Outcome]) -> Reply:
+    def _answer(self, parsed: ParsedRequest, outcomes: Sequence[ImageResult | RequestError]) -> Reply:
         answer = parsed.request.answer(outcomes, self.model)
         if len(answer.body) > self.settings.max_response_bytes:
             raise RequestError(

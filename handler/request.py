@@ -9,7 +9,7 @@ import torch
 from handler.errors import ErrorCode, RequestError
 from handler.options import ExplainOptions, Options
 from handler.reply import Reply
-from handler.results import Outcome
+from handler.results import ImageResult
 from handler.settings import Settings
 
 MAX_OVERLAY_IMAGES = 10
@@ -57,7 +57,7 @@ class Request(ABC):
         return self.explain_options.shown if self.explain_options else None
 
     @abstractmethod
-    def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
         """Return the reply. outcomes: one per upload. model: its name, version, weights and precision.
 
         Raises:

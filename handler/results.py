@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from PIL.Image import Image
 
 from handler.cropping import Box
-from handler.errors import RequestError
 from handler.ranking import Prediction
 
 
@@ -41,7 +40,3 @@ class ImageResult:
     def recognized(self, min_probability: float) -> bool:
         """Return whether the best class reaches the threshold in 0..1."""
         return self.predictions[0].probability >= min_probability
-
-
-Outcome = ImageResult | RequestError
-"""The result of one image, or the error that it ended with."""

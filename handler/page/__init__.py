@@ -20,7 +20,7 @@ from handler.protocols import ProtocolAdapter, native
 from handler.ranking import ClassIndex
 from handler.reply import Reply
 from handler.request import Request, Upload
-from handler.results import Outcome
+from handler.results import ImageResult
 from handler.settings import Settings
 
 _HEADERS = {
@@ -128,7 +128,7 @@ class FormRequest(Request):
         """Return the longer side in pixels of the photo on a card."""
         return result_cards.SHOWN
 
-    def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
         """Return the page with one card per image.
 
         Raises:
@@ -139,7 +139,7 @@ class FormRequest(Request):
         pairs = zip(self.uploads, outcomes, strict=True)
         return self.page.reply(self.context, [self._card(upload, outcome, model) for upload, outcome in pairs])
 
-    def _card(self, upload: Upload, outcome: Outcome, model: Mapping[str, str]) -> Markup:
+    def _card(self, upload: Upload, outcome: ImageResult | RequestError, model: Mapping[str, str]) -> Markup:
         words = texts(self.context.language)
         name = upload.name or "" if len(self.uploads) > 1 else ""
         if isinstance(outcome, RequestError):

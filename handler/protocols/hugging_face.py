@@ -15,7 +15,7 @@ from handler.payload import Document, Uploads
 from handler.ranking import Prediction
 from handler.reply import Reply, document
 from handler.request import Content, Request, Upload
-from handler.results import Outcome
+from handler.results import ImageResult
 from handler.settings import Settings
 
 FORMAT = "huggingface"
@@ -35,7 +35,7 @@ class HuggingFaceRequest(Request):
 
     function: str
 
-    def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
         """Return labels and scores, best first.
 
         Raises:

@@ -13,7 +13,7 @@ from handler.protocols import native
 from handler.ranking import ClassIndex
 from handler.reply import Reply, document
 from handler.request import Content, Request, Upload, check_count, check_overlays
-from handler.results import Outcome
+from handler.results import ImageResult
 from handler.settings import Settings
 
 _NAMES = ("image", "image_bytes", "data")
@@ -22,7 +22,7 @@ _NAMES = ("image", "image_bytes", "data")
 class KServeV1Request(Request):
     """A list of instances."""
 
-    def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
         """Return one prediction per instance or its error, and as many explanations if requested."""
         answer = {"predictions": [native.result(outcome, self.options, model) for outcome in outcomes]}
         if self.explain_options:

@@ -10,7 +10,7 @@ from handler.payload import EXPLAINING, Uploads
 from handler.ranking import ClassIndex, Prediction
 from handler.reply import Reply, document
 from handler.request import Request, Upload, check_count, check_overlays
-from handler.results import Explanation, Outcome
+from handler.results import Explanation, ImageResult
 from handler.settings import Settings
 
 OPTIONS = ("top_k", "min_probability")
@@ -20,7 +20,7 @@ PNG = "image/png"
 class NativeRequest(Request):
     """One or several uploads."""
 
-    def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
         """Return one object for one image, or a list of results with the names of their form parts.
 
         Raises:
@@ -37,7 +37,7 @@ class NativeRequest(Request):
         results = [{"name": upload.name} | self._result(outcome, model) for upload, outcome in pairs]
         return document({"success": True, "results": results})
 
-    def _result(self, outcome: Outcome, model: Mapping[str, str]) -> dict[str, object]:
+    def _result(self, outcome: ImageResult | RequestError, model: Mapping[str, str]) -> dict[str, object]:
         prediction = result(outcome, self.options, model)
         return prediction | explained(outcome) if self.explain_options else prediction
 
@@ -87,7 +87,7 @@ def refuse(failure: RequestError) -> Reply:
     return document(error(failure), failure.code.status)
 
 
-def result(outcome: Outcome, options: Options, model: Mapping[str, str]) -> dict[str, object]:
+def result(outcome: ImageResult | RequestError, options: Options, model: Mapping[str, str]) -> dict[str, object]:
     """Return one image's prediction or error as JSON."""
     if isinstance(outcome, RequestError):
         return error(outcome)
@@ -103,7 +103,7 @@ def result(outcome: Outcome, options: Options, model: Mapping[str, str]) -> dict
     }
 
 
-def explained(outcome: Outcome) -> dict[str, object]:
+def explained(outcome: ImageResult | RequestError) -> dict[str, object]:
     """Return one image's explanations or error as JSON."""
     if isinstance(outcome, RequestError):
         return error(outcome)

@@ -20,7 +20,7 @@ from handler.payload import Document
 from handler.ranking import Prediction
 from handler.reply import Reply, encode
 from handler.request import Content, Request, Upload, check_count
-from handler.results import ImageResult, Outcome
+from handler.results import ImageResult
 from handler.settings import Settings
 
 # Datatype and shape of one image. Clients of Triton send BYTES as [N, 1], with a batch dimension.
@@ -62,7 +62,7 @@ class OpenInferenceRequest(Request):
         """Return the number of classes that the largest output needs."""
         return max(output.count for output in self.outputs)
 
-    def answer(self, outcomes: Sequence[Outcome], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
         """Return all outputs.
 
         Raises:
