@@ -78,7 +78,7 @@ def check_writable(folder: Path) -> None:
         pass
 
 
-KINDS = {Precision.FP32: fused.ONEDNN_FP32, Precision.BF16: fused.ONEDNN_BF16, Precision.FP16: fused.PLAIN_FP16}
+KINDS = {Precision.FP32: fused.FP32, Precision.BF16: fused.ONEDNN_BF16, Precision.FP16: fused.PLAIN_FP16}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export import kernels
+from handler import hardware
 
 # Huang et al. 2017, table 1: DenseNet-121. Shapes are constants, except for the number of images, because tracing turns
 # each shape read from a tensor into several operators per call, half a millisecond in total.
@@ -45,7 +46,10 @@ class Kind:
 
 ONEDNN_FP32 = Kind(torch.float32, torch.float32, kernels.linear, kernels.convolution)
 ONEDNN_BF16 = Kind(torch.bfloat16, torch.float32, kernels.linear, kernels.convolution)
+PLAIN_FP32 = Kind(torch.float32, torch.float32, kernels.plain_linear, kernels.plain_convolution)
 PLAIN_FP16 = Kind(torch.float16, torch.float16, kernels.plain_linear, kernels.plain_convolution)
+
+FP32 = ONEDNN_FP32 if hardware.has_onednn() else PLAIN_FP32
 
 # A smaller scale of a channel counts as zero, because dividing by it would overflow.
 _NO_SCALE = 1e-12
@@ -164,7 +168,7 @@ class Trunk(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: nn.Module, kind: Kind = ONEDNN_FP32) -> None:
+    def __init__(self, network: nn.Module, kind: Kind = FP32) -> None:
         """network: torchvision's DenseNet-121 in eval mode; its tensors are copied."""
         super().__init__()
         self.dtype = kind.dtype

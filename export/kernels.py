@@ -4,6 +4,9 @@ These are the private operators that torch.compile generates for CPUs (torch/_in
 onednn's in quantization.py). Tracing cannot record their lists of optional numbers, so each is called from a scripted
 function. Weights are packed in each call unless handler/scoring.py, which finds the packing operators by name, has
 packed them on loading.
+
+Builds of torch without oneDNN lack these operators. There the scripted functions are never called, and the plain ones
+take their place in fp32; the other precisions are refused (handler/hardware.py).
 """
 
 import warnings
@@ -14,11 +17,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from handler import hardware
+
 P = ParamSpec("P")
 
 
 def scripted(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Call torch.jit.script without its deprecation warning; torch is pinned."""
+    """Call torch.jit.script without its deprecation warning; torch is pinned.
+
+    Where torch lacks the operators, which fails on scripting, return the function as it is.
+    """
+    if not hardware.has_onednn():
+        return function
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return cast(Callable[P, Tensor], torch.jit.script(function))
@@ -44,14 +54,16 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: i
 
 
 def plain_linear(x: Tensor, weight: Tensor, bias: Tensor, after: str) -> Tensor:
-    """Compute linear() with torch's public operators, which also run on a GPU."""
+    """Compute linear() with torch's public operators, which run everywhere."""
     result = functional.linear(x, weight, bias)
     return result.relu_() if after == "relu" else result
 
 
 def plain_convolution(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, after: str) -> Tensor:
-    """Compute convolution() with torch's public operators, which also run on a GPU."""
+    """Compute convolution() with torch's public operators, which run everywhere."""
     result = functional.conv2d(x, weight, bias, stride, padding)
+    # Some of torch's convolutions (NNPACK's) return channels first.
+    result = result.contiguous(memory_format=torch.channels_last)
     return result.relu_() if after == "relu" else result
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,7 +98,8 @@ def read(content: bytes, device: torch.device = CPU) -> Network:
     """Read a TorchScript file's content as a network on the device, with packed weights.
 
     Raises:
-        ValueError: the file does not have the parts that this version's export writes.
+        ValueError: this build of torch lacks an operator of the network, or the file does not have the parts that this
+            version's export writes.
     """
     if device.type == "cuda":
         # The GPU fuser would compile for every new batch size, in the middle of a request.
@@ -105,12 +107,27 @@ def read(content: bytes, device: torch.device = CPU) -> Network:
     with warnings.catch_warnings():
         # TorchScript is deprecated in torch 2.x; torch is pinned, so a warning per worker would be noise.
         warnings.simplefilter("ignore")
-        module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location=device).eval()
+        module = _load(content, device).eval()
         if not all(hasattr(module, part) for part in PARTS):
             raise ValueError("the network file is from an older export; create it again with python -m export")
         features, head = (torch.jit.freeze(getattr(module, part)) for part in PARTS)
     _pack(features.graph)
     return Network(features, head, device)
+
+
+def _load(content: bytes, device: torch.device) -> torch.jit.ScriptModule:
+    try:
+        module: torch.jit.ScriptModule = torch.jit.load(io.BytesIO(content), map_location=device)
+        return module
+    except RuntimeError as error:
+        # The rest of torch's message is a page of source and similar names.
+        if (match := re.search(r"Unknown builtin op: ([\w:]+)", str(error))) is None:
+            raise
+        missing = match[1]
+    raise ValueError(
+        f"this build of torch lacks {missing}, which the network file uses: it was exported on another platform; "
+        "export it on this machine: scripts/serve --rebuild, or python -m export"
+    )
 
 
 def score(network: Network, batch: torch.Tensor, *, chunk: int) -> Scores:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from export.fused import ONEDNN_BF16, ONEDNN_FP32, PLAIN_FP16, Bounds, Kind, Pointwise, Trunk, scale_and_shift
+from export import kernels
+from export.fused import FP32, ONEDNN_BF16, PLAIN_FP16, PLAIN_FP32, Bounds, Kind, Pointwise, Trunk, scale_and_shift
 from export.network import Network, to_torchscript
 from handler.scoring import read
 from tests.conftest import tutorial_transform
@@ -52,7 +53,7 @@ def test_a_normalised_convolution_is_the_same_function(change: Change, outer: bo
         expected = functional.relu(norm(rows.view(100, 48, 1, 1)))
         expected = functional.conv2d(expected, convolution.weight)
         expected = functional.relu(after(expected)) if outer else expected
-        actual = Pointwise(norm, convolution.weight, after if outer else None, ONEDNN_FP32)(rows)
+        actual = Pointwise(norm, convolution.weight, after if outer else None, FP32)(rows)
     assert torch.isfinite(actual).all()
     scale = expected.abs().max().clamp_min(1)
     assert (actual - expected.view(100, 16)).abs().max() <= 1e-5 * scale
@@ -93,6 +94,37 @@ def test_half_the_bits_say_nearly_the_same(network: nn.Module, kind: Kind, toler
     differences = (actual - expected).abs().amax(1) / expected.std(1)
     assert differences.max() <= tolerance
     assert ((together - alone).abs().amax(1) / expected.std(1)).max() <= tolerance
+
+
+@pytest.fixture
+def _without_onednn() -> Iterator[None]:
+    """Make torch's public operators do without it, too."""
+    torch.backends.mkldnn.set_flags(_enabled=False)
+    yield
+    torch.backends.mkldnn.set_flags(_enabled=True)
+
+
+# Then torch's convolution of 16 images and more is NNPACK's, which returns channels first.
+@pytest.mark.parametrize("count", [1, 16])
+@pytest.mark.usefixtures("_without_onednn")
+def test_public_operators_keep_channels_last_without_onednn(count: int) -> None:
+    picture = torch.randn(count, 128, 7, 7).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(32, 128, 3, 3).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        actual = kernels.plain_convolution(picture, weight, torch.zeros(32), 1, 1, "relu")
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    expected = functional.conv2d(picture.double(), weight.double(), padding=1).relu()
+    assert (actual - expected).abs().max() <= 1e-4 * expected.std()
+
+
+@pytest.mark.parametrize("count", [1, 16])
+@pytest.mark.usefixtures("_without_onednn")
+def test_the_network_of_public_operators_is_the_same_function(network: nn.Module, count: int) -> None:
+    images = torch.randn(count, 3, 224, 224)
+    loaded = read(to_torchscript(Network(Trunk(network, PLAIN_FP32), network).eval()))
+    with torch.inference_mode():
+        expected, actual = network(images), loaded(images)
+    assert ((actual - expected).abs().amax(1) <= 1e-4 * expected.std(1)).all()
 
 
 def test_making_it_leaves_the_eager_network_as_it_was(network: nn.Module) -> None:

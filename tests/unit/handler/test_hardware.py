@@ -54,6 +54,22 @@ def test_what_is_missing_is_named(precision: str, missing: str, monkeypatch: pyt
         hardware.check(precision)
 
 
+def test_onednns_operators_are_there_if_torch_was_built_with_it() -> None:
+    assert hardware.has_onednn() == torch.backends.mkldnn.is_available()
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_a_capable_processor_does_not_make_up_for_a_build_without_onednn(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, instructions=("avx512_vnni", "avx512_bf16"), gpu=True)
+    monkeypatch.setattr(hardware, "has_onednn", lambda: False)
+    with pytest.raises(ValueError, match=f"^{precision} needs oneDNN, which this build of torch does not have; use"):
+        hardware.check(precision)
+    for other in ("fp32", "fp16"):
+        hardware.check(other)
+
+
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
 def test_an_export_is_refused_at_once(precision: Precision, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch)
