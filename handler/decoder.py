@@ -158,7 +158,8 @@ class Decoder:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
+                with suppress(OSError):  # a system with a lower limit refuses, and a crop then takes more turns
+                    end.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BYTES)
         with theirs:
             # The child imports from the same folders as this process, but -S skips the .pth files of site-packages.
             path = [str(Path(__file__).resolve().parent.parent), *filter(None, sys.path)]

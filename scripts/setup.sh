@@ -21,7 +21,8 @@ install() {
     local groups=() name
     for name in "$@"; do groups+=(--group "$name"); done
     # Install the build backend first, so that building our own distributions needs no network.
-    uv_install --group build && uv_install --no-build-isolation --editable . --editable ./client "${groups[@]}" ||
+    # macOS's bash 3.2 takes an empty array for an unset variable.
+    uv_install --group build && uv_install --no-build-isolation --editable . --editable ./client ${groups[@]+"${groups[@]}"} ||
         { echo "$0: cannot install the packages; see the output above" >&2; return 1; }
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 import psutil
 
 from densenet.processes import cpu_seconds
+from export.archive import cores
 
 _PACKAGES = (
     *("torch", "torchvision", "torchserve", "pillow", "flask", "gunicorn", "starlette", "uvicorn"),
@@ -41,7 +42,7 @@ def describe() -> dict[str, Any]:
         "processor": _line(text, "model name") or platform.processor() or platform.machine(),
         "family": " / ".join(filter(None, (_line(text, "cpu family"), _line(text, "model")))),
         "flags": flags(text),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": f"{platform.system()} {platform.release()}",
         "load_before": round(os.getloadavg()[0], 2),

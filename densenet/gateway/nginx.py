@@ -35,7 +35,7 @@ def program() -> str:
     """
     path = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if path is None:
-        raise CliError("nginx is not installed; on Debian: apt-get install nginx-light")
+        raise CliError("nginx is not installed; on Debian: apt-get install nginx-light, on macOS: brew install nginx")
     return path
 
 

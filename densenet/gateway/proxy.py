@@ -28,9 +28,10 @@ from densenet.polling import wait_until
 from densenet.service.properties import host_and_port
 from export.console import CliError, err, out
 
-_SHARED_MEMORY = Path("/dev/shm")
+_FOLDERS = (Path("/dev/shm"), Path("/tmp"))  # in memory if possible; $TMPDIR can be too long for a socket's path
 _USERS = ("www-data", "nginx", "nobody")
 _CONNECTIONS = 8192  # of a worker process, open files allowing
+_OPEN_MAX = 10240  # files that macOS lets a process open, although it says that there is no limit
 _PROCESSES = 2
 _POLL = 0.1  # seconds between checks of the files; TorchServe refuses an old token as soon as there is a new one
 _START = 10  # seconds for nginx to listen
@@ -289,7 +290,7 @@ def _worker() -> pwd.struct_passwd | None:
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
     """Make a folder for configurations and sockets, in memory if possible, since configurations contain keys."""
-    parent = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+    parent = next((path for path in _FOLDERS if os.access(path, os.W_OK)), None)
     folder = Path(tempfile.mkdtemp(prefix="gateway-", dir=parent))
     try:
         if user := _worker():
@@ -311,5 +312,8 @@ def _check_port(settings: Settings) -> None:
 def _raise_open_files() -> None:
     """Raise the limit on open files, which nginx inherits: it opens up to three files per connection."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = 4 * _CONNECTIONS
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    for limit in (4 * _CONNECTIONS, _OPEN_MAX):
+        with contextlib.suppress(ValueError, OSError):
+            soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            return

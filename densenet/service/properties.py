@@ -55,9 +55,14 @@ class Properties:
         return properties
 
     def on_port(self, port: int) -> "Properties":
-        """Return a copy that listens on port…port+4: inference, management, metrics, and gRPC's two ports."""
+        """Return a copy that listens on port…port+4: inference, management, metrics, and gRPC's two ports.
+
+        Workers that listen on TCP ports take those after them.
+        """
         moved = {key: self._on_port(key, port + i) for i, key in enumerate(_ADDRESSES)}
         moved |= {key: str(port + len(_ADDRESSES) + i) for i, key in enumerate(_GRPC_PORTS)}
+        # Used where TorchServe's Java has no native library for Unix sockets; two services must not use the same.
+        moved["initial_worker_port"] = str(port + len(moved))
         return Properties({**self.values, **moved})
 
     def with_access(self, *, tokens: bool, model_api: bool) -> "Properties":

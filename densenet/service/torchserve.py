@@ -37,6 +37,7 @@ from handler.worker_control import VARIABLE
 STATE = "service.json"
 SERVING = "serving.mar"  # a copy of the archive in service, since the original file may be replaced or deleted
 CA = "DENSENET_CA"  # environment variable: the CA that signed the service's certificate, if it is not self-signed
+_WORKER = "model_service_worker.py"
 STOP_SECONDS = 20  # for Java to exit after SIGTERM; it takes about four
 LOG_FORMAT = "DENSENET_LOG_FORMAT"  # environment variable that log4j2.xml and the handler read
 
@@ -251,7 +252,7 @@ def worker_processes(service: Service) -> list[psutil.Process]:
         children = process.children(recursive=True) if process else []
     except psutil.NoSuchProcess:
         return []
-    return [child for child in children if _runs(child, "model_service_worker.py")]
+    return [child for child in children if _runs(child, _WORKER)]
 
 
 def decoder_processes(worker: psutil.Process) -> list[psutil.Process]:
@@ -273,14 +274,23 @@ def _runs(process: psutil.Process, program: str) -> bool:
 def private_memory(worker: psutil.Process) -> int:
     """Return the bytes of memory that only a worker and its decoder use.
 
+    Where the system tells that only to root, as macOS does, this includes what they share with others.
+
     Raises:
         psutil.NoSuchProcess: if the worker has ended.
     """
-    total = int(worker.memory_full_info().uss)
+    total = _private_memory(worker)
     for decoder in decoder_processes(worker):
         with contextlib.suppress(psutil.NoSuchProcess):
-            total += int(decoder.memory_full_info().uss)
+            total += _private_memory(decoder)
     return total
+
+
+def _private_memory(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().uss)
+    except psutil.AccessDenied:
+        return int(process.memory_info().rss)
 
 
 def wait(service: Service) -> int | None:
@@ -324,13 +334,19 @@ def _vmargs(properties: Properties) -> list[str]:
 
 
 def _orphans(service: Service) -> list[psutil.Process]:
-    """Return workers that outlived Java, identified by the folder of their socket.
+    """Return workers that outlived Java, identified by the folder in their environment.
 
-    A worker that hangs does not notice that Java has ended.
+    A worker that hangs does not notice that Java has ended. Its socket does not identify it: it is a TCP port where
+    TorchServe's Java has no native library, as on macOS.
     """
-    path = f"{service.temp}/.ts.sock."
-    everything = psutil.process_iter(["cmdline"])
-    return [process for process in everything if any(word.startswith(path) for word in process.info["cmdline"] or ())]
+    return [process for process in psutil.process_iter() if _runs(process, _WORKER) and _is_of(process, service)]
+
+
+def _is_of(worker: psutil.Process, service: Service) -> bool:
+    try:
+        return worker.environ().get(VARIABLE) == str(service.control)
+    except psutil.Error:
+        return False
 
 
 def _process(service: Service) -> psutil.Process | None:

@@ -246,9 +246,15 @@ def test_an_older_export_is_not_packed(tmp_path: Path) -> None:
 
 
 def test_workers_are_one_a_core_and_two_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert [archive.default_workers(precision) for precision in ("fp32", "int8", "fp16")] == [3, 3, 8]
+
+
+def test_where_the_system_does_not_tell_which_cores_are_ours_all_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert archive.default_workers("fp32") == 5
 
 
 def test_a_copy_with_other_workers_differs_in_nothing_else(packed: Path, tmp_path: Path) -> None:

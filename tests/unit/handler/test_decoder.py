@@ -1,9 +1,11 @@
 """The process that decodes: the same pixels as in this process, and an end to whatever passes a limit."""
 
+import errno
 import io
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -231,6 +233,18 @@ def test_it_ends_with_the_worker() -> None:
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     until(lambda: not psutil.pid_exists(int(output)))
+
+
+def test_a_system_that_refuses_large_buffers_is_served_with_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(socket.socket):
+        def setsockopt(self, *_: object) -> None:  # type: ignore[override]
+            raise OSError(errno.ENOBUFS, "No buffer space available")
+
+    pair = socket.socketpair
+    monkeypatch.setattr(socket, "socketpair", lambda: [Small(fileno=end.detach()) for end in pair()])
+    decoder = Decoder(MEMORY)
+    still_decodes(decoder)
+    decoder.close()
 
 
 def test_one_that_cannot_start_says_so() -> None:

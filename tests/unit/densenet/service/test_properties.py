@@ -51,13 +51,14 @@ def test_another_port_moves_all_five(port: int, repository: Properties) -> None:
     assert moved.port == port
     assert moved.inference == f"http://127.0.0.1:{port}"
     assert moved.management == f"http://127.0.0.1:{port + 1}"
+    assert moved.values["initial_worker_port"] == str(port + 5)
 
 
 def test_another_port_leaves_all_else_and_the_original_alone(repository: Properties) -> None:
     before = dict(repository.values)
     moved = repository.on_port(9000)
     changed = {key for key in before if moved.values[key] != before[key]}
-    assert changed == {*ADDRESSES, "grpc_inference_port", "grpc_management_port"}
+    assert changed == {*ADDRESSES, "grpc_inference_port", "grpc_management_port", "initial_worker_port"}
     assert moved.values.keys() == before.keys()
     assert dict(repository.values) == before
 

@@ -16,6 +16,7 @@ from densenet.service.properties import Properties
 from densenet.service.torchserve import Service
 from export import ROOT
 from export.console import CliError
+from handler.worker_control import VARIABLE
 
 
 def save_state(run: Path, temp: Path, **changes: object) -> Service:
@@ -65,3 +66,34 @@ def test_a_taken_port_is_named() -> None:
         properties = Properties.read(ROOT / "config.properties").on_port(port)
         with pytest.raises(CliError, match=f"port {port} is taken"):
             torchserve.check_ports(properties)
+
+
+def test_a_worker_that_outlived_its_service_is_known_by_its_environment_and_no_other_is(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    service = save_state(tmp_path / "run", tmp_path / "temp", pid=2**22 + 1)
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    ours, theirs = str(service.control), str(tmp_path / "other" / "control")
+    cases = [("model_service_worker.py", ours), ("model_service_worker.py", theirs), ("another.py", ours)]
+    # A TCP port, as on macOS: nothing of the command line tells whose worker it is.
+    processes = [
+        subprocess.Popen([*command, name, "--sock-type", "tcp", "--port", "9000"], env=os.environ | {VARIABLE: control})
+        for name, control in cases
+    ]
+    try:
+        assert [process.pid for process in torchserve._orphans(service)] == [processes[0].pid]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_memory_counts_all_that_is_resident_where_only_root_may_know_what_is_private(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(process: psutil.Process) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    process = psutil.Process()
+    assert torchserve.private_memory(process) == pytest.approx(process.memory_full_info().uss, rel=0.2)
+    monkeypatch.setattr(psutil.Process, "memory_full_info", refuse)
+    assert torchserve.private_memory(process) == pytest.approx(process.memory_info().rss, rel=0.2)
