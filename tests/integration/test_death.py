@@ -41,8 +41,13 @@ def test_the_largest_picture_is_answered_within_the_time_limit(mortal: Server) -
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_many_pixels")
 
 
-def test_a_hung_worker_that_outlived_the_front_end_ends_with_the_service(exported: Path, tmp_path: Path) -> None:
-    with temporary_instance.serving(build_archive(exported, tmp_path, workers=1), tmp_path) as service:
+# Without native sockets, as on Apple's processors, TorchServe's workers listen on TCP ports.
+@pytest.mark.parametrize("native", ["true", "false"])
+def test_a_hung_worker_that_outlived_the_front_end_ends_with_the_service(
+    exported: Path, tmp_path: Path, native: str
+) -> None:
+    archive = build_archive(exported, tmp_path, workers=1)
+    with temporary_instance.serving(archive, tmp_path, use_native_io=native) as service:
         (number,) = Server(service).workers()
         worker, java = psutil.Process(number), psutil.Process(service.pid)
         worker.suspend()
