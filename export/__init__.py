@@ -17,6 +17,7 @@ DEFAULT_ARCHIVE = ROOT / "model_store" / "densenet.mar"
 NETWORK = "model.pt"
 CARD = "model_card.json"
 CLASSES = "index_to_name.json"  # the name and format that TorchServe's own handlers expect
+UNTRAINED = "untrained"  # the weights' name in the model card and in --weights
 
 
 class Precision(StrEnum):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from export import DEFAULT_FOLDER, NETWORK, Precision, bundle, console, weights
+from export import DEFAULT_FOLDER, NETWORK, UNTRAINED, Precision, bundle, console, progress, weights
 from export.bundle import Quantization
 from export.console import CliError
 
@@ -37,11 +37,12 @@ def main(
     bundle.check_writable(output)
     console.out.print(f"loading weights: {weights_from}", markup=False)
     loaded = weights.load(weights_from)
-    if loaded.name == "untrained":
+    if loaded.name == UNTRAINED:
         console.err.print("WARNING: these weights are untrained; every answer will be meaningless")
-    console.out.print("exporting to TorchScript and comparing with the eager network")
-    made = bundle.make(loaded, class_index, how)
-    made.write(output)
+    with progress.Bar(bundle.steps(how)) as steps:
+        made = bundle.make(loaded, class_index, how, steps)
+        steps.begin(bundle.WRITING)
+        made.write(output)
     size = f"{len(made.network) / 1e6:.0f} MB, {len(made.classes)} classes"
     console.out.print(f"wrote {output / NETWORK} ({size}); {made.comparison}", markup=False)
 

@@ -15,14 +15,23 @@ from handler.cropping import CROP, RESIZE
 # Largest difference of a logit, in standard deviations of the image's logits. bf16 has 8 bits of precision and fp16 has
 # 11. The effect depends on the weights: random filters, which amplify noise, reached 0.2 and 0.03.
 TOLERANCES = {Precision.FP32: 1e-4, Precision.BF16: 0.5, Precision.FP16: 0.1}
+BATCHES = 10  # four photos and four images of noise, each alone and all four together
+BATCH = 8  # images that `compare` computes at once
 TOP = 5  # classes whose order must be the same in fp32
 Logits = Callable[[Tensor], Tensor]  # batch (N, 3, 224, 224) → (N, classes)
 
 
-def check(eager: Logits, exported: Logits, precision: Precision = Precision.FP32) -> float:
+def check(
+    eager: Logits,
+    exported: Logits,
+    precision: Precision = Precision.FP32,
+    batch_done: Callable[[], None] = lambda: None,
+) -> float:
     """Compare both networks on photos and on random input, at batch sizes 1 and 4.
 
     Return the largest difference of a logit, in standard deviations of its image's logits.
+
+    batch_done: called after each of BATCHES batches.
 
     Raises: CliError if the difference exceeds the tolerance or, in fp32, if the order of the best classes differs.
     """
@@ -31,13 +40,11 @@ def check(eager: Logits, exported: Logits, precision: Precision = Precision.FP32
     # torchvision's own transform, so that the comparison does not depend on the code under test.
     transform = DenseNet121_Weights.IMAGENET1K_V1.transforms(resize_size=RESIZE, crop_size=CROP)
     photos = torch.stack([transform(Image.open(path)) for path in sorted(PHOTOS.glob("*.jpg"))])
+    differences = []
     with torch.inference_mode():
-        differences = [
-            _compare(eager(batch), exported(batch), precision)
-            for images in (photos, noise)
-            for size in (1, 4)
-            for batch in images.split(size)
-        ]
+        for batch in (batch for images in (photos, noise) for size in (1, 4) for batch in images.split(size)):
+            differences.append(_compare(eager(batch), exported(batch), precision))
+            batch_done()
     return max(differences)
 
 
@@ -70,10 +77,18 @@ class Resemblance:
     largest_distance: float
 
 
-def compare(eager: Logits, exported: Logits, images: Tensor) -> Resemblance:
-    """Compare both networks on float32 (N, 3, 224, 224), normalized."""
+def compare(
+    eager: Logits, exported: Logits, images: Tensor, batch_done: Callable[[], None] = lambda: None
+) -> Resemblance:
+    """Compare both networks on float32 (N, 3, 224, 224), normalized.
+
+    batch_done: called after each batch of BATCH images.
+    """
+    pairs = []
     with torch.inference_mode():
-        pairs = [(eager(part), exported(part)) for part in images.split(8)]
+        for part in images.split(BATCH):
+            pairs.append((eager(part), exported(part)))
+            batch_done()
     expected, actual = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
     distances = (expected.softmax(1) - actual.softmax(1)).abs().sum(1) / 2
     same = (expected.argmax(1) == actual.argmax(1)).float().mean()

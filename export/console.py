@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -22,6 +23,17 @@ class Unreachable(CliError):
     """The network or a host is unreachable; it has its own exit status."""
 
     status = 3
+
+
+def weights_file(value: str) -> Path:
+    """Return the path that --weights names.
+
+    Raises: CliError if there is no such file.
+    """
+    path = Path(value)
+    if not path.is_file():
+        raise CliError(f"no such weights file: {path}; --weights takes imagenet, untrained or a file")
+    return path
 
 
 def _end(number: int, _: object) -> None:

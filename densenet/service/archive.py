@@ -10,7 +10,7 @@ from typing import Any
 
 from export import CARD, DEFAULT_FOLDER, Precision
 from export.archive import is_current, is_servable, read_card, refresh
-from export.console import CliError, Unreachable, err
+from export.console import CliError, Unreachable, err, weights_file
 
 # Name of the weights in an archive's card → value of --weights. Any other name is that of a weights file.
 WEIGHTS_OPTIONS = {"IMAGENET1K_V1": "imagenet", "untrained": "untrained"}
@@ -26,17 +26,20 @@ class ArchiveOptions:
     calibration_images: Path | None = None
 
 
-def ensure(archive: Path, requested: ArchiveOptions, *, rebuild: bool) -> None:
+def ensure(archive: Path, requested: ArchiveOptions, *, rebuild: bool, fall_back: bool = False) -> None:
     """Export and pack whatever is missing or differs from the request.
 
-    If the request names no weights, keep the archive's own. If there is no archive yet, use ImageNet's weights; if they
-    cannot be downloaded, print a warning and use untrained ones.
+    If the request names no weights, keep the archive's own. If there is no archive yet, use ImageNet's weights.
+
+    fall_back: whether a first archive may have untrained weights, if ImageNet's cannot be downloaded.
 
     Raises:
         CliError: if the archive cannot be read, or a requested file does not exist.
     """
     if not archive.exists():
-        _make(archive, requested.weights or "imagenet", requested, fall_back=requested.weights is None)
+        time = "some minutes" if requested.precision is Precision.INT8 else "about a minute"
+        err.print(f"first start: exports the network, packs the archive and starts TorchServe: {time}")
+        _make(archive, requested.weights or "imagenet", requested, fall_back=fall_back)
         return
     try:
         card = read_card(archive)
@@ -103,10 +106,7 @@ def _has_weights(card: dict[str, Any], weights: str | None) -> bool:
         return True
     if weights in WEIGHTS_OPTIONS.values():
         return WEIGHTS_OPTIONS.get(archived["name"]) == weights
-    path = Path(weights)
-    if not path.is_file():
-        raise CliError(f"the weights file {path} does not exist; --weights takes imagenet, untrained or a file")
-    return bool(archived["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest())
+    return bool(archived["sha256"] == hashlib.sha256(weights_file(weights).read_bytes()).hexdigest())
 
 
 def _is_of_last_export(card: dict[str, Any]) -> bool:
@@ -124,10 +124,9 @@ def _make(archive: Path, weights: str, requested: ArchiveOptions, *, fall_back: 
     options = [word for name, value in values if value is not None for word in (name, str(value))]
     status = _run("export", "--weights", weights, *options, allowed=(Unreachable.status,) if fall_back else ())
     if status == Unreachable.status:
-        err.rule("WARNING")
-        err.print("The ImageNet weights cannot be downloaded: serving UNTRAINED weights. Every answer is meaningless.")
-        err.print("Once there is a network, or the file is in Torch Hub's cache: scripts/serve --weights imagenet")
-        err.rule()
+        err.print(
+            "WARNING: the ImageNet weights cannot be downloaded; this first start serves UNTRAINED weights instead"
+        )
         _run("export", "--weights", "untrained", *options)
     _run("export.archive", "--output", str(archive))
 

@@ -16,7 +16,7 @@ from densenet.service.stop import DrainSeconds, end
 from densenet.service.tokens import KEY_FILE
 from densenet.service.torchserve import LogFormat, Service
 from densenet.service.workers import scale
-from export import Precision, console
+from export import UNTRAINED, Precision, console
 from export.archive import copy_with_workers
 from export.console import CliError
 
@@ -41,7 +41,7 @@ Foreground = Annotated[
     bool, typer.Option("--foreground", help="Keep running; SIGTERM or Ctrl-C drains and stops the service.")
 ]
 Config = Annotated[
-    Path, typer.Option(help="TorchServe's configuration.", metavar="FILE", show_default="config.properties")
+    Path | None, typer.Option(help="TorchServe's configuration.", metavar="FILE", show_default="config.properties")
 ]
 Tokens = Annotated[bool, typer.Option("--tokens", help="Require TorchServe's tokens.")]
 ModelApi = Annotated[
@@ -63,7 +63,7 @@ def main(
     port: Port = None,
     foreground: Foreground = False,
     drain_seconds: DrainSeconds = drain.SECONDS,
-    config: Config = CONFIG,
+    config: Config = None,
     tokens: Tokens = False,
     model_api: ModelApi = False,
     rebuild: Rebuild = False,
@@ -74,21 +74,24 @@ def main(
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     requested = ArchiveOptions(weights, class_index, precision, calibration_images)
-    properties = Properties.read(config)
+    properties = Properties.read(config or CONFIG)
     properties = properties.on_port(port) if port else properties
     properties = properties.with_access(tokens=tokens or model_api, model_api=model_api)
     with torchserve.lock():
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
             _check_running(service, requested, properties, log_format, foreground=foreground, rebuild=rebuild)
-            _report(service, _scaled(service, workers), "already up", _how_to_stop(service))
+            _report_in_background(service, _scaled(service, workers), "already up")
             return
-        archive.ensure(properties.archive, requested, rebuild=rebuild)
+        # Untrained weights are for a first look only: nothing that is meant for production may get them silently.
+        plain = requested == ArchiveOptions() and not (foreground or config or tokens or model_api or rebuild)
+        fall_back = plain and not torchserve.has_served_trained()
+        archive.ensure(properties.archive, requested, rebuild=rebuild, fall_back=fall_back)
         service, ready = _start(_with_workers(properties, workers), properties.archive, log_format or LogFormat.TEXT)
     if foreground:
         _run_in_foreground(service, ready, drain_seconds)
     else:
-        _report(service, ready, "up", _how_to_stop(service))
+        _report_in_background(service, ready, "up")
 
 
 def _with_workers(properties: Properties, workers: int | None) -> Properties:
@@ -153,8 +156,17 @@ def _report(service: Service, ready: int, state: str, stop: str) -> None:
         ("stop", stop),
     ):
         console.out.print(f"  {name:8} {text}", markup=False)
-    if weights == "untrained":
+    if weights == UNTRAINED:
         console.err.print("WARNING: the weights are untrained; every answer is meaningless")
+
+
+def _report_in_background(service: Service, ready: int, state: str) -> None:
+    _report(service, ready, state, _how_to_stop(service))
+    if service.card["weights"]["name"] == UNTRAINED:
+        again = f"scripts/serve --port {service.port} --weights"
+        console.err.print("To get real answers:", _how_to_stop(service), "and then one of", markup=False)
+        console.err.print(f"  {again} imagenet  once there is a network, or the file is in a cache", markup=False)
+        console.err.print(f"  {again} FILE      with a checkpoint of DenseNet-121: .pth or .safetensors", markup=False)
 
 
 def _how_to_stop(service: Service) -> str:

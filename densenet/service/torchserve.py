@@ -29,12 +29,14 @@ from densenet.paths import LOGS, ROOT, RUN
 from densenet.polling import wait_until
 from densenet.service import java, tokens
 from densenet.service.properties import Properties
+from export import UNTRAINED
 from export.archive import read_card
 from export.console import CliError, err
 from handler import DECODER_PROGRAM
 from handler.worker_control import VARIABLE
 
 STATE = "service.json"
+_TRAINED = "trained"  # in .run: an empty file that stays
 SERVING = "serving.mar"  # a copy of the archive in service, since the original file may be replaced or deleted
 CA = "DENSENET_CA"  # environment variable: the CA that signed the service's certificate, if it is not self-signed
 _WORKER = "model_service_worker.py"
@@ -133,10 +135,20 @@ def find(port: int | None = None) -> Service:
 
 
 def save_state(service: Service) -> None:
-    """Write the service's state file, replacing any earlier state for its port."""
+    """Write the service's state file, replacing any earlier state for its port, and record trained weights for good."""
+    if service.card["weights"]["name"] != UNTRAINED:
+        Path(service.folder).with_name(_TRAINED).touch()
     partial = Path(service.folder, f"{STATE}.partial")
     partial.write_text(json.dumps(asdict(service), indent=2))
     partial.replace(Path(service.folder, STATE))
+
+
+def has_served_trained(run: Path = RUN) -> bool:
+    """Return whether this checkout has ever started a service with trained weights.
+
+    Neither stopping the service nor removing the archive or the export changes that.
+    """
+    return (run / _TRAINED).exists()
 
 
 def is_recorded(service: Service, run: Path = RUN) -> bool:

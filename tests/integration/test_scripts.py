@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+import safetensors.torch
 import torch
 
 from densenet.service import java
@@ -38,7 +39,14 @@ class Checkout:
         shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*LEFT_OUT))
         environments.make(root)
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        self.environment = environment | UNREACHABLE | {"TORCH_HOME": str(root / "torch-home")}
+        self.environment = (
+            environment
+            | UNREACHABLE
+            | {
+                "TORCH_HOME": str(root / "torch-home"),
+                "HF_HOME": str(root / "hf-home"),
+            }
+        )
 
     @property
     def url(self) -> str:
@@ -178,31 +186,76 @@ class TestServePredictAndStop:
         assert line.endswith("densenet.mar was made from the weights file mine.pth; name it again: --weights FILE")
 
 
-def test_without_a_network_serve_says_loudly_that_it_serves_untrained_weights(tmp_path: Path) -> None:
-    checkout = Checkout(tmp_path / "repository")
-    process = subprocess.Popen(
-        [checkout.root / "scripts" / "serve", "--foreground", "--port", str(checkout.port)],
-        env=checkout.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        answer = wait_for_answer(checkout.url, encode(cutouts(1)[0]), 600)
+def keep_in_the_hubs_cache(weights: Path, hub: Path) -> Path:
+    """Put a checkpoint where Hugging Face's library would have kept its download; that folder."""
+    folder = hub / "hub" / "models--timm--densenet121.tv_in1k"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    state = torch.load(weights, weights_only=True)
+    safetensors.torch.save_file(state, folder / "snapshots" / ("0" * 40) / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+    """A checkout in which nothing has been served yet."""
+    offline = Checkout(tmp_path_factory.mktemp("offline") / "repository")
+    yield offline
+    offline.run("stop")
+
+
+class TestWithoutANetwork:
+    """One checkout's life, in the order of the tests."""
+
+    def test_what_prepares_production_never_falls_back(self, offline: Checkout) -> None:
+        line = one_line(offline.serve("--foreground"), "export")
+        assert re.search(r"cannot download .*download\.pytorch\.org.*; Hugging Face's .*; put .*--weights FILE", line)
+        assert not list((offline.root / "model_store").glob("*.mar"))
+
+    def test_a_plain_first_serve_has_untrained_weights_and_says_how_to_get_others(self, offline: Checkout) -> None:
+        done = offline.serve()
+        assert done.returncode == 0, done.stderr
+        assert "DenseNet-121 is up" in done.stdout
+        assert "UNTRAINED" in done.stderr
+        assert "first start: " in done.stderr
+        last = done.stderr.splitlines()[-4:]
+        assert "the weights are untrained; every answer is meaningless" in last[0]
+        assert f"scripts/stop --port {offline.port}" in last[1]
+        assert f"scripts/serve --port {offline.port} --weights imagenet" in last[2]
+        assert f"scripts/serve --port {offline.port} --weights FILE" in last[3]
+        answer = requests.put(offline.url, data=encode(cutouts(1)[0]), timeout=60)
         assert answer.json()["model"]["weights"] == "untrained"
-        assert checkout.processes() != []
-        assert checkout.run("workers").returncode == 0  # which waits until serve has said that it is up
-    finally:
-        process.send_signal(signal.SIGTERM)
-        output, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
-    assert "UNTRAINED" in errors
-    assert "DenseNet-121 is up" in output
-    assert checkout.processes() == []
-    # What prepares production never falls back.
-    assert "cannot download" in one_line(
-        checkout.run("serve", "--weights", "imagenet", "--port", checkout.port), "export"
-    )
+
+    def test_the_way_that_it_says_leads_to_real_answers(self, offline: Checkout, checkpoint: Path) -> None:
+        hub = keep_in_the_hubs_cache(checkpoint, offline.root / "hf-home")
+        assert offline.run("stop", "--port", offline.port).returncode == 0
+        process = subprocess.Popen(
+            [offline.root / "scripts" / "serve", "--foreground", "--port", str(offline.port), "--weights", "imagenet"],
+            env=offline.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            answer = wait_for_answer(offline.url, encode(cutouts(1)[0]), 600)
+            assert answer.json()["model"]["weights"] == "IMAGENET1K_V1"
+            assert offline.processes() != []
+            assert offline.run("workers").returncode == 0  # which waits until serve has said that it is up
+        finally:
+            process.send_signal(signal.SIGTERM)
+            output, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+        assert "untrained" not in errors.lower()
+        assert "first start: " not in errors
+        assert "DenseNet-121 is up" in output
+        assert offline.processes() == []
+        shutil.rmtree(hub)
+
+    def test_after_trained_weights_nothing_falls_back(self, offline: Checkout) -> None:
+        (offline.root / "model_store" / "densenet.mar").unlink()
+        shutil.rmtree(offline.root / "build")
+        assert "cannot download" in one_line(offline.serve(), "export")
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(checkout: Checkout) -> None:

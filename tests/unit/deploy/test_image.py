@@ -92,7 +92,7 @@ def test_what_serving_needs_is_part_of_what_the_project_needs() -> None:
 
 
 def test_nothing_that_serves_imports_what_the_image_lacks() -> None:
-    lacking = {"torchvision", "safetensors", "stamina", "model_archiver"}
+    lacking = {"torchvision", "safetensors", "huggingface_hub", "stamina", "model_archiver"}
     code = (
         "import sys, densenet.cli, densenet.service.serve, handler.entry\n"
         f"assert not {lacking!r} & {{name.partition('.')[0] for name in sys.modules}}\n"

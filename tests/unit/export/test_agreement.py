@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from export import PHOTOS
-from export.agreement import check, compare
+from export.agreement import BATCH, BATCHES, check, compare
 from export.console import CliError
 from handler.scoring import read
 
@@ -58,6 +58,14 @@ def test_slightly_different_weights_do_not_pass(network: nn.Module) -> None:
 
 def test_photographs_are_there_to_compare_on() -> None:
     assert len(list(PHOTOS.glob("*.jpg"))) == 4
+
+
+def test_batches_are_counted_as_they_are_done() -> None:
+    done: list[None] = []
+    check(Says(*LOGITS), Says(*LOGITS), batch_done=lambda: done.append(None))
+    assert len(done) == BATCHES
+    compare(Says(*LOGITS), Says(*LOGITS), torch.zeros(BATCH + 1, 3, 8, 8), lambda: done.append(None))
+    assert len(done) == BATCHES + 2
 
 
 def test_the_largest_difference_is_told_in_standard_deviations() -> None:

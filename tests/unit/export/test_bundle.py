@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ import torchvision
 from torch import nn
 from torchvision.models import densenet121
 
-from export import bundle, weights
+from export import Precision, bundle, weights
+from export.agreement import BATCHES
 from export.console import CliError
+from export.progress import Steps
 from handler.ranking import ClassIndex
 
 ROWS = [["n1", "cat"], ["n2", "dog"], ["n3", "Käse"]]
@@ -39,8 +42,28 @@ def written(checkpoint_of_three: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("written")
     class_index = folder / "classes.json"
     class_index.write_text(json.dumps(ROWS), encoding="utf-8")
-    bundle.make(weights.load(str(checkpoint_of_three)), class_index).write(folder / "not" / "yet")
+    loaded = weights.load(str(checkpoint_of_three))
+    bundle.make(loaded, class_index, progress=Recorder()).write(folder / "not" / "yet")
     return folder / "not" / "yet"
+
+
+class Recorder(Steps):
+    """Checks that an export begins the steps that it names, in that order, and counts the parts of each."""
+
+    begun: ClassVar[dict[str, tuple[int, int]]] = {}
+
+    def begin(self, step: str, parts: int = 1) -> None:
+        self.begun[step] = (parts, 0)
+
+    def advance(self) -> None:
+        step, (parts, done) = list(self.begun.items())[-1]
+        self.begun[step] = (parts, done + 1)
+
+
+def test_an_export_goes_through_the_steps_that_it_names(written: Path) -> None:
+    assert [*Recorder.begun, bundle.WRITING] == list(bundle.steps(Precision.FP32))
+    assert all(done in (0, parts) for parts, done in Recorder.begun.values())
+    assert max(Recorder.begun.values()) == (BATCHES, BATCHES)
 
 
 @pytest.fixture

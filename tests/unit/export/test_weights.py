@@ -2,11 +2,7 @@
 
 import hashlib
 import re
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import densenet121
 
-from export import weights
-from export.console import CliError, Unreachable
+from export import imagenet, weights
+from export.console import CliError
 from export.network import build
 
-REFUSED_PORT = "http://127.0.0.1:9"
 TENSORS = {"a.weight": torch.tensor([[1.0, -2.0], [3.5, 0.0]]), "a.bias": torch.tensor([0.25, -1.0])}
 
 
@@ -197,116 +192,7 @@ def test_untrained_weights_are_torchvisions_own_and_always_the_same() -> None:
     assert_same(second.state, expected)
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of Torch Hub's checkpoints, all this test's own."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.setenv(name, "127.0.0.1")
-    assert Path(torch.hub.get_dir()) == tmp_path / "torch_home" / "hub"
-    return tmp_path / "torch_home" / "hub" / "checkpoints"
-
-
-@pytest.fixture
-def published(tmp_path: Path) -> Path:
-    """A checkpoint under the kind of name that torchvision publishes."""
-    (tmp_path / "published").mkdir()
-    path = torch_file(tmp_path / "published", TENSORS)
-    return path.rename(path.with_name(f"densenet121-{hashlib.sha256(path.read_bytes()).hexdigest()[:8]}.pth"))
-
-
-@pytest.fixture
-def host(published: Path) -> Iterator[str]:
-    """The address of a server of the published file."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(published.parent))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
-def files_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
-
-
-def test_imagenet_comes_from_the_cache_without_a_network(cache: Path, published: Path) -> None:
-    cache.mkdir(parents=True)
-    url = f"{REFUSED_PORT}/{published.name}"
-    (cache / published.name).write_bytes(published.read_bytes())
-    loaded = weights.load_imagenet(url)
-    assert (loaded.name, loaded.source) == ("IMAGENET1K_V1", url)
-    assert loaded.sha256 == hashlib.sha256(published.read_bytes()).hexdigest()
-    assert_same(loaded.state, TENSORS)
-
-
-def test_a_damaged_file_in_the_cache_is_named(cache: Path, published: Path) -> None:
-    cache.mkdir(parents=True)
-    damaged = cache / published.name
-    damaged.write_bytes(published.read_bytes()[:-1])
-    with pytest.raises(CliError, match=re.escape(str(damaged))) as caught:
-        weights.load_imagenet(f"{REFUSED_PORT}/{published.name}")
-    assert not isinstance(caught.value, Unreachable)
-    assert "delete it" in str(caught.value)
-
-
-def test_without_cache_and_network_the_message_says_what_to_do(cache: Path, published: Path) -> None:
-    with pytest.raises(Unreachable) as caught:
-        weights.load_imagenet(f"{REFUSED_PORT}/{published.name}")
-    message = str(caught.value)
-    assert all(part in message for part in (published.name, str(cache), "--weights FILE", "--weights untrained"))
-    assert "\n" not in message
-    assert files_in(cache) == []
-
-
-def test_a_download_is_checked_and_kept(cache: Path, published: Path, host: str) -> None:
-    assert_same(weights.load_imagenet(f"{host}/{published.name}").state, TENSORS)
-    assert files_in(cache) == [published.name]
-    assert (cache / published.name).read_bytes() == published.read_bytes()
-    assert_same(weights.load_imagenet(f"{REFUSED_PORT}/{published.name}").state, TENSORS)
-
-
-def test_a_download_with_another_digest_is_refused_and_not_kept(cache: Path, published: Path, host: str) -> None:
-    published.rename(published.with_name("densenet121-00000000.pth"))
-    with pytest.raises(CliError, match=r"densenet121-00000000\.pth") as caught:
-        weights.load_imagenet(f"{host}/densenet121-00000000.pth")
-    assert not isinstance(caught.value, Unreachable)
-    assert "\n" not in str(caught.value)
-    assert files_in(cache) == []
-
-
-def test_a_host_without_the_file_counts_as_unreachable(cache: Path, host: str) -> None:
-    with pytest.raises(Unreachable):
-        weights.load_imagenet(f"{host}/densenet121-11111111.pth")
-    assert files_in(cache) == []
-
-
-def test_a_host_that_does_not_speak_http_counts_as_unreachable(cache: Path) -> None:
-    def answer(server: socket.socket) -> None:
-        connection, _ = server.accept()
-        with connection:
-            connection.recv(4096)
-            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=answer, args=(server,))
-        thread.start()
-        try:
-            with pytest.raises(Unreachable):
-                weights.load_imagenet(f"http://127.0.0.1:{server.getsockname()[1]}/densenet121-22222222.pth")
-        finally:
-            thread.join()
-    assert files_in(cache) == []
-
-
-def test_imagenet_means_the_file_that_torchvision_publishes(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert weights.IMAGENET.url == "https://download.pytorch.org/models/densenet121-a639ec97.pth"
-    assert weights.load_imagenet.__defaults__ == (weights.IMAGENET.url,)
-    loaded = weights.Weights("IMAGENET1K_V1", weights.IMAGENET.url, None, {})
-    monkeypatch.setattr(weights, "load_imagenet", lambda: loaded)
+def test_imagenet_is_looked_for_where_it_is_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = weights.Weights("IMAGENET1K_V1", "", None, {})
+    monkeypatch.setattr(imagenet, "load", lambda: loaded)
     assert weights.load("imagenet") is loaded

@@ -11,7 +11,7 @@ from densenet.service import archive
 from densenet.service.archive import ArchiveOptions
 from export import Precision
 from export.calibration import digest
-from export.console import CliError
+from export.console import CliError, Unreachable
 
 CARD: dict[str, Any] = {
     "weights": {"name": "untrained", "sha256": "0"},
@@ -51,6 +51,39 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
         return path
 
     return make
+
+
+@pytest.mark.parametrize("fall_back", [True, False])
+def test_a_first_archive_is_announced_and_told_whether_it_may_fall_back(
+    fall_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def run(module: str, *arguments: str, allowed: tuple[int, ...] = ()) -> int:
+        ran.append((module, *arguments))
+        if arguments == ("--weights", "imagenet") and Unreachable.status not in allowed:
+            raise SystemExit(Unreachable.status)
+        return Unreachable.status if arguments == ("--weights", "imagenet") else 0
+
+    monkeypatch.setattr(archive, "_run", run)
+    imagenet, untrained = (("export", "--weights", name) for name in ("imagenet", "untrained"))
+    path = tmp_path / "densenet.mar"
+    if fall_back:
+        archive.ensure(path, ArchiveOptions(), rebuild=False, fall_back=True)
+        assert ran == [imagenet, untrained, ("export.archive", "--output", str(path))]
+    else:
+        with pytest.raises(SystemExit):
+            archive.ensure(path, ArchiveOptions(), rebuild=False)
+        assert ran == [imagenet]
+    errors = capsys.readouterr().err
+    assert "first start: exports the network" in errors
+    assert ("UNTRAINED" in errors) == fall_back
+
+
+def test_a_missing_weights_file_is_told(there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]]) -> None:
+    with pytest.raises(CliError, match="no such weights file: /nowhere"):
+        archive.ensure(there(CARD), ArchiveOptions("/nowhere"), rebuild=False)
+    assert exports == []
 
 
 def test_what_is_as_wanted_is_left_alone(there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]]) -> None:

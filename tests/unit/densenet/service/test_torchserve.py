@@ -53,6 +53,16 @@ def test_what_a_dead_service_left_behind_is_removed_and_no_stranger_ended(
     assert psutil.pid_exists(os.getpid())
 
 
+def test_trained_weights_are_recorded_for_good_and_untrained_ones_are_not(tmp_path: Path) -> None:
+    for name, trained in (("untrained", False), ("mine.pth", True), ("untrained", True)):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        service = Service(1, 5.0, 9000, "", "", "", "", "", {"weights": {"name": name}}, folder=str(folder))
+        torchserve.save_state(service)
+        assert torchserve.has_served_trained(tmp_path) == trained
+    assert torchserve.running(tmp_path) == []
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
 def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "9000").mkdir()
