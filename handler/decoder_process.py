@@ -126,8 +126,8 @@ def main(descriptor: int, memory: int) -> None:
     """
     connection = socket.socket(fileno=descriptor)
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # so that the limit of processor time also bounds the duration
-    if not decoding.has_heic():
-        sys.modules["pillow_heif"] = None  # type: ignore[assignment]  # a later import would fail, because files cannot be opened
+    if decoding.HAS_HEIC:
+        decoding.register_heic()
     _warm_up()
     _drop_privileges(descriptor, memory)
     send(connection, {"ready": True})

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from PIL import Image, ImageChops, ImageCms, ImageOps, TiffImagePlugin
@@ -57,7 +58,9 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+# HEIC has an optional decoder, since libheif is under the LGPL. Looked up once: the decoder process cannot open files.
+HAS_HEIC = find_spec("pillow_heif") is not None
+ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF" + (", AVIF or HEIC" if HAS_HEIC else " or AVIF")
 
 
 def decode(content: bytes, *, max_pixels: int, min_side: int | None = None) -> Image.Image:
@@ -164,19 +167,21 @@ def _accepted(content: bytes) -> str:
         text = b"\0" not in content[:256] and content[:256].isascii()
         problem = "this is text, not an image" if text else "the image format is unknown"
         raise RequestError(ErrorCode.NOT_AN_IMAGE, f"{problem}; send {ACCEPTED}")
-    if name not in _DECODERS or (name == "HEIC" and not has_heic()):
+    if name == "HEIC":
+        if not HAS_HEIC:
+            problem = "HEIC is not switched on in this service (its operator can: scripts/serve --heic)"
+            raise RequestError(ErrorCode.UNSUPPORTED_FORMAT, f"{problem}; send {ACCEPTED}")
+        register_heic()
+    elif name not in _DECODERS:
         raise RequestError(ErrorCode.UNSUPPORTED_FORMAT, f"{name} is not supported; send {ACCEPTED}")
     return name
 
 
-def has_heic() -> bool:
-    """Register the optional HEIC decoder with Pillow. Return whether it is installed."""
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError:
-        return False
+def register_heic() -> None:
+    """Register the optional HEIC decoder with Pillow; HAS_HEIC says whether it is installed."""
+    from pillow_heif import register_heif_opener
+
     register_heif_opener(decode_threads=1)  # so that the limit of processor time also bounds the duration
-    return True
 
 
 def _check_pixels(pixels: int, max_pixels: int) -> None:

@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 
-def make(folder: Path) -> tuple[Path, Path, Path]:
-    """ca.pem, certificate.pem, key.pem: a CA, and a certificate for loopback that it signed, with its key.
+def make(folder: Path, *hosts: str) -> tuple[Path, Path, Path]:
+    """ca.pem, certificate.pem, key.pem: a CA, and a certificate for loopback and other hosts, with its key.
 
     It is RSA in unencrypted PKCS#8, the only kind that TorchServe takes.
     """
@@ -32,7 +32,7 @@ def make(folder: Path) -> tuple[Path, Path, Path]:
             .not_valid_after(now + timedelta(days=2))
         )
 
-    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), *(x509.DNSName(host) for host in ("localhost", *hosts))]
     ca = builder(authority, authority_key.public_key()).add_extension(x509.BasicConstraints(True, None), critical=True)
     signed = builder(subject, key.public_key()).add_extension(x509.SubjectAlternativeName(names), critical=False)
     pem = serialization.Encoding.PEM

@@ -18,8 +18,8 @@ def make(checkout: Path) -> None:
     install = [Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--offline", "--no-deps"]
     options = ["--no-build-isolation", "--python", folder / "bin" / "python"]
     subprocess.run([*install, *options, "--editable", checkout, "--editable", checkout / "client"], check=True)
-    for stamp in (ROOT / ".venv").glob("installed-*"):
-        text = stamp.read_text().replace(f"{ROOT}\n", f"{checkout}\n", 1)
+    for stamp in Path(sys.prefix).glob("installed-*"):
+        text = stamp.read_text().replace(f"{ROOT} ", f"{checkout} ", 1)
         (folder / stamp.name).write_text(text)
     # The packages' programs, such as torch-model-archiver, and the link to a Java that came with them.
     for program in Path(sys.executable).parent.iterdir():

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from densenet.benchmark import decoding, gpu, machine, network, overload, plan, plot, report, speed, targets, workers
+from densenet.benchmark import decoding, gpu, machine, network, overload, plan, report, speed, targets, workers
 from densenet.benchmark.convert import Models
 from densenet.benchmark.plan import LOADS, QUICK_LOADS, Effort, Part, ServedSystem, System
 from densenet.benchmark.record import Record, log
@@ -150,6 +150,8 @@ def _prepare(
 
 def _report(record: Record, output: Path) -> None:
     figure = output / f"{NAME}.svg"
+    from densenet.benchmark import plot  # imports matplotlib, which --help must not need
+
     name = figure.name if plot.write(record.document, figure) else None
     (output / f"{NAME}.md").write_text(report.markdown(record.document, name), encoding="utf-8")
     for verdict in targets.judge(record.document):

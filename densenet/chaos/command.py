@@ -14,7 +14,7 @@ import typer
 from densenet import processes
 from densenet.benchmark import machine
 from densenet.benchmark.record import log
-from densenet.chaos import plot, report
+from densenet.chaos import report
 from densenet.chaos.faults import clock, disk, front_end, mixed, overload, starting, workers
 from densenet.chaos.plan import Check, Fault, Finding, Skipped
 from densenet.chaos.scenario import WORKERS, Scenario
@@ -130,6 +130,8 @@ def _write(document: dict[str, Any], output: Path) -> None:
     samples: list[dict[str, Any]] = next((finding["samples"] for finding in findings if finding["samples"]), [])
     figure = output / f"{NAME}.svg"
     if samples:
+        from densenet.chaos import plot  # imports matplotlib, which --help must not need
+
         plot.write(samples, figure)
     else:
         figure.unlink(missing_ok=True)

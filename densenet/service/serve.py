@@ -47,6 +47,9 @@ Tokens = Annotated[bool, typer.Option("--tokens", help="Require TorchServe's tok
 ModelApi = Annotated[
     bool, typer.Option("--model-api", help="Accept new versions from scripts/rollout; implies --tokens.")
 ]
+Heic = Annotated[
+    bool, typer.Option("--heic", help="Accept HEIC, as iPhones store photos; installs pillow-heif (libheif, LGPL).")
+]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Export and pack the archive again.")]
 Logs = Annotated[
     LogFormat | None,
@@ -67,6 +70,7 @@ def main(
     tokens: Tokens = False,
     model_api: ModelApi = False,
     rebuild: Rebuild = False,
+    heic: Heic = False,
     log_format: Logs = None,
 ) -> None:
     """Serve DenseNet-121 at /predictions/densenet: export and pack whatever is missing, start TorchServe, and wait
@@ -77,10 +81,13 @@ def main(
     properties = Properties.read(config or CONFIG)
     properties = properties.on_port(port) if port else properties
     properties = properties.with_access(tokens=tokens or model_api, model_api=model_api)
+    if heic and not torchserve.has_heic():
+        raise CliError("pillow-heif is not installed; scripts/serve --heic installs it")
     with torchserve.lock():
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
-            _check_running(service, requested, properties, log_format, foreground=foreground, rebuild=rebuild)
+            changed = foreground or rebuild or (heic and not service.heic)
+            _check_running(service, requested, properties, log_format, changed=changed)
             _report_in_background(service, _scaled(service, workers), "already up")
             return
         # Untrained weights are for a first look only: nothing that is meant for production may get them silently.
@@ -119,8 +126,7 @@ def _check_running(
     properties: Properties,
     log_format: LogFormat | None,
     *,
-    foreground: bool,
-    rebuild: bool,
+    changed: bool,
 ) -> None:
     """Check that the running service already has everything that the options request.
 
@@ -128,10 +134,10 @@ def _check_running(
         CliError: if an option needs a restart, so that none is ignored silently.
     """
     current = Properties.read(Path(service.folder, "config.properties"))
-    changed = log_format not in (None, service.log_format)
+    changed |= log_format not in (None, service.log_format)
     changed |= properties.model_api_enabled and not current.model_api_enabled
     changed |= properties.requires_tokens and not current.requires_tokens
-    if foreground or rebuild or changed or not archive.satisfies(service.card, requested):
+    if changed or not archive.satisfies(service.card, requested):
         raise CliError(f"the service is already up on port {service.port}; stop it first: {_how_to_stop(service)}")
 
 

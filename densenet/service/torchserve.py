@@ -61,6 +61,7 @@ class Service:
     Attributes:
         archive: the file that the next start will serve.
         ca: the file to verify the service's certificate with, if it has one.
+        heic: whether it accepts HEIC photos.
     """
 
     pid: int
@@ -76,6 +77,7 @@ class Service:
     archive: str = ""
     ca: str | None = None
     log_format: str = LogFormat.TEXT
+    heic: bool = False
 
     @property
     def control(self) -> Path:
@@ -97,6 +99,11 @@ class Service:
         return _process(self) is not None
 
 
+def has_heic() -> bool:
+    """Return whether a service that is started now accepts HEIC, as handler/decoding.py finds out."""
+    return find_spec("pillow_heif") is not None
+
+
 @contextlib.contextmanager
 def lock(run: Path = RUN) -> Iterator[None]:
     """Allow one start or stop at a time in this checkout; a second one waits."""
@@ -113,10 +120,11 @@ def lock(run: Path = RUN) -> Iterator[None]:
 def running(run: Path = RUN) -> list[Service]:
     """Return the running services of this checkout, sorted by port; clean up after those that have died."""
     services = [service for path in run.glob(f"*/{STATE}") if (service := _load_state(path))]
+    alive = [service for service in services if service.alive]
     for service in services:
-        if not service.alive:
+        if service not in alive:
             stop(service, run)
-    return sorted((service for service in services if service.alive), key=lambda service: service.port)
+    return sorted(alive, key=lambda service: service.port)
 
 
 def find(port: int | None = None) -> Service:
@@ -217,6 +225,7 @@ def start(
             archive=str(archive or properties.archive),
             ca=os.environ.get(CA) or properties.certificate,
             log_format=log_format,
+            heic=has_heic(),
         )
         save_state(service)
     except BaseException:

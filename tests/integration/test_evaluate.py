@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -23,14 +24,13 @@ from densenet.evaluation import command as command
 from densenet.evaluation import dataset
 from densenet.paths import IMAGENET_CLASSES
 from densenet.polling import wait_until
-from export import ROOT
 from tests.conftest import tutorial_transform
 from tests.integration.conftest import Server, free_port
 from tests.integration.gateways import StandIn, serving
 from tests.photos import encode, small_cutouts
 
 PHOTOS = [encode(image) for image in small_cutouts(24)]
-SCRIPT = ROOT / "scripts" / "evaluate"
+EVALUATE = (Path(sys.executable).with_name("densenet"), "evaluate")
 KEPT = 5  # classes of an answer
 
 
@@ -72,7 +72,7 @@ def labelled(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> La
 
 def start(*arguments: object, cwd: Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [SCRIPT, *map(str, arguments)],
+        [*EVALUATE, *map(str, arguments)],
         cwd=cwd,
         env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         stdout=subprocess.PIPE,

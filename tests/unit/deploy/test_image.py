@@ -78,7 +78,9 @@ def test_versions_are_those_of_the_repository(what: str) -> None:
     text = DOCKERFILE.read_text()
     if what == "uv":
         setup = (ROOT / "scripts" / "setup.sh").read_text()
-        assert set(re.findall(r"uv==\S+", text)) == set(re.findall(r"uv==\S+", setup)) != set()
+        assert (
+            set(re.findall(r"uv==(\S+)", text)) == set(re.findall(r"^uv_version=(\S+)", setup, re.MULTILINE)) != set()
+        )
     else:
         assert f'image.version="{PROJECT["version"]}"' in text
 

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from export import ROOT
 from handler import cropping, decoding
 from handler.errors import ErrorCode, RequestError
 from tests.photos import cutouts, encode, photos
@@ -452,10 +454,25 @@ def test_a_heic_is_turned_upright_once_though_its_exif_repeats_it(picture: Pixel
 
 def test_heic_is_refused_where_its_decoder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     content = heic(photos()[1])
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    monkeypatch.setattr(decoding, "HAS_HEIC", False)
     failure = refusal(content)
     assert failure.code is ErrorCode.UNSUPPORTED_FORMAT
-    assert "HEIC" in failure.message
+    assert failure.message.startswith(
+        "HEIC is not switched on in this service (its operator can: scripts/serve --heic);"
+    )
+
+
+def test_the_accepted_formats_name_heic_where_it_is_installed() -> None:
+    assert decoding.ACCEPTED.endswith("TIFF, AVIF or HEIC")
+    code = "import importlib.util; importlib.util.find_spec = lambda name: None; from handler import decoding"
+    output = subprocess.run(
+        [sys.executable, "-c", f"{code}; print(decoding.ACCEPTED)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert output == "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF\n"
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from densenet import polling
 from densenet.service import torchserve
 from densenet.service.properties import Properties
 from densenet.service.torchserve import Service
@@ -33,6 +34,8 @@ def test_a_live_service_is_found_whatever_the_clock_says_of_its_start(tmp_path: 
     command = [sys.executable, "-c", "import time; time.sleep(600)", f"-Djava.io.tmpdir={tmp_path / 'temp'}"]
     process = subprocess.Popen(command)
     try:
+        # A process that is just being started has no command line yet.
+        assert polling.wait_until(lambda: command[-1] in psutil.Process(process.pid).cmdline(), 60)
         service = save_state(tmp_path, tmp_path / "temp", pid=process.pid)
         assert torchserve.running(tmp_path) == [service]
         assert torchserve.is_recorded(service, tmp_path)
