@@ -96,8 +96,7 @@ class Classifier:
         self.meter.record(metrics.observe(completed, clock))
         if request_log.is_enabled():
             for row, request in zip(batch, completed, strict=True):
-                ids = {"request": row.request_id, "caller": request_log.correlation_id(row.headers)}
-                log.info("%s", request_log.line(request, clock, batch=len(completed), **ids))
+                log.info("%s", request_log.line(request, clock, row, batch=len(completed)))
 
 
 def _send(context: Context, i: int, row: Row, answer: Reply) -> bytes:
@@ -108,6 +107,8 @@ def _send(context: Context, i: int, row: Row, answer: Reply) -> bytes:
         context.set_response_header(i, name, value)
     if caller := request_log.correlation_id(row.headers):
         context.set_response_header(i, request_log.HEADER, caller)
+    if trace := request_log.trace(row.headers):
+        context.set_response_header(i, request_log.TRACE, trace)
     # gRPC calls have no request headers. For a gRPC stream, TorchServe expects this response header, and kills the
     # worker if it is missing. In an HTTP response the header would break the framing.
     if not row.headers:

@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from handler.metrics import Clock, CompletedRequest, error_codes, outcome_of
+from handler.payload import Row
 
 VARIABLE = "DENSENET_LOG_FORMAT"  # environment variable; log4j2.xml reads it, too
 HEADER = "X-Correlation-Id"  # response header; TorchServe overwrites X-Request-Id with its own id
 _NAMES = ("x-request-id", "x-correlation-id")
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+TRACE = "traceparent"  # request and response header: https://www.w3.org/TR/trace-context/#traceparent-header
+_TRACE = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def is_enabled() -> bool:
@@ -30,14 +33,21 @@ def correlation_id(headers: Mapping[str, str]) -> str | None:
     return next((value for value in candidates if _ID.fullmatch(value)), None)
 
 
-def line(completed: CompletedRequest, clock: Clock, *, request: str | None, caller: str | None, batch: int) -> str:
+def trace(headers: Mapping[str, str]) -> str | None:
+    """Return the request's position in a trace, if it is valid. headers: by lower-case name."""
+    value = headers.get(TRACE, "")
+    return value if _TRACE.fullmatch(value) else None
+
+
+def line(completed: CompletedRequest, clock: Clock, row: Row, batch: int) -> str:
     """Return one request's line. Durations, in milliseconds, are those of its batch of `batch` requests."""
     outcomes = Counter(outcome_of(outcome, completed.min_probability) for outcome in completed.outcomes)
     return json.dumps(
         {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "request": request,
-            "caller": caller,
+            "request": row.request_id,
+            "caller": correlation_id(row.headers),
+            "traceparent": trace(row.headers),
             "protocol": completed.reply.protocol,
             "status": completed.reply.status,
             "images": len(completed.outcomes),

@@ -14,7 +14,7 @@ from handler import payload, protocols, reply
 from handler.errors import ErrorCode, RequestError
 from handler.page import Page
 from handler.payload import Payload, Row, Uploads, wants_explanations
-from handler.protocols import ParsedRequest, ProtocolAdapter, hugging_face
+from handler.protocols import ParsedRequest, ProtocolAdapter, hugging_face, open_inference
 from handler.ranking import ClassIndex
 from handler.reply import Reply
 from handler.request import Request
@@ -68,6 +68,8 @@ class Router:
         return protocol.read(content, self.settings)
 
     def _negotiate(self, row: Row) -> Reply | None:
+        if open_inference.METADATA in row.headers.get("accept", ""):
+            return open_inference.metadata(self.page.model)
         return reply.negotiate(row.headers) or self.page.negotiate(row.headers)
 
 

@@ -25,6 +25,12 @@ UpstreamCA = Annotated[Path | None, typer.Option(metavar="PEM", help="CA certifi
 Canary = Annotated[
     str | None, typer.Option(metavar="VERSION=PERCENT", help="Send a share of the requests to another version.")
 ]
+Cors = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ORIGIN", help="Origin whose web pages may send requests; repeatable; * for any. [default: none]"
+    ),
+]
 Rate = Annotated[int, typer.Option(min=1, help="Maximum requests per second, per key or address.")]
 Burst = Annotated[int, typer.Option(min=0, help="Requests above the rate that are accepted at once.")]
 Concurrent = Annotated[int, typer.Option(min=1, help="Maximum concurrent requests in total.")]
@@ -47,6 +53,7 @@ def main(
     upstream: Upstream = None,
     upstream_ca: UpstreamCA = None,
     canary: Canary = None,
+    cors: Cors = None,
     rate: Rate = 50,
     burst: Burst = 100,
     concurrent: Concurrent = 100,
@@ -74,6 +81,7 @@ def main(
         upstreams=tuple(map(upstreams.parse, upstream)) if upstream else upstreams.of_this_checkout(),
         ca=upstream_ca,
         canary=_canary_line(canary),
+        cors=tuple(map(_origin, cors or ())),
         access_log=access_log if access_log == "off" else str(Path(access_log).absolute()),
         limits=Limits(**rates, **seconds, **ending, body_bytes=_body_bytes()),
     )
@@ -111,6 +119,17 @@ def _canary_line(canary: str | None) -> str:
     if match is None or not float(match[2]):
         raise CliError(f"--canary must be a version and a percentage below 100 such as 2.0=10, not {canary}")
     return f'{match[2]}% "/{match[1]}";'
+
+
+def _origin(origin: str) -> str:
+    """Check an origin as browsers send it.
+
+    Raises:
+        CliError: if it is none.
+    """
+    if not re.fullmatch(r"\*|https?://[A-Za-z0-9.-]+(?::[0-9]{1,5})?", origin):
+        raise CliError(f"--cors must be * or an origin such as https://example.org, without a path, not {origin}")
+    return origin
 
 
 def _body_bytes() -> int:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from densenet import processes
+from densenet import __version__, processes
 from densenet.gateway import api_keys, upstream_health, upstreams
 from densenet.gateway.nginx import Nginx, fill
 from densenet.gateway.upstreams import Replica
@@ -27,12 +27,18 @@ from densenet.paths import NGINX_TEMPLATES
 from densenet.polling import wait_until
 from densenet.service.properties import host_and_port
 from export.console import CliError, err, out
+from handler.payload import OPTION_HEADERS
 
 _FOLDERS = (Path("/dev/shm"), Path("/tmp"))  # in memory if possible; $TMPDIR can be too long for a socket's path
 _USERS = ("www-data", "nginx", "nobody")
 _CONNECTIONS = 8192  # of a worker process, open files allowing
 _OPEN_MAX = 10240  # files that macOS lets a process open, although it says that there is no limit
 _PROCESSES = 2
+# Request headers that a web page of another origin may send.
+_CORS_HEADERS = (
+    *("Authorization", "X-API-Key", "Content-Type", "X-Request-Id", "traceparent", "Inference-Header-Content-Length"),
+    *OPTION_HEADERS,
+)
 _POLL = 0.1  # seconds between checks of the files; TorchServe refuses an old token as soon as there is a new one
 _START = 10  # seconds for nginx to listen
 
@@ -74,6 +80,7 @@ class Settings:
     upstreams: tuple[Replica, ...]
     ca: Path | None
     canary: str
+    cors: tuple[str, ...]
     access_log: str
     limits: Limits
 
@@ -155,6 +162,11 @@ class Gateway:
             "WITHOUT_KEY": "" if settings.keys else "-",
             "SERVERS": upstreams.servers(settings.upstreams, self._folder, self.unhealthy),
             "CANARY": settings.canary,
+            "CORS": " ".join(
+                f'"{origin}" $http_origin;' if origin != "*" else 'default "*";' for origin in settings.cors
+            ),
+            "CORS_HEADERS": ", ".join(_CORS_HEADERS),
+            "VERSION": __version__,
             "ACCESS_LOG": "off" if settings.access_log == "off" else f"{settings.access_log} json",
         }
 

@@ -36,6 +36,8 @@ _CLASS_OUTPUTS: dict[str, tuple[str, Callable[[Prediction], object]]] = {
     "indices": ("INT64", lambda row: row.index),
 }
 _OUTPUTS = (*_CLASS_OUTPUTS, "recognized")
+METADATA = "application/vnd.open-inference+json"
+"""Accept of a request for metadata(), which the gateway sends when it is asked at the protocol's own addresses."""
 _BINARY_DATA = "application/octet-stream"
 _FORMATS = {"FP32": "f", "INT64": "q", "BOOL": "?"}  # format characters of the struct module
 
@@ -83,6 +85,23 @@ class OpenInferenceRequest(Request):
             return Reply(text)
         headers = {"Inference-Header-Content-Length": str(len(text))}
         return Reply(b"".join([text, *blobs]), content_type=_BINARY_DATA, headers=headers)
+
+
+def metadata(model: Mapping[str, str]) -> Reply:
+    """Return the protocol's metadata of the model, and that it is ready, since a worker answered.
+
+    model: its name and version, as answers contain them.
+    """
+    outputs = [{"name": name, "datatype": kind, "shape": [-1, -1]} for name, (kind, _) in _CLASS_OUTPUTS.items()]
+    document = {
+        "name": model["name"],
+        "versions": [model["version"]],
+        "platform": "pytorch_torchscript",
+        "inputs": [{"name": "images", "datatype": "BYTES", "shape": [-1]}],
+        "outputs": [*outputs, {"name": "recognized", "datatype": "BOOL", "shape": [-1]}],
+        "ready": True,
+    }
+    return Reply(encode(document))
 
 
 def read(payload: Document, settings: Settings) -> OpenInferenceRequest:

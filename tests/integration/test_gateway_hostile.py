@@ -177,7 +177,6 @@ TRICKS = (
     "/predictions/",
     "/predictions",
     "/explanations/other/1.0",
-    "/v1/models/densenet",
     "/v1/models/densenet:scale",
     "/v1/models/other:predict",
     "/v2/models/densenet",

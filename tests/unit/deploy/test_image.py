@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import densenet
 from export import ROOT
 from tests.dockerfile import (
     DOCKERFILE,
@@ -83,6 +84,7 @@ def test_versions_are_those_of_the_repository(what: str) -> None:
         )
     else:
         assert f'image.version="{PROJECT["version"]}"' in text
+        assert densenet.__version__ == PROJECT["version"]
 
 
 def test_what_serving_needs_is_part_of_what_the_project_needs() -> None:

@@ -12,6 +12,7 @@ from export import ROOT
 from handler import metrics, request_log
 from handler.errors import ErrorCode, RequestError
 from handler.metrics import Clock, CompletedRequest, Meter, Observation, observe
+from handler.payload import Row
 from handler.ranking import Prediction
 from handler.reply import Reply
 from handler.results import ImageResult
@@ -185,9 +186,13 @@ def test_without_metrics_nothing_is_told(caplog: pytest.LogCaptureFixture) -> No
     assert caplog.messages == []
 
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
 class TestJournal:
     def line(self, answered: CompletedRequest) -> dict[str, Any]:
-        text = request_log.line(answered, clock(), request="abc", caller=None, batch=1)
+        row = Row.make({}, {"traceparent": TRACE, "X-Request-Id": "no id"}, "abc")
+        text = request_log.line(answered, clock(), row, batch=1)
         assert text.startswith('{"time": "')
         return dict(json.loads(text))
 
@@ -197,6 +202,7 @@ class TestJournal:
         assert line == {
             "request": "abc",
             "caller": None,
+            "traceparent": TRACE,
             "protocol": "native",
             "status": 200,
             "images": 3,
@@ -208,6 +214,18 @@ class TestJournal:
             "score_ms": 40.0,
             "handle_ms": 60.0,
         }
+
+    def test_a_trace_is_taken_as_its_standard_writes_it(self) -> None:
+        assert request_log.trace({"traceparent": TRACE}) == TRACE
+        for wrong in (
+            "",
+            TRACE.upper(),
+            TRACE + "-0",
+            f"ff{TRACE[2:]}",
+            f"00-{'0' * 32}{TRACE[35:]}",
+            f"{TRACE}\r\nX: 1",
+        ):
+            assert request_log.trace({"traceparent": wrong}) is None
 
     @pytest.mark.parametrize("given", ["a", "A.b_c-9", "x" * 128, "019a-5b"])
     @pytest.mark.parametrize("name", ["x-request-id", "x-correlation-id"])
