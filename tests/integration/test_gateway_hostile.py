@@ -179,7 +179,6 @@ TRICKS = (
     "/explanations/other/1.0",
     "/v1/models/densenet:scale",
     "/v1/models/other:predict",
-    "/v2/models/densenet",
     "/v2/repository/index",
     "/models/other/invoke",
     "/models/densenet/invoke/../../densenet",
