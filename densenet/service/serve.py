@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from densenet.paths import CONFIG, LOGS, PHOTO, ROOT, RUN
-from densenet.service import archive, drain, readiness, torchserve
+from densenet.service import archive, drain, readiness, systemd, torchserve
 from densenet.service.archive import ArchiveOptions
 from densenet.service.properties import Properties
 from densenet.service.stop import DrainSeconds, end
@@ -188,6 +188,7 @@ def _run_in_foreground(service: Service, ready: int, drain_seconds: float) -> No
     """
     try:
         _report(service, ready, "up", "Ctrl-C or SIGTERM; either drains first")
+        systemd.notify(systemd.READY)
         torchserve.wait(service)
         with torchserve.lock():
             if torchserve.is_recorded(service):  # scripts/stop would have removed the record
@@ -197,5 +198,6 @@ def _run_in_foreground(service: Service, ready: int, drain_seconds: float) -> No
     finally:
         for number in _STOP_SIGNALS:  # a second signal must not interrupt the draining
             signal.signal(number, signal.SIG_IGN)
+        systemd.notify(systemd.STOPPING)
         with torchserve.lock():
             end(service, drain_seconds)
