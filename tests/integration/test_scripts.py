@@ -26,7 +26,7 @@ from tests.conftest import make_network
 from tests.integration.conftest import free_port, wait_for_answer
 from tests.photos import cutouts, encode
 
-LEFT_OUT = (".git", ".venv", ".run", "build", "logs", "*.mar", "__pycache__", ".*_cache", ".hypothesis")
+LEFT_OUT = (".git", ".venv*", ".run", "build", "logs", "*.mar", "__pycache__", ".*_cache", ".hypothesis")
 UNREACHABLE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
 
 
