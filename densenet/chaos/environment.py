@@ -46,7 +46,7 @@ class Checkout:
         for package in _PACKAGES:
             shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
         for path in ROOT.iterdir():
-            if path.is_file() and path.name != ".venv.lock":
+            if path.is_file() and not path.name.startswith(".venv"):
                 shutil.copyfile(path, root / path.name)
         self.archive = root / "model_store" / "densenet.mar"
         self.archive.parent.mkdir()
