@@ -17,7 +17,9 @@ DEFAULT_ARCHIVE = ROOT / "model_store" / "densenet.mar"
 NETWORK = "model.pt"
 CARD = "model_card.json"
 CLASSES = "index_to_name.json"  # the name and format that TorchServe's own handlers expect
+FILES = (NETWORK, CARD, CLASSES)
 UNTRAINED = "untrained"  # the weights' name in the model card and in --weights
+NAMED_WEIGHTS = ("imagenet", UNTRAINED)  # values of --weights that are no files
 
 
 class Precision(StrEnum):

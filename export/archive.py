@@ -21,7 +21,7 @@ import typer
 import yaml
 
 import handler
-from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, NETWORK, Precision, console
+from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, FILES, NETWORK, Precision, console
 from export.console import CliError
 from handler import PARTS
 from handler.reply import DESCRIPTION
@@ -47,20 +47,32 @@ def build(
 
     workers: default_workers() by default.
 
-    Raises: CliError if the folder has no current export, or if the archiver fails.
+    Raises: CliError if the folder has no whole, current export, if a setting is invalid, or if the archiver fails.
     """
-    for name in (NETWORK, CARD, CLASSES):
-        if not (folder / name).is_file():
-            raise CliError(f"{folder} has no export ({name} is missing); create one with python -m export")
-    card = json.loads((folder / CARD).read_bytes())
-    if not is_servable(card):
-        raise CliError(f"{folder} has an export of an older version; create it again with python -m export")
+    card = _check_export(folder)
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="densenet-archive-") as scratch:
-        settings = _read_config(config, workers or default_workers(card["precision"]), card["precision"])
+        settings = _read_config(config, workers or default_workers(card["precision"]), card)
         packed = _run_archiver(Path(scratch), folder, archive.stem, version, settings)
         _repack(packed, partial := archive.with_suffix(".partial"))
     partial.replace(archive)
+
+
+def _check_export(folder: Path) -> dict[str, Any]:
+    """Return the card of the export in a folder.
+
+    Raises: CliError if files are missing, of different exports, or of an older version of this project.
+    """
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise CliError(f"{folder} has no export ({name} is missing); create one with python -m export")
+    card: dict[str, Any] = json.loads((folder / CARD).read_bytes())
+    if not is_servable(card):
+        raise CliError(f"{folder} has an export of an older version; create it again with python -m export")
+    for name, part in ((NETWORK, "network"), (CLASSES, "classes")):
+        if card[part]["sha256"] != hashlib.sha256((folder / name).read_bytes()).hexdigest():
+            raise CliError(f"{folder} has files of different exports ({name}, {CARD}); create it again")
+    return card
 
 
 def is_servable(card: Mapping[str, Any]) -> bool:
@@ -95,11 +107,21 @@ def is_current(archive: Path, folder: Path) -> bool:
 
 
 def refresh(archive: Path, folder: Path) -> None:
-    """Pack the current handler into an archive, which keeps its version, workers and settings."""
+    """Pack the current handler into an archive, which keeps its version, workers and settings.
+
+    Raises: CliError if the folder has no whole, current export, or if the archive's settings are invalid by now.
+    """
     with tempfile.TemporaryDirectory() as scratch, zipfile.ZipFile(archive) as packed:
         config = Path(packed.extract(CONFIG, scratch))
         workers = yaml.safe_load(config.read_text())["minWorkers"]
-        build(folder, archive, version=read_version(archive), workers=workers, config=config)
+        try:
+            build(folder, archive, version=read_version(archive), workers=workers, config=config)
+        except CliError as error:
+            if str(config) not in str(error):
+                raise
+            reason = str(error).replace(str(config), f"it keeps its {CONFIG}")
+            message = f"cannot pack {archive} again: {reason}; scripts/archive packs it with new settings"
+            raise CliError(message) from error
 
 
 def copy_with_workers(archive: Path, target: Path, workers: int) -> None:
@@ -134,6 +156,12 @@ def read_card(archive: Path) -> dict[str, Any]:
         ) from error
 
 
+def read_classes(archive: Path) -> bytes:
+    """Return the class index in an archive that read_card() has read."""
+    with zipfile.ZipFile(archive) as packed:
+        return packed.read(CLASSES)
+
+
 def read_version(archive: Path) -> str:
     """Return the version that TorchServe will list.
 
@@ -151,7 +179,7 @@ def _contents(folder: Path) -> dict[str, Path]:
     page = [path for path in (HANDLER / "page").iterdir() if path.suffix in _PAGE]
     code = [path for path in HANDLER.rglob("*.py") if path.name != "entry.py"]
     modules = {str(path.relative_to(HANDLER.parent)): path for path in (HANDLER / DESCRIPTION, *page, *code)}
-    return modules | {"entry.py": HANDLER / "entry.py"} | {name: folder / name for name in (NETWORK, CARD, CLASSES)}
+    return modules | {"entry.py": HANDLER / "entry.py"} | {name: folder / name for name in FILES}
 
 
 def _run_archiver(scratch: Path, folder: Path, name: str, version: str, settings: Mapping[str, Any]) -> Path:
@@ -182,19 +210,20 @@ def _run_archiver(scratch: Path, folder: Path, name: str, version: str, settings
     return scratch / f"{name}.mar"
 
 
-def _read_config(path: Path, workers: int, precision: str) -> dict[str, Any]:
-    """Read model-config.yaml and add the worker counts.
+def _read_config(path: Path, workers: int, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Read model-config.yaml for the network that the card describes, and add the worker counts.
 
     Raises: CliError for invalid settings, which otherwise would fail only when a worker starts.
     """
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        Settings.from_config(config)
-        if precision == Precision.FP16 and path == HANDLER / CONFIG:
+        Settings.from_config(config, card["classes"]["count"])
+        if card["precision"] == Precision.FP16 and path == HANDLER / CONFIG:
             config |= ON_A_GPU | {"handler": config["handler"] | {"network_batch": ON_A_GPU["batchSize"]}}
         return {**config, "minWorkers": workers, "maxWorkers": workers}
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        raise CliError(f"{path}: {error}".replace("\n", " ")) from error
+        reason = str(error).removeprefix(f"{CONFIG}: ").replace("\n", " ")
+        raise CliError(f"{path}: {reason}") from error
 
 
 def _repack(source: Path, target: Path, replaced: Mapping[str, bytes] | None = None) -> None:
@@ -208,7 +237,7 @@ def _repack(source: Path, target: Path, replaced: Mapping[str, bytes] | None = N
                 entry = zipfile.ZipInfo(name, _EPOCH)
                 entry.external_attr = 0o644 << 16
                 repacked.writestr(entry, content)
-    except OSError:
+    except BaseException:  # an interruption, too, must not leave a part of an archive
         target.unlink(missing_ok=True)
         raise
 
@@ -223,7 +252,12 @@ def main(
         int | None, typer.Option(min=1, help="Number of workers. [default: one per core; fp16: two per GPU]")
     ] = None,
     config: Annotated[
-        Path, typer.Option(help="model-config.yaml with batch size, timeouts and handler settings.", metavar="FILE")
+        Path,
+        typer.Option(
+            help="model-config.yaml with batch size, timeouts and handler settings.",
+            metavar="FILE",
+            callback=console.existing_file,
+        ),
     ] = HANDLER / CONFIG,
 ) -> None:
     """Pack an export and the handler into one self-contained archive for any TorchServe 0.12."""

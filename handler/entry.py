@@ -38,9 +38,9 @@ class Classifier:
         """
         folder = Path(context.system_properties["model_dir"])
         _drop_per_request_logs()
-        settings = Settings.from_config(context.model_yaml_config)
         card: dict[str, Any] = json.loads((folder / "model_card.json").read_text(encoding="utf-8"))
         classes = ranking.load_class_index(folder / "index_to_name.json")
+        settings = Settings.from_config(context.model_yaml_config, len(classes))
         hardware.check(card["precision"])
         decoder = Decoder(settings.decode_memory)  # the process starts in the background while the network loads
         network = scoring.load(

@@ -1,5 +1,6 @@
 """Read and validate the `handler` section of model-config.yaml when a worker starts."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,6 +10,7 @@ from handler.cropping import MIN_SIDE
 # Pillow rejects images with more than twice its MAX_IMAGE_PIXELS, so a higher limit here would have no effect.
 PILLOW_PIXEL_LIMIT = 2 * 89_478_485
 MAX_TOP_K = 1000
+_LEAST_MIN_PROBABILITY = 0.2
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,9 @@ class Settings:
 
     top_k: int = 5
     """Number of classes that an answer lists, unless the request sets it."""
-    min_probability: float = 0.2
-    """Minimum probability of the best class for an image to be recognized; a request may override it."""
+    min_probability: float = _LEAST_MIN_PROBABILITY
+    """Minimum probability of the best class for an image to be recognized; a request may override it. The default
+    depends on the number of classes: see default_min_probability()."""
     max_images: int = 16
     """Maximum number of images in one request."""
     max_image_pixels: int = 64_000_000
@@ -48,15 +51,16 @@ class Settings:
         return None if self.exact_decoding else MIN_SIDE
 
     @classmethod
-    def from_config(cls, config: Mapping[str, object] | None) -> "Settings":
-        """Read the settings from model-config.yaml, as TorchServe parsed it.
+    def from_config(cls, config: Mapping[str, object] | None, classes: int) -> "Settings":
+        """Read the settings of a model with that many classes from model-config.yaml, as TorchServe parsed it.
 
         Raises:
             ValueError: names the invalid setting and its value.
         """
         section = (config or {}).get("handler")
+        default = default_min_probability(classes)
         if section is None:
-            return cls()
+            return cls(min_probability=default)
         if not isinstance(section, Mapping):
             raise ValueError(f"model-config.yaml: handler must be a mapping of settings, not {section!r}")
         valid = [field.name for field in fields(cls)]
@@ -66,7 +70,21 @@ class Settings:
                 f"model-config.yaml: unknown setting handler.{unknown[0]}; valid settings: {', '.join(valid)}"
             )
         values: dict[str, Any] = {name: _checked(name, value) for name, value in section.items()}
-        return cls(**values)
+        chosen = values.get("min_probability")
+        if chosen is not None and chosen <= 1 / classes:
+            raise ValueError(
+                f"model-config.yaml: handler.min_probability must be above {1 / classes:g}, the chance level of this "
+                f"model's {classes} classes, not {chosen!r}; leave it out for the default of {default:g}"
+            )
+        return cls(**{"min_probability": default, **values})
+
+
+def default_min_probability(classes: int) -> float:
+    """Return 1/√classes, the geometric mean of chance and certainty, in hundredths and at least 0.2.
+
+    Some class always reaches 1/classes, so a threshold of that or less would recognize everything.
+    """
+    return max(_LEAST_MIN_PROBABILITY, round(1 / math.sqrt(classes), 2))
 
 
 _RANGES: dict[str, tuple[float, float]] = {

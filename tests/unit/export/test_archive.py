@@ -21,16 +21,22 @@ import yaml
 from export import ROOT, archive
 from export.console import CliError
 
-CARD = {"architecture": "DenseNet-121", "weights": {"name": "untrained"}, "precision": "fp32"}
-CARD |= {"network": {"parts": ["trunk", "head"]}}
+NETWORK, CLASSES = bytes(range(256)) * 40, b'{"0": ["a", "one"], "1": ["b", "two"]}'
+CARD: dict[str, Any] = {
+    "architecture": "DenseNet-121",
+    "weights": {"name": "untrained"},
+    "precision": "fp32",
+    "network": {"parts": ["trunk", "head"], "sha256": hashlib.sha256(NETWORK).hexdigest()},
+    "classes": {"count": 2, "sha256": hashlib.sha256(CLASSES).hexdigest()},
+}
 
 
 def make_export(folder: Path) -> Path:
     """The three files of an export; the archive step looks into none but the card."""
     folder.mkdir(parents=True)
-    (folder / "model.pt").write_bytes(bytes(range(256)) * 40)
+    (folder / "model.pt").write_bytes(NETWORK)
     (folder / "model_card.json").write_text(json.dumps(CARD))
-    (folder / "index_to_name.json").write_text('{"0": ["a", "one"]}')
+    (folder / "index_to_name.json").write_bytes(CLASSES)
     return folder
 
 
@@ -151,6 +157,58 @@ def test_an_incomplete_export_is_named(missing: str, tmp_path: Path) -> None:
     with pytest.raises(CliError, match=f"{missing} is missing"):
         archive.build(folder, tmp_path / "store" / "densenet.mar", version="1.0", workers=1)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("replaced", ["model.pt", "index_to_name.json"])
+def test_files_of_different_exports_are_not_packed(replaced: str, tmp_path: Path) -> None:
+    folder = make_export(tmp_path / "build")
+    (folder / replaced).write_bytes(b"of another export")
+    with pytest.raises(CliError, match=rf"different exports \({replaced}, model_card\.json\)"):
+        archive.build(folder, tmp_path / "densenet.mar", version="1.0", workers=1)
+    assert not (tmp_path / "densenet.mar").exists()
+
+
+def with_threshold(folder: Path, value: float) -> Path:
+    config = folder / "mine.yaml"
+    config.write_text(
+        (ROOT / "handler" / "model-config.yaml").read_text() + f"  min_probability: {value}\n", encoding="utf-8"
+    )
+    return config
+
+
+def test_a_threshold_below_chance_is_not_packed(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CliError, match=r"mine\.yaml: handler\.min_probability must be above 0\.5") as caught:
+        archive.build(folder, tmp_path / "densenet.mar", version="1.0", workers=1, config=with_threshold(tmp_path, 0.2))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "densenet.mar").exists()
+
+
+def test_an_archive_whose_settings_are_refused_by_now_is_named_with_the_way_out(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "densenet.mar"
+    archive.build(folder, tmp_path / "new.mar", version="1.0", workers=1)
+    config = yaml.safe_load((ROOT / "handler" / "model-config.yaml").read_text())
+    archive.copy_with_settings(tmp_path / "new.mar", path, {"handler": config["handler"] | {"min_probability": 0.2}})
+    before = path.read_bytes()
+    with pytest.raises(CliError, match=r"densenet\.mar again: it keeps its model-config\.yaml: .* not 0\.2;") as caught:
+        archive.refresh(path, folder)
+    assert str(caught.value).endswith("scripts/archive packs it with new settings")
+    assert path.read_bytes() == before
+
+
+def test_an_interruption_leaves_no_part_of_an_archive(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+
+    def interrupt(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, content: bytes) -> None:
+        written.append(entry.filename)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        archive.build(folder, tmp_path / "densenet.mar", version="1.0", workers=1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_name_that_torchserve_cannot_serve_is_a_problem_of_one_line(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from ts.context import Context, RequestProcessor
 
-from handler import explaining, ranking
+from handler import explaining, ranking, scoring
 from handler.entry import Classifier
 from handler.scoring import Scores
 from tests.photos import cutouts, encode
@@ -201,6 +201,35 @@ def test_torchserves_own_question_is_answered_with_the_model_card(classifier: Cl
     assert card["model"]["version"] == "7.0"
 
 
+@pytest.fixture
+def of_five(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An export of five classes whose network cannot tell one from another, so that each gets 0.2."""
+    folder = Path(shutil.copytree(exported, tmp_path / "five"))
+    (folder / "index_to_name.json").write_text('["cat", "dog", "fox", "owl", "rat"]')
+    monkeypatch.setattr(scoring, "load", lambda *_, **__: None)
+    logits, activations = torch.zeros(1, 5), torch.zeros(1, 49, 1024)
+    monkeypatch.setattr(scoring, "score", lambda *_, **__: Scores(logits, activations))
+    return folder
+
+
+def test_a_small_model_does_not_recognize_what_it_cannot_tell_and_its_card_says_from_where(of_five: Path) -> None:
+    classifier = Classifier()
+    classifier.initialize(make_context(of_five))
+    ((_, answer),) = ask(classifier, of_five, PHOTOS[0])
+    assert (answer["predictions"][0]["probability"], answer["recognized"]) == (pytest.approx(0.2), False)
+    card = json.loads(classifier.handle([{}], make_context(of_five, headers={"describe": "True"}))[0])
+    assert card["options"]["min_probability"] == 0.45
+    page = classifier.handle([{}], make_context(of_five, headers={"accept": "text/html"}))[0].decode()
+    assert "45.0%" in page
+
+
+def test_a_request_may_still_choose_any_threshold(of_five: Path) -> None:
+    classifier = Classifier()
+    classifier.initialize(make_context(of_five))
+    context = make_context(of_five, headers={"x-min-probability": "0"})
+    assert json.loads(classifier.handle([{"body": bytearray(PHOTOS[0])}], context)[0])["recognized"] is True
+
+
 class TestLoading:
     """A worker that cannot serve rightly does not start, and says why."""
 
@@ -222,6 +251,10 @@ class TestLoading:
     def test_a_setting_that_does_not_exist(self, folder: Path) -> None:
         with pytest.raises(ValueError, match=r"unknown setting handler\.topk; valid settings: top_k"):
             Classifier().initialize(make_context(folder, topk=3))
+
+    def test_a_threshold_below_chance(self, folder: Path) -> None:
+        with pytest.raises(ValueError, match=r"min_probability must be above 0\.001, .* 1000 classes, not 0\.0005"):
+            Classifier().initialize(make_context(folder, min_probability=0.0005))
 
     def test_threads_are_what_the_settings_say(self, folder: Path) -> None:
         before = torch.get_num_threads()

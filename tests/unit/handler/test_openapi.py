@@ -17,7 +17,7 @@ from handler.options import LONGEST, MAX_TARGETS, Options, Overlays, read_count
 from handler.protocols import hugging_face, kserve_v1, native, open_inference
 from handler.reply import Reply
 from handler.request import MAX_OVERLAY_IMAGES
-from handler.settings import _RANGES, MAX_TOP_K, Settings
+from handler.settings import _RANGES, MAX_TOP_K, Settings, default_min_probability
 from tests.openapi import DOCUMENT, check, resolve
 
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -239,6 +239,8 @@ def defaults() -> list[str]:
         f"{settings.max_response_bytes // 1_000_000} MB in an answer",
         f"{settings.top_k} classes",
         f"{settings.min_probability} as minimum probability",
+        f"{default_min_probability(1000)} as minimum probability (fewer than 25 classes: 1/√classes, which is "
+        f"{default_min_probability(2)} for two and {default_min_probability(5)} for five)",
         f"`too_many_images`: more than {settings.max_images} in a request",
         f"`too_many_pixels`: more than {settings.max_image_pixels // 1_000_000} million in an image",
         f"{settings.decode_seconds:g} seconds of processor time for an image, {settings.request_seconds:g} for those",

@@ -42,20 +42,50 @@ LIMITS = {
 WHOLE = [name for name in LIMITS if name not in ("min_probability", "decode_seconds", "request_seconds")]
 
 
-def settings(**section: Any) -> Settings:
-    return Settings.from_config({"batchSize": 1, "handler": section})
+def settings(classes: int = 1000, **section: Any) -> Settings:
+    return Settings.from_config({"batchSize": 1, "handler": section}, classes)
 
 
 @pytest.mark.parametrize("config", [None, {}, {"handler": None}, {"handler": {}}, {"batchSize": 1}])
 def test_what_is_not_set_has_its_default(config: dict[str, object] | None) -> None:
-    assert asdict(Settings.from_config(config)) == DEFAULTS
+    assert asdict(Settings.from_config(config, 1000)) == DEFAULTS
+    assert asdict(Settings.from_config(config, 2)) == DEFAULTS | {"min_probability": 0.71}
 
 
 def test_one_setting_leaves_the_others_alone() -> None:
     assert asdict(settings(top_k=3)) == DEFAULTS | {"top_k": 3}
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, pair in LIMITS.items() for value in pair])
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [(1, 1), (2, 0.71), (3, 0.58), (5, 0.45), (10, 0.32), (24, 0.2), (100, 0.2), (1000, 0.2), (20_000, 0.2)],
+)
+def test_the_default_threshold_depends_on_the_number_of_classes(classes: int, expected: float) -> None:
+    assert settings(classes).min_probability == expected
+
+
+def test_chance_is_far_below_the_default_threshold() -> None:
+    assert all(1.4 / classes <= settings(classes).min_probability <= 0.71 for classes in range(2, 2000))
+
+
+@pytest.mark.parametrize(("classes", "value"), [(5, 0.2), (5, 0.1), (2, 0.5), (3, 1 / 3), (1000, 0), (1, 1)])
+def test_a_threshold_that_every_image_reaches_is_refused_with_what_would_do(classes: int, value: float) -> None:
+    with pytest.raises(
+        ValueError, match=rf"handler\.min_probability must be above .*{classes} classes, not "
+    ) as caught:
+        settings(classes, min_probability=value)
+    assert str(caught.value).endswith(f"leave it out for the default of {settings(classes).min_probability:g}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_threshold_above_chance_is_taken() -> None:
+    assert settings(5, min_probability=0.21).min_probability == 0.21
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, pair in LIMITS.items() for value in pair if (name, value) != ("min_probability", 0)],
+)
 def test_a_value_at_its_limit_is_taken(name: str, value: int) -> None:
     assert getattr(settings(**{name: value}), name) == value
 
@@ -96,18 +126,18 @@ def test_the_message_names_limits_that_can_be_used_as_they_stand(name: str) -> N
 @pytest.mark.parametrize("key", ["topk", "top-k", "TOP_K", "batchSize", "", 5])
 def test_an_unknown_setting_is_named(key: Any) -> None:
     with pytest.raises(ValueError, match=rf"unknown setting handler\.{key}; valid settings: top_k"):
-        Settings.from_config({"handler": {"top_k": 5, key: 1}})
+        Settings.from_config({"handler": {"top_k": 5, key: 1}}, 1000)
 
 
 @pytest.mark.parametrize("section", ["top_k: 5", [1], 7, True])
 def test_a_section_that_is_no_mapping_is_refused(section: object) -> None:
     with pytest.raises(ValueError, match="handler must be"):
-        Settings.from_config({"handler": section})
+        Settings.from_config({"handler": section}, 1000)
 
 
 def test_the_repositorys_config_spells_out_the_defaults() -> None:
-    assert CONFIG["handler"] == DEFAULTS
-    assert asdict(Settings.from_config(CONFIG)) == DEFAULTS
+    assert CONFIG["handler"] == {name: value for name, value in DEFAULTS.items() if name != "min_probability"}
+    assert asdict(Settings.from_config(CONFIG, 1000)) == DEFAULTS
 
 
 def test_the_repositorys_config_has_both_timeouts_without_which_torchserve_forces_its_own() -> None:
@@ -122,8 +152,8 @@ def test_the_retry_timeout_in_milliseconds_fits_torchserves_int() -> None:
 @pytest.mark.parametrize("value", [0, 1, "yes", "false", None, []])
 def test_a_switch_is_true_or_false(value: object) -> None:
     with pytest.raises(ValueError, match=r"handler\.exact_decoding must be true or false"):
-        Settings.from_config({"handler": {"exact_decoding": value}})
+        Settings.from_config({"handler": {"exact_decoding": value}}, 1000)
 
 
 def test_a_switch_can_be_set() -> None:
-    assert Settings.from_config({"handler": {"exact_decoding": True}}).exact_decoding is True
+    assert Settings.from_config({"handler": {"exact_decoding": True}}, 1000).exact_decoding is True
