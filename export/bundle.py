@@ -16,6 +16,7 @@ from torch import nn
 from export import (
     CARD,
     CLASSES,
+    FILES,
     IMAGENET_CLASSES,
     NETWORK,
     Precision,
@@ -46,7 +47,7 @@ class Bundle:
     comparison: str
 
     def write(self, folder: Path) -> None:
-        """Write all three files, or none if the disk is full or the folder is not writable.
+        """Write all three files, or none if the disk is full, the folder is not writable, or this is interrupted.
 
         Raises: CliError if a file's name is taken by a folder or a file does not read back; OSError.
         """
@@ -60,13 +61,34 @@ class Bundle:
             if (folder / name).is_dir():
                 raise CliError(f"{folder / name} is a folder, but the export writes a file there; remove the folder")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            old.mkdir()
             for name, content in contents.items():
-                Path(scratch, name).write_bytes(content)
+                (new / name).write_bytes(content)
                 # The bytes on the disk must be those that were compared with the eager network.
-                if Path(scratch, name).read_bytes() != content:
+                if (new / name).read_bytes() != content:
                     raise CliError(f"{name} reads back differently than it was written; check the disk")
-            for name in contents:
-                Path(scratch, name).replace(folder / name)
+            _exchange(new, folder, old)
+
+
+def _exchange(new: Path, folder: Path, old: Path) -> None:
+    """Move the export in `new` into a folder, and the folder's earlier one to `old`; if that fails, move both back.
+
+    archive.build() refuses what a kill in between leaves behind.
+    """
+    try:
+        for name in FILES:
+            if (folder / name).exists():
+                (folder / name).replace(old / name)
+            (new / name).replace(folder / name)
+    except BaseException:
+        for name in FILES:  # where the files are tells how far it came, even after a signal
+            if not (new / name).exists():
+                (folder / name).replace(new / name)
+            if (old / name).exists():
+                (old / name).replace(folder / name)
+        raise
 
 
 def check_writable(folder: Path) -> None:

@@ -176,6 +176,35 @@ def test_a_full_disk_leaves_the_folder_as_it_was(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("older", [True, False], ids=["over an older export", "anew"])
+@pytest.mark.parametrize("moves", range(6))
+@pytest.mark.parametrize("done", [True, False], ids=["after a move", "before a move"])
+def test_an_interruption_leaves_the_folder_as_it_was(
+    done: bool, moves: int, older: bool, small: bundle.Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal arrives at any of the moves that put the new files in the older ones' place."""
+    (tmp_path / "evaluation").mkdir()
+    for name in FILES if older else ():
+        (tmp_path / name).write_text(f"old {name}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    count, replace = 0, Path.replace
+
+    def interrupt(path: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if count - 1 == moves % (6 if older else 3):
+            if done:
+                replace(path, target)
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        small.write(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert (tmp_path / "evaluation").is_dir()
+
+
 def test_a_folder_that_cannot_be_is_an_oserror(small: bundle.Bundle, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(NotADirectoryError):
