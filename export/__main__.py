@@ -7,20 +7,29 @@ import typer
 
 from export import DEFAULT_FOLDER, NETWORK, UNTRAINED, Precision, bundle, console, progress, weights
 from export.bundle import Quantization
-from export.console import CliError
 
 
 def main(
     weights_from: Annotated[
-        str, typer.Option("--weights", help="imagenet, untrained, or a .pth or .safetensors file.")
+        str,
+        typer.Option(
+            "--weights", help="imagenet, untrained, or a .pth or .safetensors file.", callback=console.named_weights
+        ),
     ] = "imagenet",
     class_index: Annotated[
         Path | None,
-        typer.Option(help='Class ids and names, {"0": ["id", "name"], …}. [default: ImageNet\'s 1000]', metavar="FILE"),
+        typer.Option(
+            help='Class ids and names, {"0": ["id", "name"], …}. [default: ImageNet\'s 1000]',
+            metavar="FILE",
+            callback=console.existing_file,
+        ),
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Precision of the network.")] = Precision.FP32,
     calibration_images: Annotated[
-        Path | None, typer.Option(help="Folder of representative photos, required for int8.", metavar="DIR")
+        Path | None,
+        typer.Option(
+            help="Folder of representative photos, required for int8.", metavar="DIR", callback=console.existing_folder
+        ),
     ] = None,
     min_agreement: Annotated[
         float, typer.Option(min=0, max=1, help="int8: minimum share of held-out photos that keep their best class.")
@@ -31,8 +40,7 @@ def main(
 
     Writes model.pt, model_card.json and index_to_name.json, or nothing if the networks disagree.
     """
-    if (precision is Precision.INT8) != (calibration_images is not None):
-        raise CliError("--precision int8 and --calibration-images DIR require each other")
+    console.check_calibration(precision, calibration_images)
     how = Quantization(calibration_images, min_agreement) if calibration_images else precision
     bundle.check_writable(output)
     console.out.print(f"loading weights: {weights_from}", markup=False)

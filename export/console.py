@@ -8,6 +8,8 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from export import NAMED_WEIGHTS, Precision
+
 # Without a terminal, tables are as wide as their content.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -34,6 +36,50 @@ def weights_file(value: str) -> Path:
     if not path.is_file():
         raise CliError(f"no such weights file: {path}; --weights takes imagenet, untrained or a file")
     return path
+
+
+def named_weights(value: str | None) -> str | None:
+    """Check the value of --weights: a name, or a file that exists; a callback, as existing_file().
+
+    Raises: CliError if there is no such weights file.
+    """
+    if value not in (None, *NAMED_WEIGHTS):
+        weights_file(str(value))
+    return value
+
+
+def existing_file(option: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Check that an option's file can be read; a callback of typer.Option, so that it runs before any work begins.
+
+    Raises: CliError: names the option and the file.
+    """
+    if path is not None and not path.is_fifo():  # a pipe, such as <(command), can be opened only once
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise CliError(f"cannot read {option.opts[0]} {path}: {error.strerror}") from error
+    return path
+
+
+def existing_folder(option: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Check that an option's folder exists, as existing_file() does for a file.
+
+    Raises: CliError: names the option and the folder.
+    """
+    if path is not None and not path.is_dir():
+        raise CliError(f"no such folder: {path}; {option.opts[0]} needs one")
+    return path
+
+
+def check_calibration(precision: Precision | None, images: Path | None) -> None:
+    """Check that int8, and nothing else, has a folder of photos to calibrate with.
+
+    Raises: CliError: says which option to add.
+    """
+    if precision is Precision.INT8 and images is None:
+        raise CliError("--precision int8 needs --calibration-images DIR, a folder of photos like those you serve")
+    if precision is not Precision.INT8 and images is not None:
+        raise CliError("--calibration-images is only for int8; give --precision int8 with it, or leave it out")
 
 
 def _end(number: int, _: object) -> None:

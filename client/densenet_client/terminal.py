@@ -34,7 +34,7 @@ def connect(
     if key_file:
         token = _inference_key(key_file)
     if ca and not ca.is_file():
-        raise ValueError(f"no such CA file: {ca}")
+        raise ValueError(f"no such CA file: {ca}; --ca or DENSENET_CA names it")
     return Client(url, token=token, timeout=timeout, parallel=parallel, verify=str(ca) if ca else True)
 
 
@@ -42,5 +42,5 @@ def _inference_key(key_file: Path) -> str:
     try:
         key: str = json.loads(key_file.read_text())["inference"]["key"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"no inference key in {key_file}; give TorchServe's key_file.json") from error
+        raise ValueError(f"no inference key in {key_file}; give --key-file TorchServe's key_file.json") from error
     return key

@@ -45,10 +45,20 @@ Chosen = Annotated[
     typer.Option("--contender", metavar="NAME", help="Service to measure, such as ours-int8-2; repeatable."),
 ]
 Quick = Annotated[bool, typer.Option("--quick", help="Fewer loads and one short round by default; a rough check only.")]
-Weights = Annotated[str, typer.Option(help="imagenet, untrained or a file; speed does not depend on the weights.")]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="imagenet, untrained or a file; speed does not depend on the weights.", callback=console.named_weights
+    ),
+]
 Images = Annotated[
     Path | None,
-    typer.Option("--calibration-images", metavar="DIR", help="Photos for quantisation. [default: windows of our own]"),
+    typer.Option(
+        "--calibration-images",
+        metavar="DIR",
+        help="Photos for quantisation. [default: windows of our own]",
+        callback=console.existing_folder,
+    ),
 ]
 Output = Annotated[Path, typer.Option(metavar="DIR", help=f"Folder for {NAME}.md, .svg and .json.")]
 

@@ -44,7 +44,12 @@ def main(
     only: Annotated[list[Fault] | None, typer.Option(help="Fault to inject; repeatable. [default: all]")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, max=1440, help="Duration of the mixed load.")] = 30,
     archive: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Archive to serve. [default: one with untrained weights]")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Archive to serve. [default: one with untrained weights]",
+            callback=console.existing_file,
+        ),
     ] = None,
     output: Annotated[Path, typer.Option(metavar="DIR", help=f"Folder for {NAME}.md, .svg and .json.")] = BUILD
     / "chaos",

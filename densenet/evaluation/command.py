@@ -26,11 +26,19 @@ _SHOWN = 10  # failed files on the terminal; the report lists all
 
 Set = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of labelled images, or a CSV file of path,label.")]
 Labels = Annotated[
-    Path | None, typer.Option(metavar="FILE.csv", help="Labels of the images in DIR, one path,label per line.")
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv", help="Labels of the images in DIR, one path,label per line.", callback=console.existing_file
+    ),
 ]
 Where = Annotated[Layout | None, typer.Option(help="Source of the labels. [default: detected]")]
 Index = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Class ids and names by position. [default: ImageNet's 1000]")
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Class ids and names by position. [default: ImageNet's 1000]",
+        callback=console.existing_file,
+    ),
 ]
 Against = Annotated[
     str | None,
@@ -38,7 +46,11 @@ Against = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(metavar="NAME|FILE", help="Weights of the eager network: imagenet, untrained, or a checkpoint."),
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Weights of the eager network: imagenet, untrained, or a checkpoint.",
+        callback=console.named_weights,
+    ),
 ]
 Output = Annotated[
     Path | None,

@@ -11,17 +11,27 @@ from densenet.gateway import proxy, upstreams
 from densenet.gateway.proxy import Limits, Settings
 from densenet.paths import CONFIG
 from densenet.service.properties import Properties
+from export import console
 from export.console import CliError
 
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address that clients connect to.")]
-Certificate = Annotated[Path | None, typer.Option(metavar="PEM", help="Certificate with its chain.")]
-Key = Annotated[Path | None, typer.Option(metavar="PEM", help="Private key of the certificate.")]
+Certificate = Annotated[
+    Path | None, typer.Option(metavar="PEM", help="Certificate with its chain.", callback=console.existing_file)
+]
+Key = Annotated[
+    Path | None, typer.Option(metavar="PEM", help="Private key of the certificate.", callback=console.existing_file)
+]
 Plain = Annotated[bool, typer.Option("--plain", help="Use HTTP instead of HTTPS; on loopback only.")]
-Keys = Annotated[Path | None, typer.Option(metavar="FILE", help="File of API keys, with a line NAME KEY each.")]
+Keys = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="File of API keys, with a line NAME KEY each.", callback=console.existing_file),
+]
 NoKeys = Annotated[bool, typer.Option("--no-keys", help="Accept requests without a key.")]
 _upstream = "A TorchServe, and the folder of its key_file.json; repeatable. [default: this checkout's service]"
 Upstream = Annotated[list[str] | None, typer.Option(metavar="URL[,FOLDER]", help=_upstream)]
-UpstreamCA = Annotated[Path | None, typer.Option(metavar="PEM", help="CA certificate for https upstreams.")]
+UpstreamCA = Annotated[
+    Path | None, typer.Option(metavar="PEM", help="CA certificate for https upstreams.", callback=console.existing_file)
+]
 Canary = Annotated[
     str | None, typer.Option(metavar="VERSION=PERCENT", help="Send a share of the requests to another version.")
 ]

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from export import DEFAULT_ARCHIVE, ROOT
 from export.console import CliError
 
 _ADDRESSES = ("inference_address", "management_address", "metrics_address")
 _GRPC_PORTS = ("grpc_inference_port", "grpc_management_port")
 _PATHS = ("model_store", "metrics_config", "private_key_file", "certificate_file")
+_LOG4J = "-Dlog4j.configurationFile="
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 # For an invalid number TorchServe prints only 'For input string: "…"', sometimes after it has begun to serve, and it
 # takes a switch that is neither true nor false for false. We check both before it starts.
@@ -53,6 +55,30 @@ class Properties:
             if not _port(values.get(key, "")):
                 raise CliError(f"{path}: {key} must be an address with a port such as http://127.0.0.1:8080")
         return properties
+
+    def check_paths(self, source: Path) -> None:
+        """Check that the files and folders exist which the settings of the file `source` name.
+
+        The checkout's own model store may be missing; packing an archive makes it.
+
+        Raises:
+            CliError: for a path that does not exist, or if the settings do not name one archive.
+        """
+        archive = self.values.get("load_models", "")
+        if not re.fullmatch(r"[^,/=]+\.mar", archive):
+            raise CliError(f"{source}: load_models must be the name of one archive, not {archive or 'empty'}")
+        if "model_store" not in self.values:
+            raise CliError(f"{source}: model_store is missing; name the folder of {archive}")
+        for key in _PATHS:
+            path = Path(self.values.get(key, source))
+            found = path.is_dir() or path == DEFAULT_ARCHIVE.parent if key == "model_store" else path.is_file()
+            # TorchServe replaces $$VARIABLE$$; see _check().
+            if not found and "$$" not in str(path):
+                where = f"relative paths begin at {source.absolute().parent}"
+                raise CliError(f"{source}: {key} names {path}, which does not exist; {where}")
+        for word in self.vmargs:
+            if word.startswith(_LOG4J) and not Path(word.removeprefix(_LOG4J)).is_file():
+                raise CliError(f"{source}: vmargs names {word.removeprefix(_LOG4J)}, which does not exist")
 
     def on_port(self, port: int) -> "Properties":
         """Return a copy that listens on port…port+4: inference, management, metrics, and gRPC's two ports.
@@ -99,6 +125,12 @@ class Properties:
     def requires_tokens(self) -> bool:
         """Whether requests need a token, which is TorchServe's default."""
         return self.values.get("disable_token_authorization") != "true"
+
+    @property
+    def vmargs(self) -> list[str]:
+        """The JVM's options, with the log configuration's path, which is relative to the checkout, made absolute."""
+        words = self.values.get("vmargs", "").split()
+        return [f"{_LOG4J}{ROOT / word.removeprefix(_LOG4J)}" if word.startswith(_LOG4J) else word for word in words]
 
     @property
     def port(self) -> int:

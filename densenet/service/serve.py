@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from densenet.paths import CONFIG, LOGS, PHOTO, ROOT, RUN
-from densenet.service import archive, drain, readiness, systemd, torchserve
+from densenet.service import archive, drain, java, readiness, systemd, torchserve
 from densenet.service.archive import ArchiveOptions
 from densenet.service.properties import Properties
 from densenet.service.stop import DrainSeconds, end
@@ -23,16 +23,26 @@ from export.console import CliError
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Weights = Annotated[
-    str | None, typer.Option(help="imagenet, untrained or a file. [default: the archive's own, else imagenet]")
+    str | None,
+    typer.Option(
+        help="imagenet, untrained or a file. [default: the archive's own, else imagenet]",
+        callback=console.named_weights,
+    ),
 ]
 ClassIndex = Annotated[
-    Path | None, typer.Option(help="Class ids and names of a fine-tuned checkpoint.", metavar="FILE")
+    Path | None,
+    typer.Option(
+        help="Class ids and names of a fine-tuned checkpoint.", metavar="FILE", callback=console.existing_file
+    ),
 ]
 InPrecision = Annotated[
     Precision | None, typer.Option(help="Numeric precision of the network. [default: the archive's own, else fp32]")
 ]
 CalibrationImages = Annotated[
-    Path | None, typer.Option(help="Folder of photos similar to those you serve, for int8.", metavar="DIR")
+    Path | None,
+    typer.Option(
+        help="Folder of photos similar to those you serve, for int8.", metavar="DIR", callback=console.existing_folder
+    ),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of workers. [default: one per core]")]
 _ports = "Inference port; management, metrics and gRPC use the four ports after it."
@@ -41,7 +51,13 @@ Foreground = Annotated[
     bool, typer.Option("--foreground", help="Keep running; SIGTERM or Ctrl-C drains and stops the service.")
 ]
 Config = Annotated[
-    Path | None, typer.Option(help="TorchServe's configuration.", metavar="FILE", show_default="config.properties")
+    Path | None,
+    typer.Option(
+        help="TorchServe's configuration.",
+        metavar="FILE",
+        show_default="config.properties",
+        callback=console.existing_file,
+    ),
 ]
 Tokens = Annotated[bool, typer.Option("--tokens", help="Require TorchServe's tokens.")]
 ModelApi = Annotated[
@@ -90,6 +106,7 @@ def main(
             _check_running(service, requested, properties, log_format, changed=changed)
             _report_in_background(service, _scaled(service, workers), "already up")
             return
+        _check_start(config or CONFIG, properties)
         # Untrained weights are for a first look only: nothing that is meant for production may get them silently.
         plain = requested == ArchiveOptions() and not (foreground or config or tokens or model_api or rebuild)
         fall_back = plain and not torchserve.has_served_trained()
@@ -99,6 +116,17 @@ def main(
         _run_in_foreground(service, ready, drain_seconds)
     else:
         _report_in_background(service, ready, "up")
+
+
+def _check_start(config: Path, properties: Properties) -> None:
+    """Check before an export, which takes a minute, what a start needs: files, ports and Java.
+
+    Raises:
+        CliError: names what is missing.
+    """
+    properties.check_paths(config)
+    torchserve.check_ports(properties)
+    java.find()
 
 
 def _with_workers(properties: Properties, workers: int | None) -> Properties:

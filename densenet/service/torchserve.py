@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 
 from densenet import processes
-from densenet.paths import LOGS, ROOT, RUN
+from densenet.paths import LOGS, RUN
 from densenet.polling import wait_until
 from densenet.service import java, tokens
 from densenet.service.properties import Properties
@@ -334,7 +334,7 @@ def _launch(
         # that is mounted noexec, as Docker's are. Without the library, workers listen on TCP ports that every user of
         # the machine can reach, instead of Unix sockets.
         f"-Dio.netty.native.workdir={folder}",
-        *_vmargs(properties),
+        *properties.vmargs,
         *("-cp", f"{home}/ts/frontend/*", "org.pytorch.serve.ModelServer", "--python", sys.executable),
         *("-f", str(folder / "config.properties"), "-ncs"),
     ]
@@ -345,13 +345,6 @@ def _launch(
     environment |= {"LOG_LOCATION": str(logs), "METRICS_LOCATION": str(logs), "TEMP": temp, LOG_FORMAT: log_format}
     environment[VARIABLE] = str(Path(temp, "control"))
     return processes.start(command, logs / "console.log", environment, folder)
-
-
-def _vmargs(properties: Properties) -> list[str]:
-    """Return the JVM's options from config.properties, with the log configuration's path made absolute."""
-    key = "-Dlog4j.configurationFile="
-    arguments = properties.values.get("vmargs", "").split()
-    return [f"{key}{ROOT / word.removeprefix(key)}" if word.startswith(key) else word for word in arguments]
 
 
 def _orphans(service: Service) -> list[psutil.Process]:

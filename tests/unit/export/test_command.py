@@ -115,5 +115,21 @@ def test_a_missing_class_index_is_told_in_one_line(export: Export, checkpoint: P
     done = export("--weights", checkpoint, "--class-index", "none.json", "--output", "out")
     assert done.returncode == 1
     assert_one_line(done)
-    assert "none.json" in done.stderr
+    assert done.stderr == "export: cannot read --class-index none.json: No such file or directory\n"
+    assert done.stdout == ""  # before any work
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--precision", "int8"), "--precision int8 needs --calibration-images DIR"),
+        (("--calibration-images", "."), "--calibration-images is only for int8; give --precision int8"),
+        (("--precision", "int8", "--calibration-images", "none"), "no such folder: none; --calibration-images needs"),
+    ],
+)
+def test_an_option_that_needs_another_says_which(export: Export, options: tuple[str, ...], reason: str) -> None:
+    done = export(*options)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert_one_line(done)
+    assert done.stderr.startswith(f"export: {reason}")

@@ -1,9 +1,12 @@
 """Properties: config.properties as TorchServe reads it, and moved to other ports."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from densenet.service import properties
 from densenet.service.properties import Properties
 from export import ROOT
 from export.console import CliError
@@ -140,3 +143,58 @@ def test_a_line_that_is_no_setting_is_named(tmp_path: Path) -> None:
         CliError, match=r"config.properties: max_request_size 10485760 is not a setting; write key=value"
     ):
         Properties.read(path)
+
+
+class TestPaths:
+    """A configuration that names what is not there is refused before anything is made."""
+
+    @pytest.fixture
+    def elsewhere(self, tmp_path: Path) -> Path:
+        """A copy of the repository's configuration in an empty folder."""
+        return Path(shutil.copyfile(ROOT / "config.properties", tmp_path / "config.properties"))
+
+    @pytest.mark.parametrize("name", ["config.properties", "deploy/config.properties"])
+    def test_the_repositorys_own_are_there(self, name: str) -> None:
+        Properties.read(ROOT / name).check_paths(ROOT / name)
+
+    def test_the_checkouts_model_store_may_be_made_later(
+        self, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(properties, "DEFAULT_ARCHIVE", elsewhere.with_name("model_store") / "densenet.mar")
+        elsewhere.with_name("metrics.yaml").touch()
+        Properties.read(elsewhere).check_paths(elsewhere)
+
+    @pytest.mark.parametrize("key", ["model_store", "metrics_config", "private_key_file", "certificate_file"])
+    def test_a_path_that_does_not_exist_is_named_with_its_key_and_its_beginning(
+        self, key: str, elsewhere: Path
+    ) -> None:
+        paths = dict.fromkeys(("private_key_file", "certificate_file", "metrics_config"), str(ROOT / "metrics.yaml"))
+        values = {"load_models": "densenet.mar", "model_store": str(ROOT), **paths, key: "not/there"}
+        path = properties_file(elsewhere.parent, **values)
+        with pytest.raises(CliError) as caught:
+            Properties.read(path).check_paths(path)
+        there = elsewhere.parent
+        reason = f"{key} names {there / 'not' / 'there'}, which does not exist; relative paths begin at {there}"
+        assert str(caught.value) == f"{path}: {reason}"
+
+    def test_a_log_configuration_that_does_not_exist_is_named(self, elsewhere: Path) -> None:
+        text = elsewhere.read_text().replace("=log4j2.xml", "=/not/there.xml")
+        elsewhere.write_text(re.sub("=(model_store|metrics.yaml)$", rf"={ROOT}/\1", text, flags=re.MULTILINE))
+        with pytest.raises(CliError, match=r"vmargs names /not/there\.xml, which does not exist"):
+            Properties.read(elsewhere).check_paths(elsewhere)
+
+    @pytest.mark.parametrize("value", ["all", "", "a.mar,b.mar", "model=a.mar", "store/a.mar"])
+    def test_models_other_than_one_archive_are_refused(self, value: str, tmp_path: Path) -> None:
+        path = properties_file(tmp_path, load_models=value, model_store=".")
+        with pytest.raises(CliError, match="load_models must be the name of one archive"):
+            Properties.read(path).check_paths(path)
+
+    @pytest.mark.parametrize("key", ["load_models", "model_store"])
+    def test_a_missing_archive_or_store_is_named(self, key: str, elsewhere: Path) -> None:
+        elsewhere.write_text(re.sub(f"^{key}=.*$", "", elsewhere.read_text(), flags=re.MULTILINE))
+        with pytest.raises(CliError, match=key):
+            Properties.read(elsewhere).check_paths(elsewhere)
+
+    def test_what_torchserve_takes_from_the_environment_is_left_alone(self, tmp_path: Path) -> None:
+        path = properties_file(tmp_path, load_models="a.mar", model_store=".", metrics_config="$$METRICS$$")
+        Properties.read(path).check_paths(path)

@@ -1,5 +1,7 @@
 """Serve: untrained weights stand in for missing ones at a plain first start, and nowhere else."""
 
+import shutil
+import socket
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -7,9 +9,10 @@ from typing import Any
 import pytest
 
 from densenet.paths import CONFIG
-from densenet.service import archive, serve, torchserve
+from densenet.service import archive, java, serve, temporary_instance, torchserve
 from densenet.service.torchserve import LogFormat, Service
 from export import Precision
+from export.console import CliError
 
 
 @pytest.mark.parametrize(
@@ -39,12 +42,55 @@ def test_only_a_plain_first_serve_may_fall_back(
 
     monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
     monkeypatch.setattr(archive, "ensure", ensure)
+    monkeypatch.setattr(serve, "_check_start", lambda *_: None)
     monkeypatch.setattr(torchserve, "lock", nullcontext)
     monkeypatch.setattr(torchserve, "running", list)
     monkeypatch.setattr(torchserve, "has_served_trained", lambda: trained_before)
     with pytest.raises(SystemExit):
         serve.main(**options)
     assert asked == [allowed]
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No service runs, and nothing may be exported."""
+    monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(archive, "ensure", lambda *_, **__: pytest.fail("exports"))
+    monkeypatch.setattr(torchserve, "lock", nullcontext)
+    monkeypatch.setattr(torchserve, "running", list)
+    monkeypatch.setattr(java, "find", lambda: Path("java"))
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_configuration_copied_elsewhere_is_refused_before_any_export(tmp_path: Path) -> None:
+    copied = Path(shutil.copyfile(CONFIG, tmp_path / "config.properties"))
+    with pytest.raises(CliError, match=rf"model_store names {tmp_path}/model_store, .* paths begin at {tmp_path}$"):
+        serve.main(config=copied, port=free_port())
+    assert list(tmp_path.iterdir()) == [copied]
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_port_that_is_taken_is_told_before_any_export() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port := free_port()))
+        taken.listen()
+        with pytest.raises(CliError, match=f"port {port} is taken"):
+            serve.main(port=port)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_missing_java_is_told_before_any_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find() -> Path:
+        raise CliError("Java 17 or newer was not found")
+
+    monkeypatch.setattr(java, "find", find)
+    with pytest.raises(CliError, match="Java 17"):
+        serve.main(port=free_port())
+
+
+def free_port() -> int:
+    """The first of five free ports."""
+    return temporary_instance.on_free_ports(Path("any.mar")).port
 
 
 @pytest.mark.parametrize("weights", ["untrained", "mine.pth"])
