@@ -4,13 +4,14 @@ import hashlib
 import json
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from export import CARD, DEFAULT_FOLDER, Precision
-from export.archive import is_current, is_servable, read_card, refresh
-from export.console import CliError, Unreachable, err, weights_file
+from export import CARD, CLASSES, DEFAULT_FOLDER, Precision
+from export.archive import is_current, is_servable, read_card, read_classes, refresh
+from export.console import CliError, Unreachable, check_calibration, err, weights_file
 
 # Name of the weights in an archive's card → value of --weights. Any other name is that of a weights file.
 WEIGHTS_OPTIONS = {"IMAGENET1K_V1": "imagenet", "untrained": "untrained"}
@@ -29,12 +30,13 @@ class ArchiveOptions:
 def ensure(archive: Path, requested: ArchiveOptions, *, rebuild: bool, fall_back: bool = False) -> None:
     """Export and pack whatever is missing or differs from the request.
 
-    If the request names no weights, keep the archive's own. If there is no archive yet, use ImageNet's weights.
+    What the request does not name, and the archive has, is kept and printed: weights, class names, precision. If there
+    is no archive yet, use ImageNet's weights.
 
     fall_back: whether a first archive may have untrained weights, if ImageNet's cannot be downloaded.
 
     Raises:
-        CliError: if the archive cannot be read, or a requested file does not exist.
+        CliError: if the archive cannot be read, a requested file does not exist, or what is kept needs another option.
     """
     if not archive.exists():
         time = "some minutes" if requested.precision is Precision.INT8 else "about a minute"
@@ -52,11 +54,32 @@ def ensure(archive: Path, requested: ArchiveOptions, *, rebuild: bool, fall_back
     if outdated:
         err.print("the archive was made by an older export; exporting again")
     if rebuild or outdated or not satisfies(card, requested):
-        requested = replace(requested, precision=requested.precision or Precision(card["precision"]))
-        _make(archive, requested.weights or _own_weights(archive, card), requested)
+        _make_again(archive, card, requested)
     elif _is_of_last_export(card) and not is_current(archive, DEFAULT_FOLDER):
         err.print("the handler has changed; packing the archive again")
         refresh(archive, DEFAULT_FOLDER)
+
+
+def _make_again(archive: Path, card: dict[str, Any], requested: ArchiveOptions) -> None:
+    """Export and pack the archive; keep of the present one what the request does not name, and print it."""
+    weights = requested.weights or _own_weights(archive, card)
+    precision = requested.precision or Precision(card["precision"])
+    if precision is Precision.INT8 and not (requested.precision or requested.calibration_images):
+        raise CliError(
+            f"{archive.name} is int8 and stays so without --precision, which needs photos like those you serve: add "
+            "--calibration-images DIR, or another precision, such as --precision fp32"
+        )
+    kept = [] if requested.weights else [f"the weights {weights}"]
+    kept += [] if requested.precision else [precision.value]
+    with tempfile.TemporaryDirectory(prefix="densenet-classes-") as scratch:
+        class_index = requested.class_index
+        if class_index is None and _has_weights(card, requested.weights):
+            class_index = Path(scratch, CLASSES)
+            class_index.write_bytes(read_classes(archive))
+            kept.append("the class names")
+        if kept:
+            err.print(f"keeping of the present archive: {', '.join(kept)}", markup=False)
+        _make(archive, weights, replace(requested, precision=precision, class_index=class_index))
 
 
 def _own_weights(archive: Path, card: dict[str, Any]) -> str:
@@ -94,7 +117,7 @@ def _has_classes(card: dict[str, Any], class_index: Path | None) -> bool:
 
         try:
             content = class_index_json(load_class_index(class_index))
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             raise CliError(str(error)) from error
         return bool(card["classes"]["sha256"] == hashlib.sha256(content).hexdigest())
     return True
@@ -115,7 +138,13 @@ def _is_of_last_export(card: dict[str, Any]) -> bool:
 
 
 def _make(archive: Path, weights: str, requested: ArchiveOptions, *, fall_back: bool = False) -> None:
-    """Export the weights and pack the archive. fall_back: use untrained weights if ImageNet's cannot be downloaded."""
+    """Export the weights and pack the archive. fall_back: use untrained weights if ImageNet's cannot be downloaded.
+
+    Raises:
+        CliError: if the options do not fit together, or the archive's folder is not writable.
+    """
+    check_calibration(requested.precision, requested.calibration_images)
+    _check_store(archive.parent)
     values = (
         ("--class-index", requested.class_index),
         ("--precision", requested.precision),
@@ -129,6 +158,15 @@ def _make(archive: Path, weights: str, requested: ArchiveOptions, *, fall_back: 
         )
         _run("export", "--weights", "untrained", *options)
     _run("export.archive", "--output", str(archive))
+
+
+def _check_store(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise CliError(f"cannot write an archive to the model store {folder}: {error.strerror}") from error
 
 
 def _run(module: str, *arguments: str, allowed: tuple[int, ...] = ()) -> int:

@@ -1,7 +1,10 @@
 """Ensure: an archive is exported anew when it is not what is requested, and only then."""
 
+import hashlib
 import json
+import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +22,19 @@ CARD: dict[str, Any] = {
     "network": {"parts": ["trunk", "head"]},
     "agreement": {},
 }
+NAMES = b'{"0": ["a", "one"]}'
 
 
 @pytest.fixture
 def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ArchiveOptions]]:
-    """What was exported, with which wishes."""
+    """What was exported, with which wishes; class names that are those of the archive are left out."""
     found: list[tuple[str, ArchiveOptions]] = []
 
     def make(_: Path, weights: str, requested: ArchiveOptions, *, fall_back: bool = False) -> None:
+        if requested.class_index and requested.class_index.name == "index_to_name.json":
+            assert requested.class_index.read_bytes() == NAMES
+            requested = replace(requested, class_index=None)
+            weights += " with the archive's names"
         found.append((weights, requested))
 
     monkeypatch.setattr(archive, "_make", make)
@@ -35,19 +43,17 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ArchiveOptions]]
 
 
 @pytest.fixture
-def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def there(tmp_path: Path) -> Callable[..., Path]:
     """An archive with that card, or one that cannot be read."""
 
     def make(card: dict[str, Any] | None) -> Path:
         path = tmp_path / "densenet.mar"
-        path.write_text(json.dumps(card))
-
-        def read_card(path: Path) -> dict[str, Any]:
-            if card is None:
-                raise CliError("damaged")
-            return card
-
-        monkeypatch.setattr(archive, "read_card", read_card)
+        if card is None:
+            path.write_text("damaged")
+        else:
+            with zipfile.ZipFile(path, "w") as packed:
+                packed.writestr("model_card.json", json.dumps(card))
+                packed.writestr("index_to_name.json", NAMES)
         return path
 
     return make
@@ -96,14 +102,82 @@ def test_rebuilding_keeps_the_precision(
     weights: str | None, there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]]
 ) -> None:
     archive.ensure(there(CARD), ArchiveOptions(weights), rebuild=True)
-    assert exports == [("untrained", ArchiveOptions(weights, precision=Precision.BF16))]
+    assert exports == [("untrained with the archive's names", ArchiveOptions(weights, precision=Precision.BF16))]
+
+
+def test_what_is_kept_of_the_present_archive_is_said(
+    there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "keeping of the present archive: "
+    archive.ensure(there(CARD), ArchiveOptions(), rebuild=True)
+    assert capsys.readouterr().err == f"{said}the weights untrained, bf16, the class names\n"
+    archive.ensure(there(CARD), ArchiveOptions("imagenet"), rebuild=True)
+    assert capsys.readouterr().err == f"{said}bf16\n"
+    archive.ensure(there(CARD), ArchiveOptions(precision=Precision.FP32, class_index=Path("new.json")), rebuild=True)
+    assert capsys.readouterr().err == f"{said}the weights untrained\n"
+    archive.ensure(there(CARD), ArchiveOptions("imagenet", precision=Precision.FP32), rebuild=True)
+    assert capsys.readouterr().err == ""
+    assert [weights for weights, _ in exports] == [
+        *("untrained with the archive's names", "imagenet", "untrained", "imagenet")
+    ]
+
+
+def test_the_names_of_the_same_weights_file_are_kept(
+    there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.pth"
+    mine.write_bytes(b"weights")
+    card = CARD | {"weights": {"name": "mine.pth", "sha256": hashlib.sha256(b"weights").hexdigest()}}
+    for content in (b"weights", b"other weights"):
+        mine.write_bytes(content)
+        archive.ensure(there(card), ArchiveOptions(str(mine)), rebuild=True)
+    assert [weights for weights, _ in exports] == [f"{mine} with the archive's names", str(mine)]
+
+
+@pytest.mark.parametrize("weights", [None, "imagenet"])
+@pytest.mark.parametrize("changed", [True, False], ids=["rebuild", "other weights or an older export"])
+def test_an_archive_that_stays_int8_says_so_and_what_to_type(
+    changed: bool, weights: str | None, there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]]
+) -> None:
+    card = CARD | {"precision": "int8"} | ({} if changed or weights else {"network": {}})
+    with pytest.raises(CliError, match=r"densenet\.mar is int8 and stays so without --precision") as caught:
+        archive.ensure(there(card), ArchiveOptions(weights), rebuild=changed)
+    assert "add --calibration-images DIR, or another precision, such as --precision fp32" in str(caught.value)
+    archive.ensure(there(card), ArchiveOptions("imagenet", precision=Precision.FP32), rebuild=True)
+    archive.ensure(there(card), ArchiveOptions("imagenet", calibration_images=Path("photos")), rebuild=True)
+    kept = ArchiveOptions("imagenet", precision=Precision.INT8, calibration_images=Path("photos"))
+    assert exports == [("imagenet", ArchiveOptions("imagenet", precision=Precision.FP32)), ("imagenet", kept)]
+
+
+@pytest.mark.parametrize(
+    ("requested", "reason"),
+    [
+        (ArchiveOptions(precision=Precision.INT8), "--precision int8 needs --calibration-images DIR"),
+        (ArchiveOptions(calibration_images=Path("photos")), "--calibration-images is only for int8; give --precision"),
+    ],
+)
+def test_options_that_need_each_other_are_checked_before_any_export(
+    requested: ArchiveOptions, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "_run", lambda *_, **__: pytest.fail("exports"))
+    with pytest.raises(CliError, match=reason):
+        archive.ensure(tmp_path / "densenet.mar", requested, rebuild=False)
+
+
+def test_a_model_store_that_cannot_be_written_is_told_before_any_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "_run", lambda *_, **__: pytest.fail("exports"))
+    (tmp_path / "file").touch()
+    with pytest.raises(CliError, match=r"cannot write an archive to the model store .*file/store: Not a directory"):
+        archive.ensure(tmp_path / "file" / "store" / "densenet.mar", ArchiveOptions(), rebuild=False)
 
 
 def test_an_archive_of_an_older_export_is_made_anew(
     there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     archive.ensure(there(CARD | {"network": {"format": "TorchScript"}}), ArchiveOptions(), rebuild=False)
-    assert exports == [("untrained", ArchiveOptions(precision=Precision.BF16))]
+    assert exports == [("untrained with the archive's names", ArchiveOptions(precision=Precision.BF16))]
     assert "older export" in capsys.readouterr().err
 
 
@@ -129,4 +203,4 @@ def test_other_photos_are_calibrated_with_and_the_same_are_not(
     assert exports == []
     (photos / "b.jpg").write_bytes(b"b")
     archive.ensure(there(card), requested, rebuild=False)
-    assert exports == [("untrained", requested)]
+    assert exports == [("untrained with the archive's names", requested)]
