@@ -32,7 +32,9 @@ def main(
     files: Annotated[list[str], typer.Argument(help="Files, folders to search for images, or - for standard input.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, as results arrive.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per image and class.")] = False,
-    top_k: Annotated[int, typer.Option(min=1, max=1000, help="Classes to list for each image.")] = 5,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Classes to list for each image. [default: the service's]")
+    ] = None,
     min_probability: Annotated[
         float | None, typer.Option(min=0, max=1, help="Minimum probability for an image to count as recognized.")
     ] = None,

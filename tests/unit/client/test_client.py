@@ -877,6 +877,13 @@ class TestPredict:
             "weights": "untrained",
         }
 
+    def test_sends_no_option_that_was_not_given(self) -> None:
+        with serving(scripted(FINE)) as server:
+            for options in ((), ("--top-k", 7), ("--min-probability", 0.5)):
+                self.run("--url", server.url, *options, "-")
+            sent = [(asked.headers.get("X-Top-K"), asked.headers.get("X-Min-Probability")) for asked in server.asked]
+        assert sent == [(None, None), ("7", None), (None, "0.5")]
+
     def test_sends_the_token_of_the_environment_or_of_the_command_line(self) -> None:
         with serving(scripted(FINE)) as server:
             self.run("--url", server.url, "-", DENSENET_TOKEN="one")
