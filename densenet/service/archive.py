@@ -66,8 +66,8 @@ def _make_again(archive: Path, card: dict[str, Any], requested: ArchiveOptions) 
     precision = requested.precision or Precision(card["precision"])
     if precision is Precision.INT8 and not (requested.precision or requested.calibration_images):
         raise CliError(
-            f"{archive.name} is int8 and stays so without --precision, which needs photos like those you serve: add "
-            "--calibration-images DIR, or another precision, such as --precision fp32"
+            f"keeping int8, the precision of the present {archive.name}, needs --calibration-images DIR, a folder of "
+            "photos like those you serve; or give another precision, such as --precision fp32"
         )
     kept = [] if requested.weights else [f"the weights {weights}"]
     kept += [] if requested.precision else [precision.value]
@@ -78,7 +78,7 @@ def _make_again(archive: Path, card: dict[str, Any], requested: ArchiveOptions) 
             class_index.write_bytes(read_classes(archive))
             kept.append("the class names")
         if kept:
-            err.print(f"keeping of the present archive: {', '.join(kept)}", markup=False)
+            err.print(f"keeping {' and '.join(kept)} of the present {archive.name}", markup=False)
         _make(archive, weights, replace(requested, precision=precision, class_index=class_index))
 
 
