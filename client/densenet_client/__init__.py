@@ -3,7 +3,7 @@
 from densenet_client.answers import Answer, Explanation, Model, Prediction
 from densenet_client.async_client import AsyncClient
 from densenet_client.client import Client, classify
-from densenet_client.errors import RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
+from densenet_client.errors import NotTheService, RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
 from densenet_client.exchange import DEFAULT_URL
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Client",
     "Explanation",
     "Model",
+    "NotTheService",
     "Prediction",
     "RequestRejected",
     "ServiceError",

@@ -7,9 +7,11 @@ from typing import Any, overload
 
 import httpx
 
-from densenet_client.errors import RequestRejected, ServiceError
+from densenet_client.errors import NotTheService, RequestRejected, ServiceError
 
 _EXCERPT = 200  # characters of an unexpected response to show
+# Statuses that say that the URL is wrong, not the image.
+_NOTHING_THERE = (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED, httpx.codes.NOT_IMPLEMENTED)
 _INVALID_KEY = "InvalidKeyException"  # TorchServe's error for every kind of wrong token, with status 400
 
 
@@ -84,12 +86,15 @@ class Answer(Sequence[Prediction]):
 def read(response: httpx.Response) -> Answer:
     """Read the answer in a response.
 
-    Raises: RequestRejected if the service rejected the request; ServiceError if the response is not the service's.
+    Raises: RequestRejected if the service rejected the request; NotTheService if something else answered; ServiceError
+    if the service, or a proxy before it, failed.
     """
+    if response.status_code in _NOTHING_THERE:
+        raise NotTheService(describe(response))
     try:
         document = response.json()
-        if isinstance(error := document.get("error"), Mapping):
-            raise RequestRejected(str(error["code"]), str(error["message"]), response.status_code)
+        if isinstance(error := document.get("error"), Mapping) and isinstance(error["code"], str):
+            raise RequestRejected(error["code"], str(error["message"]), response.status_code)
         model = document["model"]
         return Answer(
             tuple(Prediction(row["class_id"], row["label"], row["probability"]) for row in document["predictions"]),
@@ -101,7 +106,10 @@ def read(response: httpx.Response) -> Answer:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
             raise _too_large(response) from error
-        raise ServiceError(describe(response)) from error
+        failed = response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR
+        if failed or response.status_code == httpx.codes.REQUEST_TIMEOUT:
+            raise ServiceError(describe(response)) from error
+        raise NotTheService(describe(response)) from error
 
 
 def _explanation(row: Mapping[str, Any]) -> Explanation:
@@ -120,6 +128,8 @@ def _explanation(row: Mapping[str, Any]) -> Explanation:
 def describe(response: httpx.Response) -> str:
     """Describe an unexpected response in one line."""
     text = " ".join(response.text[:_EXCERPT].split())
+    if response.has_redirect_location:
+        text = f"a redirect to {response.headers['Location']}"
     return f"{response.url} answered {response.status_code} with an unexpected response: {text}"
 
 

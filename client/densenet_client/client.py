@@ -86,7 +86,7 @@ class Client(BaseClient[httpx.Client, stamina.RetryingCaller]):
         it advances in the caller's thread, at most 2 × parallel images ahead of the results. Closing the generator
         waits for requests in flight.
 
-        Raises: ServiceUnavailable and Unauthorized, because they would affect all other images.
+        Raises: ServiceUnavailable, Unauthorized and NotTheService, because they would affect all other images.
         """
         exchange.check_several(images)
         return self._classify_many(images, exchange.options(top_k, min_probability))

@@ -30,6 +30,10 @@ class Unauthorized(ServiceError):
     """The service, or a proxy before it, requires a token or rejects the one that was sent."""
 
 
+class NotTheService(ServiceError):
+    """Another program answers at the URL, or the service has nothing there: a page, a redirect, other JSON."""
+
+
 class Unavailable(ServiceError):
     """The service is busy (503, 429) or the connection was lost. Raised after the last attempt.
 

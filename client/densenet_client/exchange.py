@@ -16,7 +16,7 @@ import stamina
 
 from densenet_client import answers
 from densenet_client.answers import Answer
-from densenet_client.errors import ServiceError, ServiceUnavailable, Unauthorized, Unavailable
+from densenet_client.errors import NotTheService, ServiceError, ServiceUnavailable, Unauthorized, Unavailable
 
 DEFAULT_URL = "http://127.0.0.1:8080/predictions/densenet"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -209,9 +209,9 @@ def explaining(url: str) -> str:
 def as_result(error: _Error) -> _Error:
     """Return an image's error without traceback and causes, which would keep the image in a list of results.
 
-    Raises: ServiceUnavailable and Unauthorized, because they would affect all other images.
+    Raises: ServiceUnavailable, Unauthorized and NotTheService, because they would affect all other images.
     """
-    if isinstance(error, ServiceUnavailable | Unauthorized):
+    if isinstance(error, ServiceUnavailable | Unauthorized | NotTheService):
         raise error
     error.__cause__ = error.__context__ = error.__traceback__ = None
     return error

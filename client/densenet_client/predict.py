@@ -15,11 +15,21 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from densenet_client.answers import Answer
+from densenet_client.answers import Answer, Model
 from densenet_client.client import Result
-from densenet_client.errors import RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
+from densenet_client.errors import NotTheService, RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
 from densenet_client.exchange import DEFAULT_URL
-from densenet_client.terminal import EXTENSIONS, TOKEN, CaOption, KeyFileOption, TokenOption, connect
+from densenet_client.terminal import (
+    EXTENSIONS,
+    TOKEN,
+    CaOption,
+    KeyFileOption,
+    Parallel,
+    Timeout,
+    TokenOption,
+    connect,
+    describe,
+)
 
 STDIN = "-"
 # Without a terminal, tables are as wide as their content.
@@ -27,23 +37,30 @@ _out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty(
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
 Row = tuple[str, Result]
 
+# The options, which scripts/predict shares.
+Files = Annotated[list[str], typer.Argument(help="Files, folders to search for images, or - for standard input.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object per line, as results arrive.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print one line per image and class.")]
+TopK = Annotated[
+    int | None, typer.Option(min=1, max=1000, help="Classes to list for each image. [default: the service's]")
+]
+MinProbability = Annotated[
+    float | None, typer.Option(min=0, max=1, help="Minimum probability for an image to count as recognized.")
+]
+
 
 def main(
-    files: Annotated[list[str], typer.Argument(help="Files, folders to search for images, or - for standard input.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, as results arrive.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line per image and class.")] = False,
-    top_k: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="Classes to list for each image. [default: the service's]")
-    ] = None,
-    min_probability: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Minimum probability for an image to count as recognized.")
-    ] = None,
+    files: Files,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+    top_k: TopK = None,
+    min_probability: MinProbability = None,
     url: Annotated[str, typer.Option(help="URL of the service.")] = DEFAULT_URL,
-    parallel: Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests.")] = 4,
+    parallel: Parallel = 4,
     token: TokenOption = None,
     key_file: KeyFileOption = None,
     ca: CaOption = None,
-    timeout: Annotated[float, typer.Option(help="Timeout in seconds, for connecting and for waiting.")] = 60,
+    timeout: Timeout = 60,
 ) -> None:
     """Classify images with the running service. Exits 1 if any of them was rejected."""
     if as_json and as_csv:
@@ -58,14 +75,24 @@ def main(
             connect(url, token=token, key_file=key_file, ca=ca, timeout=timeout, parallel=parallel) as client,
             closing(client.classify_many(images, top_k=top_k, min_probability=min_probability)) as results,
         ):
-            failed = show(_tracked(zip(names, results, strict=True), len(names)))
-    except (ServiceUnavailable, Unauthorized) as error:
+            failed = show(_tracked(_introduced(zip(names, results, strict=True), url), len(names)))
+    except (ServiceUnavailable, Unauthorized, NotTheService) as error:
         hint = f" (--token, --key-file, or {TOKEN} in the environment)" if isinstance(error, Unauthorized) else ""
         _fail(f"{error}{hint}")
     except ValueError as error:  # an option out of its range
         _fail(str(error))
     if failed:
         _fail(f"{failed} of {len(names)} images could not be classified")
+
+
+def _introduced(rows: Iterable[Row], url: str) -> Iterator[Row]:
+    """Say which service, model and weights answer: at the first answer, and again if another model answers."""
+    known: set[Model] = set()
+    for name, result in rows:
+        if isinstance(result, Answer) and result.model not in known:
+            known.add(result.model)
+            _err.print(describe(url, result.model), markup=False)
+        yield name, result
 
 
 def _tracked(rows: Iterable[Row], count: int) -> Iterable[Row]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import stamina
 import typer
 
+from densenet_client.answers import Model
 from densenet_client.client import Client
 
 TOKEN = "DENSENET_TOKEN"  # environment variable that keeps a token off the command line
@@ -19,6 +20,8 @@ KeyFileOption = Annotated[
 CaOption = Annotated[
     Path | None, typer.Option("--ca", envvar="DENSENET_CA", help="CA certificate of the service.", metavar="FILE")
 ]
+Parallel = Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests.")]
+Timeout = Annotated[float, typer.Option(help="Timeout in seconds, for connecting and for waiting.")]
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
 
 
@@ -36,6 +39,11 @@ def connect(
     if ca and not ca.is_file():
         raise ValueError(f"no such CA file: {ca}; --ca or DENSENET_CA names it")
     return Client(url, token=token, timeout=timeout, parallel=parallel, verify=str(ca) if ca else True)
+
+
+def describe(url: str, model: Model) -> str:
+    """Say in one line which service answered, with which model and weights."""
+    return f"{url}: {model.name} {model.version}, weights {model.weights}, {model.precision}"
 
 
 def _inference_key(key_file: Path) -> str:

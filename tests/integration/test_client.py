@@ -10,7 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from densenet_client import Answer, AsyncClient, Client, RequestRejected, ServiceError, Unauthorized, classify
+from densenet_client import (
+    Answer,
+    AsyncClient,
+    Client,
+    NotTheService,
+    RequestRejected,
+    ServiceError,
+    Unauthorized,
+    classify,
+)
 from densenet_client.images import Source
 from PIL import Image
 from stamina.instrumentation import RetryDetails
@@ -111,14 +120,16 @@ def test_its_wheel_in_an_empty_environment_asks_the_service(client: Client, serv
     expected = [row.class_id for row in client.classify(photo)]
     programs = environments.with_wheel(tmp_path, ROOT / "client")
 
-    def run(*command: object) -> str:
+    def run(*command: object, errors: str = "") -> str:
         words = list(map(str, command))
         done = subprocess.run(words, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=60, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (0, errors)
         return done.stdout
 
     assert run(programs / "python", "-c", INSTALLED, server.url, photo).splitlines() == [f"{expected}", "True", "set()"]
-    (line,) = run(programs / "densenet-predict", "--json", "--url", server.url, photo).splitlines()
+    model = client.classify(photo).model
+    asked = f"{server.url}: densenet 1.0, weights {model.weights}, fp32\n"
+    (line,) = run(programs / "densenet-predict", "--json", "--url", server.url, photo, errors=asked).splitlines()
     assert [row["class_id"] for row in json.loads(line)["predictions"]] == expected
     (typed,) = (programs.parent / "lib").glob("python*/site-packages/densenet_client/py.typed")
     assert typed.exists()
@@ -214,7 +225,7 @@ def test_a_picture_too_large_to_send_is_refused(client: Client) -> None:
 
 
 def test_another_address_of_torchserve_is_not_the_service(server: Server) -> None:
-    with pytest.raises(ServiceError, match="answered 404 with an unexpected response"):
+    with pytest.raises(NotTheService, match="answered 404 with an unexpected response"):
         classify(b"photo", url=f"{server.service.inference}/predictions/other")
 
 

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from densenet_client import AsyncClient, Client, RequestRejected, ServiceError, ServiceUnavailable, Unauthorized
+from densenet_client import (
+    AsyncClient,
+    Client,
+    NotTheService,
+    RequestRejected,
+    ServiceError,
+    ServiceUnavailable,
+    Unauthorized,
+)
 from PIL import Image
 
 from tests.photos import cutouts, encode
@@ -125,7 +133,8 @@ def test_until_the_retries_are_used_up(retries: int, tries: int) -> None:
         (Reply(413, ""), RequestRejected, "MiB exceed the service's limit"),
         (Reply(400, INVALID_KEY), Unauthorized, "requires a token"),
         (Reply(500, "<html>"), ServiceError, "answered 500 with an unexpected response"),
-        (Reply(301, "", {"Location": NOBODY}), ServiceError, "answered 301"),
+        (Reply(301, "", {"Location": NOBODY}), NotTheService, "answered 301"),
+        (Reply(200, "<html>"), NotTheService, "answered 200"),
     ],
 )
 def test_errors_are_the_other_clients(reply: Reply, error: type[Exception], message: str) -> None:

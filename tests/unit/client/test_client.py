@@ -24,6 +24,7 @@ from densenet_client import (
     Answer,
     Client,
     Model,
+    NotTheService,
     Prediction,
     RequestRejected,
     ServiceError,
@@ -47,6 +48,19 @@ INVALID_KEY = json.dumps(
         "type": "InvalidKeyException",
         "message": "Token Authorization failed. Token either incorrect, expired, or not provided correctly",
     }
+)
+# What is not the service: a page, other servers' JSON, a redirect, a TorchServe without this model, and the gateway's
+# word that there is nothing at this address.
+STRANGERS = (
+    (200, "<html>Welcome</html>"),
+    (200, '{"tabby": 0.5}'),
+    (200, "[]"),
+    (400, '{"error": {"code": 400, "message": "Bad Request", "status": "INVALID_ARGUMENT"}}'),
+    (301, ""),
+    (404, '{"code": 404, "type": "ModelNotFoundException", "message": "Model not found: other"}'),
+    (404, '{"success": false, "error": {"code": "not_found", "message": "this address does not exist"}}'),
+    (405, ""),
+    (501, "<html>Unsupported method</html>"),
 )
 NO_WORKER = '{"code": 503, "type": "ServiceUnavailableException", "message": "no worker"}'
 
@@ -218,7 +232,9 @@ class TestAnswer:
 
     def test_a_redirect_is_not_followed(self) -> None:
         with serving(scripted(Reply(301, "", {"Location": NOBODY}))) as server:
-            with pytest.raises(ServiceError, match="answered 301"):
+            with pytest.raises(
+                NotTheService, match=f"answered 301 with an unexpected response: a redirect to {NOBODY}"
+            ):
                 classify(b"photo", url=server.url, token="secret")
             assert len(server.asked) == 1
 
@@ -787,6 +803,19 @@ class TestMany:
             assert len(server.asked) < 20
         assert threads() == []
 
+    @pytest.mark.parametrize(("status", "body"), STRANGERS)
+    def test_one_that_is_not_the_service_ends_all_at_once(self, status: int, body: str) -> None:
+        with client_of(scripted(Reply(status, body)), parallel=2) as (client, server):
+            with pytest.raises(NotTheService, match=f"answered {status} with an unexpected response"):
+                list(client.classify_many(numbered(100)))
+            assert len(server.asked) < 20
+        assert threads() == []
+
+    @pytest.mark.parametrize("status", [408, 500, 502, 504, 507])
+    def test_a_service_that_fails_at_one_image_is_asked_about_the_others(self, status: int) -> None:
+        with client_of(scripted(Reply(status, "<html>"), FINE), parallel=1) as (client, _):
+            assert list(map(label, client.classify_many(numbered(2)))) == ["ServiceError", "cat"]
+
     @pytest.mark.parametrize("images", [[], iter(())])
     def test_of_no_images_there_are_no_results(self, images: list[bytes]) -> None:
         with client_of(labelling) as (client, server):
@@ -866,7 +895,7 @@ class TestPredict:
         with serving(scripted(busy, busy, FINE)) as server:
             done = self.run("--json", "--url", server.url, "-")
             assert len(server.asked) == 3
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, done.stderr) == (0, f"{server.url}: densenet 1.0, weights untrained, fp32\n")
         assert json.loads(done.stdout) == {
             "file": "-",
             "predictions": [
@@ -902,6 +931,25 @@ class TestPredict:
             assert done.stderr.startswith("predict: ")
             assert words in done.stderr
             assert done.stderr.count("\n") == 1
+
+    def test_a_wrong_address_is_one_line_and_no_row(self) -> None:
+        for status, body in STRANGERS:
+            with serving(scripted(Reply(status, body))) as server:
+                done = self.run("--csv", "--url", server.url, *["-"] * 30)
+                assert len(server.asked) < 20
+            assert done.returncode == 1
+            assert len(done.stdout.splitlines()) == 1
+            assert done.stderr.startswith(f"predict: {server.url} answered {status} with an unexpected response")
+            assert done.stderr.count("\n") == 1
+
+    def test_another_model_is_told_when_it_begins_to_answer(self) -> None:
+        other = answer().replace('"1.0"', '"2.0"').replace("untrained", "better.pth")
+        with serving(scripted(FINE, Reply(body=other), FINE)) as server:
+            done = self.run("--parallel", 1, "--url", server.url, *["-"] * 3)
+        assert done.stderr.splitlines()[:2] == [
+            f"{server.url}: densenet 1.0, weights untrained, fp32",
+            f"{server.url}: densenet 2.0, weights better.pth, fp32",
+        ]
 
     def test_a_slow_service_is_a_row(self) -> None:
         asleep = threading.Event()
