@@ -1,6 +1,7 @@
 """scripts/gateway: run nginx in front of TorchServe, with keys, limits and timeouts; docs/gateway.md describes it."""
 
 import ipaddress
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +13,7 @@ from densenet.gateway.proxy import Limits, Settings
 from densenet.paths import CONFIG
 from densenet.service.properties import Properties
 from export import console
-from export.console import CliError
+from export.console import CliError, err
 
 Listen = Annotated[str, typer.Option(metavar="HOST:PORT", help="Address that clients connect to.")]
 Certificate = Annotated[
@@ -89,12 +90,15 @@ def main(
         key=key,
         keys=keys,
         upstreams=tuple(map(upstreams.parse, upstream)) if upstream else upstreams.of_this_checkout(),
-        ca=upstream_ca,
+        ca=upstream_ca and upstream_ca.absolute(),
         canary=_canary_line(canary),
         cors=tuple(map(_origin, cors or ())),
-        access_log=access_log if access_log == "off" else str(Path(access_log).absolute()),
+        access_log=_log_file(access_log),
         limits=Limits(**rates, **seconds, **ending, body_bytes=_body_bytes()),
     )
+    for replica in settings.upstreams:
+        if replica.folder and not replica.folder.is_dir():  # in a pod, TorchServe may make it later
+            err.print(f"no folder {replica.folder} yet; until it is there, requests have no token", markup=False)
     proxy.run(settings)
 
 
@@ -105,6 +109,16 @@ def _address(listen: str) -> tuple[str, int]:
     except ValueError as error:
         message = f"--listen must be an address and a port such as 0.0.0.0:443 or [::]:443, not {listen}"
         raise CliError(message) from error
+
+
+def _log_file(text: str) -> str:
+    path = Path(text).absolute()
+    if text == "off":
+        return text
+    written = path if path.exists() else path.parent
+    if path.is_dir() or not os.access(written, os.W_OK):
+        raise CliError(f"--access-log: cannot write to {path}; name a file in a folder that you can write to, or off")
+    return str(path)
 
 
 def _check_access(host: str, *, plain: bool, tls: bool, keys: bool, no_keys: bool) -> None:

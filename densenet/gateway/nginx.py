@@ -118,7 +118,7 @@ class Nginx:
         process = subprocess.run([*self._command(candidate), "-q", "-t"], capture_output=True, text=True, check=False)
         candidate.unlink()
         if process.returncode:
-            raise CliError(f"nginx rejected its configuration: {' '.join(process.stderr.split())}")
+            raise CliError(f"nginx rejected its configuration: {_reason(process.stderr)}")
 
     def _command(self, configuration: Path) -> list[str]:
         return [self._program, "-p", str(self._folder), "-e", "stderr", "-c", str(configuration)]
@@ -126,6 +126,12 @@ class Nginx:
     def _write(self, path: Path, configuration: str) -> None:
         path.touch(mode=0o600)  # the file contains keys
         path.write_text(configuration, encoding="utf-8")
+
+
+def _reason(output: str) -> str:
+    """Return the line of nginx's output that says what is wrong; the others say what follows from it."""
+    lines = [line.partition("[emerg] ")[2] for line in output.splitlines()]
+    return next(filter(None, lines), " ".join(output.split()))
 
 
 def _accepting(master: int) -> set[psutil.Process]:

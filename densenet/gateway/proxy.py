@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from densenet import __version__, processes
-from densenet.gateway import api_keys, upstream_health, upstreams
+from densenet.gateway import api_keys, certificates, upstream_health, upstreams
 from densenet.gateway.nginx import Nginx, fill
 from densenet.gateway.upstreams import Replica
 from densenet.paths import NGINX_TEMPLATES
@@ -116,6 +116,7 @@ class Gateway:
         Raises:
             CliError: if nginx rejects a configuration, or a file is invalid.
         """
+        self._check_certificates()
         common = self._common()
         (self._folder / "errors.conf").write_text(fill(NGINX_TEMPLATES / "errors.conf.template", common))
         template, settings = NGINX_TEMPLATES / "replica.conf.template", self._settings
@@ -144,6 +145,13 @@ class Gateway:
         self._gateway.kill()
         self._replicas.kill()
 
+    def _check_certificates(self) -> None:
+        settings = self._settings
+        if settings.certificate and settings.key:
+            certificates.check_pair(settings.certificate, settings.key)
+        if settings.ca:
+            certificates.check_ca(settings.ca)
+
     def _common(self) -> dict[str, str]:
         user = _worker()
         return self._settings.limits.values() | {
@@ -167,7 +175,7 @@ class Gateway:
             ),
             "CORS_HEADERS": ", ".join(_CORS_HEADERS),
             "VERSION": __version__,
-            "ACCESS_LOG": "off" if settings.access_log == "off" else f"{settings.access_log} json",
+            "ACCESS_LOG": "off" if settings.access_log == "off" else f'"{settings.access_log}" json',
         }
 
 
@@ -187,7 +195,9 @@ def run(settings: Settings) -> None:
             gateway.run()
             _wait(settings, gateway)
             scheme = "https" if settings.certificate else "http"
-            out.print(f"the gateway is up: {scheme}://{settings.listen}/predictions/densenet", markup=False)
+            before = ", ".join(replica.address for replica in settings.upstreams)
+            url = f"{scheme}://{settings.listen}/predictions/densenet"
+            out.print(f"the gateway is up: {url}, before {before}", markup=False)
             _watch_files(settings, gateway, signals, applied)
             gateway.finish()
         finally:
@@ -288,7 +298,7 @@ def _tls(certificate: Path, key: Path) -> str:
     # configuration differ when only a certificate has changed.
     paths = (certificate.absolute(), key.absolute())
     lines = zip(("ssl_certificate", "ssl_certificate_key"), paths, strict=True)
-    return "\n        ".join(f"{name} {path};  # {_stamp(path)}" for name, path in lines)
+    return "\n        ".join(f'{name} "{path}";  # {_stamp(path)}' for name, path in lines)
 
 
 def _worker() -> pwd.struct_passwd | None:

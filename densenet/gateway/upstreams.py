@@ -80,7 +80,7 @@ def token(replica: Replica) -> str | None:
 
 def blocks(template: Path, replicas: Sequence[Replica], run: Path, ca: Path | None) -> str:
     """Return nginx's configuration for the replicas, each behind its own socket."""
-    trusted = f"proxy_ssl_trusted_certificate {ca};" if ca else ""
+    trusted = f'proxy_ssl_trusted_certificate "{ca}";' if ca else ""
     return "\n".join(
         fill(
             template,
