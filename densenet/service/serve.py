@@ -1,6 +1,6 @@
 """scripts/serve: export and pack whatever is missing, start TorchServe and wait until it is ready."""
 
-import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from densenet.paths import CONFIG, LOGS, PHOTO, ROOT, RUN
-from densenet.service import archive, drain, java, readiness, systemd, torchserve
+from densenet.service import archive, drain, java, log_files, readiness, systemd, torchserve
 from densenet.service.archive import ArchiveOptions
 from densenet.service.properties import Properties
 from densenet.service.stop import DrainSeconds, end
@@ -139,6 +139,7 @@ def _with_workers(properties: Properties, workers: int | None) -> Properties:
 
 def _start(properties: Properties, archive: Path, log_format: LogFormat) -> tuple[Service, int]:
     torchserve.check_ports(properties)
+    log_files.set_aside(LOGS / str(properties.port), log_format)
     watch = readiness.Watch(LOGS / str(properties.port))
     service = torchserve.start(properties, archive=archive, log_format=log_format)
     try:
@@ -178,13 +179,11 @@ def _scaled(service: Service, workers: int | None) -> int:
 def _report(service: Service, ready: int, state: str, stop: str) -> None:
     weights, precision = service.card["weights"]["name"], service.card["precision"]
     console.out.print(f"DenseNet-121 is {state}: {ready} worker(s), weights {weights}, {precision}", markup=False)
-    photo = os.path.relpath(PHOTO, ROOT)
     key = Path(service.folder, KEY_FILE)
     token = [("token", f"the inference key in {key}")] if key.exists() else []
-    header = "-H 'Authorization: Bearer TOKEN' " if token else ""
     for name, text in (
         ("address", service.url),
-        ("try", f"curl {header}-T {photo} {service.url}"),
+        ("try", _example(service)),
         *(token or [("page", f"open {service.url} in a browser")]),
         ("logs", service.logs),
         ("stop", stop),
@@ -192,6 +191,19 @@ def _report(service: Service, ready: int, state: str, stop: str) -> None:
         console.out.print(f"  {name:8} {text}", markup=False)
     if weights == UNTRAINED:
         console.err.print("WARNING: the weights are untrained; every answer is meaningless")
+
+
+def _example(service: Service) -> str:
+    """Return a command for a shell in the current folder that sends a photo, with all that the service requires."""
+    words = ["curl"]
+    key = Path(service.folder, KEY_FILE)
+    if key.exists():
+        program = 'import json, sys; print(json.load(open(sys.argv[1]))["inference"]["key"])'
+        words.append(f'-H "Authorization: Bearer $({shlex.join([sys.executable, "-c", program, str(key)])})"')
+    if service.ca and service.url.startswith("https:"):
+        words += ["--cacert", shlex.quote(str(Path(service.ca).absolute()))]
+    photo = PHOTO.relative_to(ROOT) if Path.cwd() == ROOT.resolve() else PHOTO
+    return " ".join([*words, "-T", shlex.quote(str(photo)), shlex.quote(service.url)])
 
 
 def _report_in_background(service: Service, ready: int, state: str) -> None:

@@ -1,18 +1,21 @@
 """Serve: untrained weights stand in for missing ones at a plain first start, and nowhere else."""
 
+import json
 import shutil
 import socket
+import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from densenet.paths import CONFIG
+from densenet.paths import CONFIG, PHOTO
 from densenet.service import archive, java, serve, temporary_instance, torchserve
 from densenet.service.torchserve import LogFormat, Service
-from export import Precision
+from export import ROOT, Precision
 from export.console import CliError
+from tests.integration.gateways import standing_in
 
 
 @pytest.mark.parametrize(
@@ -104,3 +107,32 @@ def test_the_last_lines_say_how_to_get_real_answers(
     assert ("are untrained" in errors) == (weights == "untrained")
     commands = ("scripts/stop --port 9000", "serve --port 9000 --weights imagenet", "serve --port 9000 --weights FILE")
     assert all((command in errors) == (weights == "untrained") for command in commands)
+
+
+@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.parametrize("token", [None, "se'cret"])
+def test_the_line_to_try_works_in_a_shell(
+    here: bool, token: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "it's a folder"
+    folder.mkdir()
+    if token:
+        (folder / "key_file.json").write_text(json.dumps({"inference": {"key": token}}))
+    monkeypatch.chdir(ROOT if here else folder)
+    with standing_in(lambda _: (200, {}, b"fine")) as server:
+        card = {"weights": {"name": "mine.pth"}, "precision": "fp32"}
+        service = Service(1, 5.0, 9000, f"http://{server.address}", "", "densenet", "", "", card, folder=str(folder))
+        serve._report(service, 1, "up", "stop")
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  try"))
+        done = subprocess.run(["sh", "-c", line.removeprefix("  try")], capture_output=True, text=True, check=True)
+    ((method, path, headers, body),) = server.seen
+    assert (method, path, done.stdout) == ("PUT", "/predictions/densenet", "fine")
+    assert headers.get("authorization") == (token and f"Bearer {token}")
+    assert body == PHOTO.read_bytes()
+    assert ("curl -T export/photos/cat.jpg " in line) == (here and not token)
+
+
+def test_the_line_to_try_trusts_the_services_own_certificate(tmp_path: Path) -> None:
+    address = "https://127.0.0.1:9"
+    service = Service(1, 5.0, 9, address, "", "densenet", "", "", {}, folder=str(tmp_path), ca=str(tmp_path / "ca.pem"))
+    assert f" --cacert {tmp_path}/ca.pem -T " in serve._example(service)
