@@ -26,7 +26,7 @@ COMMANDS = {
     "benchmark": ("densenet.benchmark.command", "Compare the service's speed with other servers."),
     "chaos": ("densenet.chaos.command", "Inject faults one by one and report what clients see."),
     "fuzz": ("densenet.fuzz.command", "Search for image files that are expensive to decode."),
-    "predict": ("densenet_client.predict", "Classify files through the running service."),
+    "predict": ("densenet.service.predict", "Classify files through the running service."),
 }
 
 

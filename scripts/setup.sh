@@ -40,7 +40,7 @@ run() {
 run_as_it_is() {
     if [ -x "$venv/bin/densenet" ]; then exec "$venv/bin/densenet" "$@"; fi
     shift
-    if ! asks_for_help "$@"; then fail "no service of this checkout is up; scripts/serve starts one"; fi
+    if ! asks_for_help "$@"; then fail "nothing is installed yet; scripts/serve installs everything and starts a service"; fi
     help_before_setup
     exit
 }

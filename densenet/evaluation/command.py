@@ -1,15 +1,14 @@
 """scripts/evaluate: send labelled images to the running service and report the quality of its answers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from densenet_client import DEFAULT_URL
-from densenet_client.terminal import CaOption, KeyFileOption, TokenOption
+from densenet_client.terminal import CaOption, KeyFileOption, Parallel, Timeout, TokenOption
 from densenet_client.terminal import connect as connect_client
 
 from densenet.evaluation import agreement, dataset, metrics, predict, report
@@ -18,11 +17,13 @@ from densenet.evaluation.predict import TOP_K, Source
 from densenet.evaluation.report import Evaluation, Reference
 from densenet.interruption import Interrupted
 from densenet.paths import IMAGENET_CLASSES
+from densenet.service import lookup
+from densenet.service.lookup import ClientUrl, PortOption
 from export import console
 from export.console import CliError
 
 EAGER = "eager"
-_SHOWN = 10  # failed files on the terminal; the report lists all
+_SHOWN = 10  # files on the terminal that were not answered, or answered wrongly; the report lists all
 
 Set = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of labelled images, or a CSV file of path,label.")]
 Labels = Annotated[
@@ -57,12 +58,9 @@ Output = Annotated[
     typer.Option(metavar="DIR", help="Folder for answers and report. [default: ./evaluation-NAME_OF_THE_SET]"),
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Discard earlier answers and start over.")]
-Url = Annotated[str, typer.Option(help="URL of the service.")]
 AgainstToken = Annotated[
     str | None, typer.Option(envvar="DENSENET_AGAINST_TOKEN", help="Token for the second service.")
 ]
-Timeout = Annotated[float, typer.Option(help="Timeout in seconds, for connecting and for waiting.")]
-Parallel = Annotated[int, typer.Option(min=1, max=64, help="Concurrent requests.")]
 
 
 def main(
@@ -74,7 +72,8 @@ def main(
     weights: Weights = None,
     output: Output = None,
     restart: Restart = False,
-    url: Url = DEFAULT_URL,
+    url: ClientUrl = None,
+    port: PortOption = None,
     token: TokenOption = None,
     key_file: KeyFileOption = None,
     ca: CaOption = None,
@@ -91,20 +90,23 @@ def main(
     try:
         with ExitStack() as clients:
 
-            def connect(address: str, secret: str | None, keys: Path | None = None) -> Source:
+            def connect(address: str, secret: str | None, keys: Path | None, authority: Path | None) -> Source:
                 try:
                     client = connect_client(
-                        address, token=secret, key_file=keys, ca=ca, timeout=timeout, parallel=parallel
+                        address, token=secret, key_file=keys, ca=authority, timeout=timeout, parallel=parallel
                     )
                 except ValueError as error:
                     raise CliError(str(error)) from error
-                return predict.service(clients.enter_context(client))
+                return predict.service(clients.enter_context(client), address)
 
-            service = connect(url, token, key_file)
+            url, key_file, own_ca = lookup.address_for_client(port, url, token, key_file, ca)
+            service = connect(url, token, key_file, own_ca)
             classes = _classes(service, class_index)
             images = dataset.read(source, classes, labels=labels, layout=layout)
             # Created before the long run, so that its errors show at once.
-            other = _eager(weights, class_index) if weights else connect(against, against_token) if against else None
+            other = _eager(weights, class_index) if weights else None
+            if against and not other:
+                other = connect(against, against_token, None, ca)
             _check_names(against, other, classes)
             ours = predict.collect(service, images, folder / "answers.jsonl", restart=restart, doing="service")
             reference = None
@@ -181,11 +183,20 @@ def _report(folder: Path, evaluation: Evaluation, reference: Reference | None) -
     _show(document, folder)
 
 
+def _show_files(what: str, lines: Sequence[str]) -> None:
+    for line in lines[:_SHOWN]:
+        console.err.print(f"{what}: {line}", markup=False)
+    if len(lines) > _SHOWN:
+        console.err.print(f"{what}: {len(lines) - _SHOWN} more; the report lists all")
+
+
 def _show(document: Mapping[str, Any], folder: Path) -> None:
-    for failed in document["failed"][:_SHOWN]:
-        console.err.print(f"not answered: {failed['file']}: {failed['code']}: {failed['message']}", markup=False)
-    if len(document["failed"]) > _SHOWN:
-        console.err.print(f"not answered: {len(document['failed']) - _SHOWN} more; the report lists all")
+    _show_files("not answered", [f"{row['file']}: {row['code']}: {row['message']}" for row in document["failed"]])
+    wrong = [
+        f"{row['file']}: {row['label']}, answered {row['predicted_label']} ({report.percent(row['confidence'])})"
+        for row in document["wrong"]
+    ]
+    _show_files("wrong", wrong)
     console.out.print(*report.lines(document), sep="\n", markup=False)
     console.out.print(f"report: {folder / 'report.html'}, all numbers in {folder / 'report.json'}", markup=False)
     if document["model"]["weights"] == "untrained":

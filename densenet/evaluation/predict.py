@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from densenet_client import Answer, Client, RequestRejected, ServiceError, Unauthorized
+from densenet_client.terminal import describe
 from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -30,8 +31,8 @@ class Source:
     predict: Callable[[Iterable[Path]], Generator[Outcome]]
 
 
-def service(client: Client) -> Source:
-    """Return the service as a source; classify one photo to get its model and classes.
+def service(client: Client, url: str) -> Source:
+    """Return the service as a source; classify one photo to get its model and classes, and say which they are.
 
     Raises: CliError if the service does not answer.
     """
@@ -42,6 +43,7 @@ def service(client: Client) -> Source:
         raise CliError(f"{error} ({hint})") from error
     except (RequestRejected, ServiceError) as error:
         raise CliError(str(error)) from error
+    console.err.print(describe(url, answer.model), markup=False)
     model = asdict(answer.model)
 
     def predict_paths(paths: Iterable[Path]) -> Generator[Outcome]:

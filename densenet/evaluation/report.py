@@ -63,6 +63,7 @@ def document(evaluation: Evaluation, scores: Scores, reference: Reference | None
             "answers": evaluation.answers,
             "images_per_second": evaluation.answers / evaluation.seconds if evaluation.seconds else None,
         },
+        "wrong": _wrong(evaluation),
         "classes": _classes(scores, evaluation.names),
         "confusions": _confusions(scores, evaluation.names),
         "agreement": _agreement(reference) if reference else None,
@@ -72,7 +73,10 @@ def document(evaluation: Evaluation, scores: Scores, reference: Reference | None
 def summary(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the most important numbers as (name, formatted value)."""
     failed, calibration, time = len(document["failed"]), document["calibration"], document["time"]
+    model = document["model"]
     rows = [
+        ("service", document["url"]),
+        ("model", f"{model['name']} {model['version']}, weights {model['weights']}, {model['precision']}"),
         ("images", f"{document['set']['images']} of {document['set']['classes']} classes"),
         ("top-1", _share(document["top1"])),
         ("top-5", _share(document["top5"])),
@@ -122,6 +126,24 @@ def _failed(images: LabelledSet, outcomes: Sequence[Outcome]) -> list[dict[str, 
         for file, label, outcome in zip(images.files, images.labels, outcomes, strict=True)
         if not outcome.classes
     ]
+
+
+def _wrong(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Return the images whose best class is not theirs, the most confident answer first."""
+    images, names = evaluation.images, evaluation.names
+    rows = [
+        {
+            "file": file,
+            "class_id": label,
+            "label": names[label],
+            "predicted_class_id": outcome.classes[0],
+            "predicted_label": names[outcome.classes[0]],
+            "confidence": outcome.probabilities[0],
+        }
+        for file, label, outcome in zip(images.files, images.labels, evaluation.outcomes, strict=True)
+        if outcome.classes and outcome.classes[0] != label
+    ]
+    return sorted(rows, key=lambda row: (-row["confidence"], row["file"]))
 
 
 def _calibration(c: Calibration) -> dict[str, Any]:

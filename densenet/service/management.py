@@ -52,27 +52,35 @@ def address(service: Service, version: str | None = None) -> str:
     return f"{service.management}/models/{service.model}" + (f"/{quote(version, safe='')}" if version else "")
 
 
-def describe(service: Service, version: str | None = None, *, card: bool = False) -> Model | None:
+def describe(
+    service: Service, version: str | None = None, *, card: bool = False, seconds: float = LOADING
+) -> Model | None:
     """Describe a version, by default the default version; return None if TorchServe does not know it.
 
     Args:
         card: whether to get the model card from a worker, too; that request waits in the queue like a prediction.
+        seconds: how long to wait for the card.
 
     Raises:
-        CliError: if TorchServe refuses.
+        CliError: if TorchServe refuses, or another program answers.
         requests.ConnectionError: while TorchServe is not listening.
     """
     with authenticated_session.session(service) as http:
         response = http.get(
             address(service, version),
             params=FROM_A_WORKER if card else None,
-            timeout=LOADING if card else TIMEOUT,
+            timeout=seconds if card else TIMEOUT,
         )
+    if not response.ok and "type" not in _error_body(response):
+        raise _stranger(service)
     if response.status_code == requests.codes.not_found:
         return None
     if not response.ok:
         raise CliError(f"TorchServe does not describe the model: {_error_message(response)}")
-    return _model(response.json()[0])
+    try:
+        return _model(response.json()[0])
+    except (ValueError, LookupError, TypeError) as error:
+        raise _stranger(service) from error
 
 
 def describe_default(service: Service) -> Model:
@@ -162,6 +170,10 @@ def _send(service: Service, method: str, url: str, params: Mapping[str, str | in
     if not response.ok:
         error_type = TorchServeRaceError if _error_body(response).get("type") in _RACE_EXCEPTIONS else CliError
         raise error_type(f"TorchServe refused {what}: {_error_message(response)}")
+
+
+def _stranger(service: Service) -> CliError:
+    return CliError(f"what answers at {service.management} is not TorchServe's management API")
 
 
 def _unreachable(service: Service, error: requests.RequestException) -> CliError:

@@ -81,7 +81,7 @@ def wait(service: Service, watch: Watch, version: str | None = None) -> int:
     deadline = time.monotonic() + LOADING
     with err.status("waiting for TorchServe") as status:
         while time.monotonic() < deadline:
-            if not service.alive:
+            if service.is_ours and not service.alive:
                 raise CliError(f"TorchServe exited: {watch.server_failure()}")
             state = _state(service, watch, version)
             if state and state.ready >= state.min_workers and _answers_photo(service, version):

@@ -14,10 +14,10 @@ import typer
 
 from densenet.paths import PHOTO, PHOTOS
 from densenet.service import authenticated_session, drain, management, readiness, torchserve
+from densenet.service.lookup import PortOption
 from densenet.service.management import LOADING
 from densenet.service.properties import Properties
 from densenet.service.torchserve import Service
-from densenet.service.workers import PortOption
 from export import console
 from export.archive import copy_with_workers, is_servable, read_card, read_version
 from export.console import CliError

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.util import find_spec
@@ -94,8 +94,13 @@ class Service:
         return f"{self.url}/{version}" if version else self.url
 
     @property
+    def is_ours(self) -> bool:
+        """Whether scripts/serve started it: only then is there a control folder."""
+        return bool(self.temp)
+
+    @property
     def alive(self) -> bool:
-        """Whether the Java process is running."""
+        """Whether the Java process is running; only of a service that scripts/serve started."""
         return _process(self) is not None
 
 
@@ -133,12 +138,24 @@ def find(port: int | None = None) -> Service:
     Raises:
         CliError: if there is none, or if there are several and no port was given.
     """
-    services = [service for service in running() if port in (None, service.port)]
+    return choose(running(), port)
+
+
+def choose(candidates: Iterable[Service], port: int | None, several: str = "choose one with --port") -> Service:
+    """Return the candidate on a port, or the only one.
+
+    Args:
+        several: what to do if there are several and no port was given.
+
+    Raises:
+        CliError: if there is none, or if there are several and no port was given.
+    """
+    services = [service for service in candidates if port in (None, service.port)]
     if len(services) == 1:
         return services[0]
     if services:
         ports = ", ".join(str(service.port) for service in services)
-        raise CliError(f"several services of this checkout are up, on ports {ports}; choose one with --port")
+        raise CliError(f"several services of this checkout are up, on ports {ports}; {several}")
     raise CliError("no service of this checkout is up" + (f" on port {port}" if port else "") + "; start scripts/serve")
 
 

@@ -2,21 +2,24 @@
 
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import psutil
+import requests
 import typer
 
 from densenet import tables
-from densenet.service import management, quiesce, readiness, torchserve
+from densenet.service import lookup, management, quiesce, readiness, torchserve
+from densenet.service.lookup import KeysOption, ManagementOption, PortOption, UrlOption
 from densenet.service.management import Worker
 from densenet.service.torchserve import Service, private_memory
 from export import console
 from export.console import CliError
 from handler import worker_control
 
-PortOption = Annotated[int | None, typer.Option(help="Port of the service, if this checkout runs several.")]
+_CARD_SECONDS = 10  # for a worker to show the model card, which waits in the queue
 
 
 def main(
@@ -24,6 +27,9 @@ def main(
     minimum: Annotated[int | None, typer.Option("--min", min=1, help="Scale up to this number; keep more.")] = None,
     maximum: Annotated[int | None, typer.Option("--max", min=1, help="Scale down to this number; keep fewer.")] = None,
     port: PortOption = None,
+    url: UrlOption = None,
+    management_url: ManagementOption = None,
+    key_file: KeysOption = None,
     seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0, help="How long to wait for running requests before scaling down.")
     ] = 150,  # longer than TorchServe lets a request run before it ends the worker: 120 by our model-config.yaml
@@ -35,7 +41,10 @@ def main(
     if count and (minimum or maximum):
         raise CliError("give a number, or --min and --max")
     with torchserve.lock():
-        service = torchserve.find(port)
+        service = lookup.find(port, url, management_url, key_file)
+        if not service.management:
+            raise CliError("--url needs --management, the address of the same TorchServe's management API")
+        introduce(service)
         if count or minimum or maximum:
             scale(service, count or minimum, count or maximum, seconds)
     show(service)
@@ -53,6 +62,7 @@ def scale(service: Service, minimum: int | None, maximum: int | None, seconds: f
     if minimum > maximum:
         raise CliError(f"--min {minimum} is more than --max {maximum}")
     if len(model.workers) > maximum:
+        _check_pausable(service)
         with console.err.status("waiting for a moment between requests"), quiesce.paused(service, seconds):
             management.scale(service, minimum, maximum)
         # Created after scaling down, which may end a worker that is still loading; that is not a failure.
@@ -66,9 +76,46 @@ def scale(service: Service, minimum: int | None, maximum: int | None, seconds: f
         raise CliError(f"not all of the {minimum} workers are ready: {error}") from error
 
 
+def introduce(service: Service) -> None:
+    """Print the address and the weights, which a worker must tell if scripts/serve did not start the service.
+
+    Raises:
+        CliError: if TorchServe does not answer, refuses, or has no such model.
+    """
+    try:
+        card: object = service.card if service.is_ours else _card(service)
+    except requests.RequestException as error:
+        raise CliError(f"TorchServe's management API does not answer at {service.management}") from error
+    match card:
+        case {"weights": {"name": weights}, "precision": precision}:
+            what = f"weights {weights}, {precision}"
+        case _:
+            what = "weights unknown"
+    console.err.print(f"{service.url}: {what}", markup=False)
+
+
+def _card(service: Service) -> object:
+    if not management.describe_default(service).ready:
+        return None  # nobody would answer
+    with suppress(requests.Timeout):  # the queue is long
+        model = management.describe(service, card=True, seconds=_CARD_SECONDS)
+        return model and model.card
+    return None
+
+
+def _check_pausable(service: Service) -> None:
+    if not service.is_ours:
+        raise CliError(
+            "scripts/serve did not start this service, so its workers cannot be paused, and a request that one of them "
+            f"is working on would be lost; to accept that: curl -X PUT '{management.address(service)}?min_worker=N'"
+        )
+
+
 def show(service: Service) -> None:
     """Print a table of the workers, and the length of the queue."""
     model = management.describe_default(service)
+    if not service.is_ours:
+        console.err.print("- is what nobody knows of a service that scripts/serve did not start")
     numbers = ("memory", "age", "requests")
     rows = ((worker.id, *_row(service, worker)) for worker in model.workers)
     tables.show(("worker", "pid", "state", *numbers, "working"), rows, numbers=numbers)
@@ -80,18 +127,23 @@ def show(service: Service) -> None:
 
 def _row(service: Service, worker: Worker) -> tuple[str, ...]:
     """Return the cells for pid, state, memory, age, number of requests, and how long it has been working."""
+    state = "ready" if worker.ready else "loading"
+    if not service.pid:  # it may run on another machine, where this one's processes have other ids
+        return str(worker.pid), state, "-", _format_duration(time.time() - worker.started), "-", "-"
     try:
         process = psutil.Process(worker.pid)
         memory = f"{private_memory(process) / 1e6:.0f} MB"  # workers share 280 MB of libraries
         age = _format_duration(time.time() - process.create_time())
     except (psutil.NoSuchProcess, ValueError):
         return "-", "ended; restarting", "", "", "", ""
+    if not service.is_ours:
+        return str(worker.pid), state, memory, age, "-", "-"
     try:
-        requests, since = worker_control.read_record(service.control, worker.pid)
+        answered, since = worker_control.read_record(service.control, worker.pid)
     except (OSError, struct.error):
         return str(worker.pid), "loading", memory, age, "", ""
     working = f"for {_format_duration(time.time() - since)}" if since else "no"
-    return str(worker.pid), "ready" if worker.ready else "loading", memory, age, str(requests), working
+    return str(worker.pid), state, memory, age, str(answered), working
 
 
 def _format_duration(seconds: float) -> str:

@@ -146,7 +146,9 @@ def test_the_numbers_are_known_beforehand_and_the_eager_network_agrees(
     found = report(tmp_path / f"evaluation-{labelled.folder.name}")
     check(found, labelled)
     assert "72.00% (95% interval" in done.stdout
-    assert done.stderr.startswith("not answered: ")
+    first, second, *_ = done.stderr.splitlines()
+    assert first.startswith(f"{server.url}: densenet 1.0, weights ")
+    assert second.startswith("not answered: ")
     assert "<title>Evaluation of densenet on photos" in (
         tmp_path / f"evaluation-{labelled.folder.name}" / "report.html"
     ).read_text(encoding="utf-8")
@@ -169,12 +171,14 @@ def test_a_run_that_was_ended_half_way_goes_on(
     with before(server, 12) as (url, rest):
         arguments = (labelled.folder, "--url", url, "--parallel", 1)
         ended, errors, done = end_half_way(sent, *arguments, cwd=tmp_path)
-        assert (ended, errors) == (status, words.format(done))
+        asked, _, rest_of_errors = errors.partition("\n")
+        assert asked.startswith(f"{url}: densenet 1.0, weights ")
+        assert (ended, rest_of_errors) == (status, words.format(done))
         assert done < len(PHOTOS)
         rest.set()
         again = run(*arguments, "--output", "out", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.startswith(f"resuming: {done} of 25 images are done\n")
+    assert again.stderr.splitlines()[1] == f"resuming: {done} of 25 images are done"
     check(report(tmp_path / "out"), labelled)
     assert len((tmp_path / "out" / "answers.jsonl").read_text().splitlines()) == 1 + len(PHOTOS) + 1
 
@@ -201,6 +205,16 @@ def test_a_service_that_is_not_there_is_told_in_one_line(labelled: Labelled, tmp
     assert done.returncode == 1
     assert done.stderr.startswith("evaluate: nothing answers at http://127.0.0.1:")
     assert done.stderr.endswith("start the service with scripts/serve\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("body", [b"<html>Welcome</html>", b'{"tabby": 0.5}'])
+def test_another_program_is_told_before_the_first_image(labelled: Labelled, tmp_path: Path, body: bytes) -> None:
+    with serving(StandIn(lambda _: (200, {}, body))) as stranger:
+        done = run(labelled.folder, "--url", f"http://{stranger.address}/predictions/densenet", cwd=tmp_path)
+        assert len(stranger.seen) == 1
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

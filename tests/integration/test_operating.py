@@ -138,7 +138,7 @@ def live(archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) ->
     done = checkout.serve("--model-api")
     assert done.returncode == 0, done.stderr
     yield checkout
-    checkout.run("stop")
+    checkout.run("stop", "--all")
 
 
 def test_nobody_notices_when_workers_come_and_go(live: Live) -> None:
@@ -238,9 +238,11 @@ def test_a_model_from_elsewhere_is_not_registered(live: Live, url: str) -> None:
 
 
 def test_a_probe_tells_ready_and_live_apart(live: Live) -> None:
-    for question, words in (("ready", "ready"), ("live", "live: 2 worker(s) ready")):
+    management = f"http://127.0.0.1:{live.port + 1}"
+    for question, words in (("ready", f"ready: {live.url}"), ("live", f"live: 2 worker(s) ready: {management}")):
         done = live.run("probe", question)
-        assert (done.returncode, done.stdout.strip()) == (0, words)
+        assert (done.returncode, done.stdout.partition(",")[0]) == (0, words)
+        assert ", weights " in done.stdout
     for pid in live.workers():
         os.kill(pid, signal.SIGKILL)
     # TorchServe takes a moment to notice.

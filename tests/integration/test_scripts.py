@@ -85,7 +85,7 @@ class Checkout:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     checkout = Checkout(tmp_path_factory.mktemp("checkout") / "repository")
     yield checkout
-    checkout.run("stop")
+    checkout.run("stop", "--all")
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ class TestServePredictAndStop:
         done = checkout.serve("--weights", weights, "--class-index", classes, "--workers", 1)
         assert done.returncode == 0, done.stderr
         assert "DenseNet-121 is up: 1 worker(s), weights mine.pth" in done.stdout
-        assert f"curl -T export/photos/cat.jpg {checkout.url}" in done.stdout
+        assert f"curl -T {checkout.root}/export/photos/cat.jpg {checkout.url}" in done.stdout
         with (folder / "two.png").open("rb") as photo:
             rows = requests.put(checkout.url, data=photo, timeout=60).json()["predictions"]
         labels = {row["class_id"]: row["label"] for row in rows}
@@ -150,8 +150,9 @@ class TestServePredictAndStop:
 
     def test_predict_takes_files_folders_and_standard_input(self, checkout: Checkout, folder: Path) -> None:
         names = (folder / "deep", folder / "two.png", "-")
-        done = checkout.run("predict", "--url", checkout.url, *names, prefix=f"< {folder}/two.png")
+        done = checkout.run("predict", *names, prefix=f"< {folder}/two.png")
         assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines()[-1] == f"{checkout.url}: densenet 1.0, weights mine.pth, fp32"
         files = [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")]
         assert files == ["file", str(folder / "deep" / "one.jpg"), str(folder / "two.png"), "-"]
 
@@ -178,6 +179,7 @@ class TestServePredictAndStop:
         assert checkout.processes() == []
         assert not Path(temp).exists()
         assert "nothing to stop" in checkout.run("stop").stdout
+        assert "no service of this checkout is up" in one_line(checkout.run("predict", folder), "predict")
         done = checkout.run("predict", "--url", checkout.url, folder)
         assert "start the service with scripts/serve" in one_line(done, "predict")
 
@@ -202,7 +204,7 @@ def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     """A checkout in which nothing has been served yet."""
     offline = Checkout(tmp_path_factory.mktemp("offline") / "repository")
     yield offline
-    offline.run("stop")
+    offline.run("stop", "--all")
 
 
 class TestWithoutANetwork:
@@ -306,6 +308,24 @@ def test_a_full_disk_is_told_in_one_line(checkout: Checkout) -> None:
     assert checkout.processes() == []
 
 
+def assert_commands_work_with_what_serve_did_not_start(checkout: Checkout) -> None:
+    management = f"http://127.0.0.1:{checkout.port + 1}"
+    for where in ((), ("--url", checkout.url, "--management", management)):
+        assert checkout.run("probe", "ready", *where).stdout.startswith(f"ready: {checkout.url}")
+        assert checkout.run("probe", "live", *where).stdout.startswith(f"live: 1 worker(s) ready: {management}")
+        shown = checkout.run("workers", *where)
+        assert shown.returncode == 0, shown.stderr
+        assert f"{checkout.url}: weights untrained, fp32" in shown.stderr
+        assert "1 of 1 ready, version 1.0" in shown.stdout
+    more = checkout.run("workers", 2)
+    assert "2 of 2 ready, version 1.0" in more.stdout, more.stderr
+    assert "cannot be paused" in one_line(checkout.run("workers", 1), "workers")
+    assert "2 of 2 ready" in checkout.run("workers").stdout
+    photo = checkout.root / "export" / "photos" / "cat.jpg"
+    assert f"{checkout.url}: densenet 1.0, weights untrained" in checkout.run("predict", photo).stderr
+    assert "torchserve --stop" in one_line(checkout.run("stop"), "stop")
+
+
 def test_plain_torchserve_works_from_the_repository_root(checkout: Checkout, tmp_path: Path) -> None:
     assert checkout.run("archive", "--workers", 1).returncode == 0
     config = checkout.root / "config.properties"
@@ -327,6 +347,7 @@ def test_plain_torchserve_works_from_the_repository_root(checkout: Checkout, tmp
             "model_log.log",
             "ts_log.log",
         }
+        assert_commands_work_with_what_serve_did_not_start(checkout)
     finally:
         subprocess.run(["torchserve", "--stop", "--foreground"], **options)  # type: ignore[call-overload]
         config.write_text(original)

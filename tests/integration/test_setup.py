@@ -86,7 +86,8 @@ def test_commands_for_a_service_install_nothing(checkout: Path, script: str) -> 
     if script == "stop":
         assert (done.returncode, done.stdout) == (0, "nothing to stop: nothing was started from this checkout\n")
     else:
-        assert one_line(done) == f"{script}: no service of this checkout is up; scripts/serve starts one"
+        told = f"{script}: nothing is installed yet; scripts/serve installs everything and starts a service"
+        assert one_line(done) == told
     assert not list(checkout.glob(".venv*"))
 
 

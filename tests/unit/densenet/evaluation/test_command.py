@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from densenet_client import (
     Answer,
     Model,
+    NotTheService,
     Prediction,
     RequestRejected,
     ServiceError,
@@ -19,10 +21,13 @@ from densenet_client import (
 
 from densenet.evaluation import command
 from densenet.interruption import Interrupted
+from densenet.service import lookup
+from densenet.service.torchserve import Service as Found
 from export.console import CliError
 
 NAMES = {"cat": "cat", "dog": "dog", "bird": "bird"}
-URL = "http://127.0.0.1:8080/predictions/densenet"
+ADDRESS = "http://127.0.0.1:9400"  # where this checkout's only service is
+URL = f"{ADDRESS}/predictions/densenet"
 
 
 class Service:
@@ -31,11 +36,13 @@ class Service:
     def __init__(self, weights: str = "mine.pth") -> None:
         self.model = Model("densenet", "1.0", weights, "fp32")
         self.asked: list[str] = []
+        self.urls: list[str] = []
         self.fails_at = -1
         self.failure: BaseException | Answer = RequestRejected("broken_image", "cut short", 422)
         self.names = NAMES
 
     def __call__(self, url: str, **_: object) -> "Service":
+        self.urls.append(url)
         return self
 
     def __enter__(self) -> "Service":
@@ -56,7 +63,9 @@ class Service:
         for image in images:
             failing = len(self.asked) == self.fails_at
             self.asked.append(image.name)
-            if failing and isinstance(self.failure, ServiceUnavailable | Unauthorized | KeyboardInterrupt):
+            if failing and isinstance(
+                self.failure, ServiceUnavailable | Unauthorized | NotTheService | KeyboardInterrupt
+            ):
                 raise self.failure
             yield self.failure if failing else self.answer()
 
@@ -65,6 +74,9 @@ class Service:
 def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     service = Service()
     monkeypatch.setattr(terminal, "Client", service)
+    found = Found(1, 0, 9400, ADDRESS, "", "densenet", "temp", "", {}, folder="/nowhere")
+    monkeypatch.setattr(lookup.torchserve, "running", lambda: [found])
+    monkeypatch.setattr(lookup, "started_without_us", list)
     return service
 
 
@@ -92,11 +104,51 @@ def test_an_evaluation_from_start_to_end(service: Service, images: Path, capsys:
     output, errors = capsys.readouterr()
     assert "60.00%" in output
     assert "evaluation-animals/report.html" in output
-    assert errors == ""
+    # What was asked, and what it took for something else.
+    assert service.urls == [URL]
+    lines = [line.split(maxsplit=1) for line in output.splitlines()]
+    assert lines[:2] == [["service", URL], ["model", "densenet 1.0, weights mine.pth, fp32"]]
+    assert errors.splitlines() == [
+        f"{URL}: densenet 1.0, weights mine.pth, fp32",
+        "wrong: dog/4.jpg: dog, answered cat (70.00%)",
+        "wrong: dog/5.jpg: dog, answered cat (70.00%)",
+    ]
+
+
+def test_a_service_is_never_guessed(service: Service, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = lookup.torchserve.running()
+    monkeypatch.setattr(lookup.torchserve, "running", lambda: [found, replace(found, port=9500)])
+    with pytest.raises(CliError, match="on ports 9400, 9500; choose one with --port"):
+        command.main(images)
+    command.main(images, port=9400)
+    command.main(images, url="http://other/predictions/densenet", restart=True)
+    assert service.urls == [URL, "http://other/predictions/densenet"]
+    monkeypatch.setattr(lookup.torchserve, "running", list)
+    with pytest.raises(CliError, match="no service of this checkout is up"):
+        command.main(images)
+    assert len(service.urls) == 2
+
+
+def test_wrong_answers_are_listed_the_most_confident_first_and_not_without_end(
+    service: Service, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(12):
+        (images / "bird" / f"{number:02}.jpg").parent.mkdir(exist_ok=True)
+        (images / "bird" / f"{number:02}.jpg").write_bytes(b"image")
+    service.fails_at = 7
+    service.failure = Answer((Prediction("dog", "dog", 0.99),), True, service.model)
+    command.main(images)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("wrong: ")]
+    assert (lines[0], len(lines)) == ("wrong: bird/07.jpg: bird, answered dog (99.00%)", 11)
+    assert lines[-1] == "wrong: 4 more; the report lists all"
+    wrong = result(Path("evaluation-animals"))["wrong"]
+    assert (len(wrong), wrong[0]["file"], wrong[0]["confidence"]) == (14, "bird/07.jpg", 0.99)
+    assert "Answered wrongly" in Path("evaluation-animals/report.html").read_text()
 
 
 @pytest.mark.parametrize(
-    "failure", [KeyboardInterrupt(), ServiceUnavailable("nothing answers"), Unauthorized("expired")]
+    "failure",
+    [KeyboardInterrupt(), ServiceUnavailable("nothing answers"), Unauthorized("expired"), NotTheService("a page")],
 )
 def test_a_run_that_ended_early_goes_on(
     service: Service, images: Path, failure: BaseException, capsys: pytest.CaptureFixture[str]

@@ -103,6 +103,10 @@ def test_the_document_has_every_number(document: dict[str, Any]) -> None:
         ("c0", "c1"),
         ("c2", "c3"),
     ]
+    assert [(one["file"], one["label"], one["predicted_label"], one["confidence"]) for one in document["wrong"]] == [
+        ("d.jpg", EVIL, "小猫\0", 0.8),
+        ("b.jpg", "crane", "crane", 0.1),
+    ]
     assert sum(one["images"] for one in document["calibration"]["bins"]) == 4
     assert document["agreement"]["compared"] == 4
     assert document["agreement"]["answered_by_one"] == ["broken \udcff.jpg"]
