@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from densenet.gateway.nginx import fill
-from densenet.service import tokens, torchserve
+from densenet.service import lookup, tokens, torchserve
 from densenet.service.properties import host_and_port
 from export.console import CliError
 
@@ -51,11 +51,9 @@ def of_this_checkout() -> tuple[Replica, ...]:
     Raises:
         CliError: if there is none, or more than one.
     """
-    running = torchserve.running()
-    if len(running) != 1:
-        state = "no service of this checkout is up" if not running else "several services of this checkout are up"
-        raise CliError(f"{state}; start one with scripts/serve, or name the gateway's upstreams: --upstream HOST:PORT")
-    return (parse(f"{running[0].inference},{running[0].folder}"),)
+    candidates = lookup.of_this_checkout()
+    service = torchserve.choose(candidates, None, "name those that the gateway stands before: --upstream HOST:PORT")
+    return (parse(f"{service.inference},{service.folder}"),)
 
 
 def key_file(replica: Replica) -> Path | None:

@@ -50,7 +50,12 @@ def find(
         return _named(url, management, key_file)
     if management or key_file:
         raise CliError(f"--management and --key-file belong to a service that --url names, such as {_EXAMPLE}")
-    return torchserve.choose([*torchserve.running(), *started_without_us()], port)
+    return torchserve.choose(of_this_checkout(), port)
+
+
+def of_this_checkout() -> Sequence[Service]:
+    """Return the running services of this checkout, whoever started them."""
+    return [*torchserve.running(), *started_without_us()]
 
 
 def address_for_client(

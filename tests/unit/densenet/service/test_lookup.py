@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from densenet.gateway import upstreams
 from densenet.polling import wait_until
 from densenet.service import authenticated_session, lookup, torchserve
 from densenet.service.torchserve import Service
@@ -52,11 +53,14 @@ def test_a_checkout_without_services_refuses_whatever_listens_on_the_usual_port(
 def test_the_only_service_is_meant_and_of_several_one_must_be_chosen(running: list[Service], tmp_path: Path) -> None:
     running += [ours(9000, tmp_path)]
     assert lookup.find() == running[0]
+    assert upstreams.of_this_checkout() == (upstreams.parse(f"127.0.0.1:9000,{tmp_path}"),)
     assert lookup.address_for_client(None, None, None, None, None) == (running[0].url, None, None)
     running += [ours(9100, tmp_path)]
     assert lookup.find(9100) == running[1]
     with pytest.raises(CliError, match="on ports 9000, 9100; choose one with --port"):
         lookup.address_for_client(None, None, None, None, None)
+    with pytest.raises(CliError, match="on ports 9000, 9100; name those that the gateway stands before: --upstream"):
+        upstreams.of_this_checkout()
     with pytest.raises(CliError, match="no service of this checkout is up on port 8080"):
         lookup.address_for_client(8080, None, None, None, None)
 
