@@ -1,7 +1,7 @@
 """scripts/predict: densenet-predict, for the service of this checkout."""
 
 from densenet_client import predict
-from densenet_client.predict import TOP_K, AsCsv, AsJson, Files, MinProbability, TopK
+from densenet_client.predict import AsCsv, AsJson, Files, MinProbability, TopK
 from densenet_client.terminal import CaOption, KeyFileOption, Parallel, Timeout, TokenOption
 
 from densenet.service import lookup
@@ -12,7 +12,7 @@ def main(
     files: Files,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
-    top_k: TopK = TOP_K,
+    top_k: TopK = None,
     min_probability: MinProbability = None,
     url: ClientUrl = None,
     port: PortOption = None,
