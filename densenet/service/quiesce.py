@@ -66,6 +66,12 @@ def paused(service: Service, seconds: float, version: str | None = None) -> Iter
                 thread.join(max(0.0, deadline - time.monotonic()))
 
 
+def release_all(service: Service) -> None:
+    """Resume the workers that a command paused and left so when it was killed; no other command may be at work."""
+    for folder in service.control.glob("hold-*"):
+        _release(folder)
+
+
 def _keep_asking(service: Service, url: str, folder: Path) -> None:
     """Send the request that pauses a worker, again and again until the folder is gone."""
     headers = {PAUSE_HEADER: folder.name.removeprefix("hold-")}

@@ -1,23 +1,27 @@
 """scripts/serve: export and pack whatever is missing, start TorchServe and wait until it is ready."""
 
+import os
 import shlex
+import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from densenet.paths import CONFIG, LOGS, PHOTO, ROOT, RUN
-from densenet.service import archive, drain, java, log_files, readiness, systemd, torchserve
-from densenet.service.archive import ArchiveOptions
+from densenet.service import archive, drain, history, java, log_files, management, readiness, systemd, torchserve
+from densenet.service.archive import WEIGHTS_OPTIONS, ArchiveOptions
+from densenet.service.history import Entry
 from densenet.service.properties import Properties
 from densenet.service.stop import DrainSeconds, end
 from densenet.service.tokens import KEY_FILE
 from densenet.service.torchserve import LogFormat, Service
-from densenet.service.workers import scale
+from densenet.service.workers import others, scale, warn_of
 from export import UNTRAINED, Precision, console
-from export.archive import copy_with_workers
+from export.archive import copy_with_workers, is_servable, read_card, read_version
 from export.console import CliError
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -66,6 +70,16 @@ ModelApi = Annotated[
 Heic = Annotated[
     bool, typer.Option("--heic", help="Accept HEIC, as iPhones store photos; installs pillow-heif (libheif, LGPL).")
 ]
+FromArchive = Annotated[
+    Path | None,
+    typer.Option(
+        "--archive",
+        help="Archive to serve. [default: the service's last one, else the model store's]",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+    ),
+]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Export and pack the archive again.")]
 Logs = Annotated[
     LogFormat | None,
@@ -88,12 +102,15 @@ def main(
     rebuild: Rebuild = False,
     heic: Heic = False,
     log_format: Logs = None,
+    given: FromArchive = None,
 ) -> None:
     """Serve DenseNet-121 at /predictions/densenet: export and pack whatever is missing, start TorchServe, and wait
     until it has answered a photo."""
     for number in _STOP_SIGNALS:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     requested = ArchiveOptions(weights, class_index, precision, calibration_images)
+    if given and (rebuild or requested != ArchiveOptions()):
+        raise CliError("give --archive, or options for an archive to make")
     properties = Properties.read(config or CONFIG)
     properties = properties.on_port(port) if port else properties
     properties = properties.with_access(tokens=tokens or model_api, model_api=model_api)
@@ -102,16 +119,17 @@ def main(
     with torchserve.lock():
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
-            changed = foreground or rebuild or (heic and not service.heic)
+            changed = foreground or rebuild or (heic and not service.heic) or not _serves(service, given)
             _check_running(service, requested, properties, log_format, changed=changed)
             _report_in_background(service, _scaled(service, workers), "already up")
+            warn_of(service, others(service, management.describe_default(service)))
             return
         _check_start(config or CONFIG, properties)
         # Untrained weights are for a first look only: nothing that is meant for production may get them silently.
         plain = requested == ArchiveOptions() and not (foreground or config or tokens or model_api or rebuild)
         fall_back = plain and not torchserve.has_served_trained()
-        archive.ensure(properties.archive, requested, rebuild=rebuild, fall_back=fall_back)
-        service, ready = _start(_with_workers(properties, workers), properties.archive, log_format or LogFormat.TEXT)
+        chosen = given or _choose(properties, requested, rebuild=rebuild, fall_back=fall_back)
+        service, ready = _start(properties, chosen, workers, log_format or LogFormat.TEXT)
     if foreground:
         _run_in_foreground(service, ready, drain_seconds)
     else:
@@ -129,24 +147,100 @@ def _check_start(config: Path, properties: Properties) -> None:
     java.find()
 
 
-def _with_workers(properties: Properties, workers: int | None) -> Properties:
-    if workers is None:
+def _choose(properties: Properties, requested: ArchiveOptions, *, rebuild: bool, fall_back: bool) -> Path:
+    """Return the archive to serve: the one that was last in service on this port, unless an option asks for another.
+
+    The model store's archive is not the service's own, since every service and scripts/archive write there.
+
+    Raises:
+        CliError: if an archive cannot be read, or an option would change the weights without naming them.
+    """
+    common, folder = properties.archive, RUN / str(properties.port)
+    own = history.load(folder).serving
+    if own is None or (common.exists() and _is_own(folder, common, own)):
+        archive.ensure(common, requested, rebuild=rebuild, fall_back=fall_back)
+        return common
+    if rebuild or requested != ArchiveOptions():
+        if requested.weights is None:
+            requested = _with_weights_of(history.file(folder, own), common, requested)
+        archive.ensure(common, requested, rebuild=rebuild)
+        return common
+    kept, port = history.file(folder, own), properties.port
+    again = f"scripts/serve --port {port} --archive {os.path.relpath(common)}"
+    other = f"; {_describe(common)}: {again} would serve it" if common.exists() else ""
+    console.err.print(f"the service on port {port} keeps {own}{other}", markup=False)
+    return kept
+
+
+def _is_own(folder: Path, common: Path, own: Entry) -> bool:
+    """Return whether the model store's archive is the service's own, or the same network packed for a failed start."""
+    digest = history.digest(common)
+    return digest == own.digest or (
+        history.was_tried(folder, digest) and read_card(common) == read_card(history.file(folder, own))
+    )
+
+
+def _with_weights_of(own: Path, common: Path, requested: ArchiveOptions) -> ArchiveOptions:
+    """Add the service's own weights to the request, if the archive that it starts from has others."""
+    weights = read_card(own)["weights"]
+    if common.exists() and read_card(common)["weights"]["sha256"] == weights["sha256"]:
+        return requested
+    if weights["name"] not in WEIGHTS_OPTIONS:
+        raise CliError(
+            f"the service was started with the weights file {weights['name']}; name it again: --weights FILE"
+        )
+    return replace(requested, weights=WEIGHTS_OPTIONS[weights["name"]])
+
+
+def _describe(path: Path) -> str:
+    try:
+        return f"{path} is version {read_version(path)}, weights {read_card(path)['weights']['name']}"
+    except CliError:
+        return f"{path} is damaged"
+
+
+def _serves(service: Service, given: Path | None) -> bool:
+    serving = history.load(Path(service.folder)).serving
+    return given is None or (serving is not None and history.digest(given) == serving.digest)
+
+
+def _with_archive(properties: Properties, chosen: Path, workers: int | None) -> Properties:
+    """Return a configuration that serves this archive, which keeps the model's name, with this number of workers."""
+    if workers is None and chosen.absolute() == properties.archive:
         return properties
     store = RUN / str(properties.port) / "model_store"
-    copy_with_workers(properties.archive, store / properties.archive.name, workers)
+    if workers is None:
+        store.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(chosen, store / properties.archive.name)
+    else:
+        copy_with_workers(chosen, store / properties.archive.name, workers)
     return Properties({**properties.values, "model_store": str(store)})
 
 
-def _start(properties: Properties, archive: Path, log_format: LogFormat) -> tuple[Service, int]:
+def _start(properties: Properties, chosen: Path, workers: int | None, log_format: LogFormat) -> tuple[Service, int]:
+    folder = RUN / str(properties.port)
+    entry = history.keep(folder, chosen)
     torchserve.check_ports(properties)
     log_files.set_aside(LOGS / str(properties.port), log_format)
+    if not is_servable(read_card(chosen)):
+        raise CliError(
+            f"{entry} was made by an older export; choose with --weights what to serve on port {properties.port}"
+        )
     watch = readiness.Watch(LOGS / str(properties.port))
-    service = torchserve.start(properties, archive=archive, log_format=log_format)
+    served = _with_archive(properties, chosen, workers)
+    service = torchserve.start(served, archive=properties.archive, log_format=log_format)
     try:
-        return service, readiness.wait(service, watch)
+        ready = readiness.wait(service, watch)
+        _record(folder, entry)
+        return service, ready
     except BaseException:
         torchserve.stop(service)
         raise
+
+
+def _record(folder: Path, entry: Entry) -> None:
+    history.save(folder, history.load(folder).with_serving(entry))
+    history.clean(folder)
 
 
 def _check_running(

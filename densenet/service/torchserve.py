@@ -37,7 +37,6 @@ from handler.worker_control import VARIABLE
 
 STATE = "service.json"
 _TRAINED = "trained"  # in .run: an empty file that stays
-SERVING = "serving.mar"  # a copy of the archive in service, since the original file may be replaced or deleted
 CA = "DENSENET_CA"  # environment variable: the CA that signed the service's certificate, if it is not self-signed
 _WORKER = "model_service_worker.py"
 STOP_SECONDS = 20  # for Java to exit after SIGTERM; it takes about four
@@ -59,7 +58,7 @@ class Service:
     """A TorchServe of this checkout: its process (identified by its temporary folder), addresses and folders.
 
     Attributes:
-        archive: the file that the next start will serve.
+        archive: the file in the model store that its configuration names; history.py knows what it serves.
         ca: the file to verify the service's certificate with, if it has one.
         heic: whether it accepts HEIC photos.
     """
@@ -219,7 +218,7 @@ def start(
     """
     card = read_card(properties.archive)
     program = java.find()
-    folder, logs = _make_folders(properties, run, logs, archive or properties.archive)
+    folder, logs = _make_folders(properties, run, logs)
     temp = tempfile.mkdtemp(prefix="torchserve-")
     Path(temp, "control").mkdir()
     try:
@@ -256,15 +255,13 @@ def start(
     return service
 
 
-def _make_folders(properties: Properties, run: Path, logs: Path, archive: Path) -> tuple[Path, Path]:
+def _make_folders(properties: Properties, run: Path, logs: Path) -> tuple[Path, Path]:
     """Make the folders that the service runs in and logs to, with the files that it needs to start."""
     folder, logs = run / str(properties.port), logs / str(properties.port)
     for path in (folder, logs):
         path.mkdir(parents=True, exist_ok=True)
     properties.write(folder / "config.properties")
     (folder / tokens.KEY_FILE).unlink(missing_ok=True)  # an earlier start may have required tokens
-    if properties.model_api_enabled:
-        shutil.copyfile(archive, folder / SERVING)
     return folder, logs
 
 

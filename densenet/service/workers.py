@@ -2,6 +2,7 @@
 
 import struct
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ import typer
 from densenet import tables
 from densenet.service import lookup, management, quiesce, readiness, torchserve
 from densenet.service.lookup import KeysOption, ManagementOption, PortOption, UrlOption
-from densenet.service.management import Worker
+from densenet.service.management import Model, Worker
 from densenet.service.torchserve import Service, private_memory
 from export import console
 from export.console import CliError
@@ -111,16 +112,41 @@ def _check_pausable(service: Service) -> None:
         )
 
 
+def others(service: Service, default: Model) -> list[str]:
+    """Return the names of the versions that TorchServe has beside the default one."""
+    return sorted({*management.versions(service)} - {default.version})
+
+
 def show(service: Service) -> None:
-    """Print a table of the workers, and the length of the queue."""
-    model = management.describe_default(service)
+    """Print a table of the workers of each version, and the length of its queue; the default version comes first."""
+    default = management.describe_default(service)
     if not service.is_ours:
         console.err.print("- is what nobody knows of a service that scripts/serve did not start")
+    _show(service, default, "")
+    names = others(service, default)
+    for model in (management.describe(service, name) for name in names):
+        if model:
+            _show(service, model, ", not the default")
+    if service.is_ours:
+        warn_of(service, names)
+
+
+def warn_of(service: Service, names: Collection[str]) -> None:
+    """Print a line if TorchServe has versions beside the default one."""
+    if names:
+        console.err.print(
+            f"beside the default version, {', '.join(names)} is registered; scripts/rollout --port {service.port} "
+            "--history shows what is in service, and --abort removes the rest",
+            markup=False,
+        )
+
+
+def _show(service: Service, model: Model, note: str) -> None:
     numbers = ("memory", "age", "requests")
     rows = ((worker.id, *_row(service, worker)) for worker in model.workers)
     tables.show(("worker", "pid", "state", *numbers, "working"), rows, numbers=numbers)
     console.out.print(
-        f"{model.ready} of {model.min_workers} ready, version {model.version}; "
+        f"{model.ready} of {model.min_workers} ready, version {model.version}{note}; "
         f"queue: {model.queued} waiting, room for {model.queue_capacity} more"
     )
 

@@ -55,6 +55,10 @@ class Live(Checkout):
         address = f"http://127.0.0.1:{self.port + 1}/models/densenet/all"
         return {model["modelVersion"] for model in requests.get(address, headers=headers, timeout=60).json()}
 
+    def kept(self) -> set[str]:
+        """The versions whose archives the service has kept."""
+        return {read_version(path) for path in (self.folder / "archives").iterdir()}
+
     def workers(self) -> list[int]:
         (service,) = torchserve.running(self.root / ".run")
         return [process.pid for process in torchserve.worker_processes(service)]
@@ -111,10 +115,10 @@ def standing_still(pids: Iterable[int]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def archives(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same network as versions 1.0 and 2.0, another one as 3.0, and one that cannot be loaded as 4.0."""
+    """The same network as versions 1.0, 2.0 and 2.1, another one as 3.0, and one that cannot be loaded as 4.0."""
     folder = tmp_path_factory.mktemp("archives")
-    paths = {version: folder / version / "densenet.mar" for version in ("1.0", "2.0", "3.0", "4.0")}
-    for version in ("1.0", "2.0"):
+    paths = {version: folder / version / "densenet.mar" for version in ("1.0", "2.0", "2.1", "3.0", "4.0")}
+    for version in ("1.0", "2.0", "2.1"):
         archiving.build(exported, paths[version], version=version, workers=2)
     other = make_network()
     with torch.no_grad():
@@ -174,7 +178,7 @@ def test_numbers_that_cannot_be_are_refused(live: Live) -> None:
     assert len(live.workers()) == 2
 
 
-def test_a_rollout_and_a_rollback_are_not_noticed(live: Live, archives: dict[str, Path]) -> None:
+def test_rollouts_and_rollbacks_are_not_noticed(live: Live, archives: dict[str, Path]) -> None:
     home = live.root / "model_store"
     with live.load() as load, ThreadPoolExecutor(1) as clients:
         naming = clients.submit(ask_by_name, live, "1.0")
@@ -187,14 +191,63 @@ def test_a_rollout_and_a_rollback_are_not_noticed(live: Live, archives: dict[str
         assert (seen[404], seen[500] <= 1, seen.keys() <= {200, 503, 404, 500}) == (1, True, True)
     assert set(load.outcomes) == {"1.0", "2.0"}
     assert (home / "densenet.mar").read_bytes() == archives["2.0"].read_bytes()
-    assert read_version(home / "densenet-1.0.mar") == "1.0"
+    assert live.kept() == {"1.0", "2.0"}
     with live.load() as load:
-        done = live.run("rollout", "--rollback")
+        assert live.run("rollout", archives["2.1"]).returncode == 0
+        assert live.versions() == {"2.1"}
+        for version in ("2.0", "1.0"):
+            done = live.run("rollout", "--rollback")
+            assert done.returncode == 0, done.stderr
+            assert live.versions() == {version}
+            assert (home / "densenet.mar").read_bytes() == archives[version].read_bytes()
+        line = one_line(live.run("rollout", "--rollback"), "rollout")
+        assert f"the history of the service on port {live.port} has nothing before version 1.0" in line
+        load.wait_for_answers(10, "afterwards")
+    assert set(load.outcomes) == {"1.0", "2.0", "2.1"}
+    assert live.versions() == {"1.0"}
+    assert live.kept() == {"1.0", "2.0", "2.1"}
+    rows = [line.split() for line in live.run("rollout", "--history").stdout.splitlines() if "fp32" in line]
+    assert [(row[0], " ".join(row[6:])) for row in rows] == [
+        ("1.0", "in service"),
+        ("2.0", "withdrawn"),
+        ("2.1", "withdrawn"),
+    ]
+
+
+@pytest.mark.parametrize(("moment", "stays"), [("starting version", "1.0"), ("draining version", "2.0")])
+def test_a_rollout_that_is_killed_is_shown_and_cleaned_up(
+    live: Live, archives: dict[str, Path], moment: str, stays: str
+) -> None:
+    with live.load() as load:
+        command = [live.root / "scripts" / "rollout", archives["2.0"]]
+        rollout = subprocess.Popen(command, env=live.environment, stderr=subprocess.PIPE, text=True)
+        assert rollout.stderr
+        assert any(moment in line for line in rollout.stderr)
+        assert wait_until(lambda: live.versions() >= {"2.0"}, 60, 0.01)
+        rollout.kill()
+        rollout.wait()
+        rollout.stderr.close()
+        if live.versions() == {"1.0", "2.0"}:
+            seen = live.run("workers")
+            assert all(f"version {version}" in seen.stdout for version in ("1.0", "2.0"))
+            assert ", not the default" in seen.stdout
+            assert f"scripts/rollout --port {live.port} --history" in seen.stderr
+            line = one_line(live.run("rollout", archives["2.1"]), "rollout")
+            assert f"scripts/rollout --port {live.port} --abort" in line
+        done = live.run("rollout", "--abort")
         assert done.returncode == 0, done.stderr
+        assert f"version {stays}" in done.stdout
+        assert live.versions() == {stays}
+        assert len(live.workers()) == 2
+        if stays == "1.0":
+            done = live.run("rollout", archives["2.0"])
+            assert done.returncode == 0, done.stderr
+            assert live.versions() == {"2.0"}
+        assert live.run("rollout", "--rollback").returncode == 0
         assert live.versions() == {"1.0"}
         load.wait_for_answers(10, "afterwards")
     assert set(load.outcomes) == {"1.0", "2.0"}
-    assert (home / "densenet.mar").read_bytes() == archives["1.0"].read_bytes()
+    assert not (live.root / "model_store" / "densenet-rollout.mar").exists()
 
 
 @pytest.mark.parametrize(

@@ -254,10 +254,23 @@ class TestWithoutANetwork:
         assert offline.processes() == []
         shutil.rmtree(hub)
 
+    def test_a_service_keeps_its_weights_when_another_one_is_started_with_others(self, offline: Checkout) -> None:
+        other = offline.run("serve", "--port", free_port(), "--weights", "untrained", "--workers", 1)
+        try:
+            assert "weights untrained" in other.stdout, other.stderr
+            again = offline.serve()
+            assert "weights IMAGENET1K_V1" in again.stdout, again.stderr
+            assert f"the service on port {offline.port} keeps version 1.0 (weights IMAGENET1K_V1" in again.stderr
+            assert f"scripts/serve --port {offline.port} --archive" in again.stderr
+            answer = requests.put(offline.url, data=encode(cutouts(1)[0]), timeout=60)
+            assert answer.json()["model"]["weights"] == "IMAGENET1K_V1"
+        finally:
+            offline.run("stop")
+
     def test_after_trained_weights_nothing_falls_back(self, offline: Checkout) -> None:
         (offline.root / "model_store" / "densenet.mar").unlink()
         shutil.rmtree(offline.root / "build")
-        assert "cannot download" in one_line(offline.serve(), "export")
+        assert "cannot download" in one_line(offline.run("serve", "--port", free_port()), "export")
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(checkout: Checkout) -> None:
@@ -285,7 +298,7 @@ def test_a_broken_model_is_told_in_one_line_and_nothing_is_left_running(
     original = path.read_text()
     path.write_text(original + content)
     try:
-        assert reason in one_line(checkout.serve(), "serve")
+        assert reason in one_line(checkout.serve("--weights", "untrained"), "serve")
     finally:
         path.write_text(original)
     assert checkout.processes() == []
@@ -296,7 +309,7 @@ def test_a_damaged_archive_is_told_in_one_line(checkout: Checkout) -> None:
     whole = archive.read_bytes()
     for damaged in (b"", whole[: len(whole) // 2], whole[:1000] + b"\0" * 5000 + whole[6000:]):
         archive.write_bytes(damaged)
-        assert "--rebuild" in one_line(checkout.serve(), "serve")
+        assert "--rebuild" in one_line(checkout.serve("--weights", "untrained"), "serve")
     archive.write_bytes(whole)
     assert checkout.processes() == []
 

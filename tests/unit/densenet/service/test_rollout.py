@@ -1,14 +1,17 @@
-"""What a rollout makes of answers that are none of the model's."""
+"""What a rollout makes of answers, of options that contradict each other, and of versions beside the one in service."""
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from densenet.service import rollout
+from densenet.service import drain, history, management, rollout, torchserve
+from densenet.service.history import Entry, History
+from densenet.service.torchserve import Service
 from export.console import CliError
 from tests.integration.gateways import standing_in
 
@@ -50,3 +53,193 @@ def test_a_queue_that_stays_full_ends_the_rollout(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(rollout, "_RETRY_SECONDS", 0.5)
     with pytest.raises(CliError, match="no worker to serve"):
         ask([(503, FULL)], tmp_path)
+
+
+REFUSES: dict[str, Any] = {"success": False, "error": {"code": "internal_error"}}
+SAME, OTHER = ({"success": True, "class_id": name} for name in ("cat", "dog"))
+
+
+@pytest.mark.parametrize(
+    ("old", "agreement", "reason"),
+    [
+        ([SAME] * 4, 0.9, None),
+        ([SAME] * 3 + [OTHER], 0.75, None),
+        ([SAME] * 3 + [OTHER], 0.9, "only 3 of 4 photos agree, fewer than --min-agreement 0.9 requires"),
+        ([REFUSES] * 4, 0.9, r"only 0 of 4 photos agree \(version 1.0 refused 4\)"),
+        ([REFUSES] * 4, 0.01, r"only 0 of 4 photos agree \(version 1.0 refused 4\)"),
+        ([REFUSES] * 3 + [SAME], 0.9, r"only 1 of 4 photos agree \(version 1.0 refused 3\)"),
+        ([CliError("no answer")] * 4, 0.0, None),
+    ],
+)
+def test_photos_that_the_old_version_refuses_do_not_agree(
+    old: list[Any], agreement: float, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict(_: object, url: str, photo: Path) -> Any:
+        answer = SAME if url.endswith("/2.0") else old[int(photo.name)]
+        if isinstance(answer, CliError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(rollout, "_predict", predict)
+    monkeypatch.setattr(rollout.authenticated_session, "session", lambda service: nullcontext())
+    photos = [Path(str(number)) for number in range(4)]
+    with nullcontext() if reason is None else pytest.raises(CliError, match=reason):
+        rollout._check_answers(SERVICE, "1.0", "2.0", photos, agreement)
+
+
+SERVICE = Service(1, 5.0, 9000, "http://127.0.0.1:9000", "", "densenet", "", "", {"old": "card"})
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({}, "give an archive, --rollback, --history or --abort"),
+        ({"archive": Path("new.mar"), "rollback": True}, "give an archive, --rollback, --history or --abort"),
+        ({"show_history": True, "abort": True}, "give an archive, --rollback, --history or --abort"),
+        ({"abort": True, "min_agreement": 0.5}, "--min-agreement is for rollouts and --rollback"),
+        ({"show_history": True, "min_agreement": 0.0}, "--min-agreement is for rollouts and --rollback"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(CliError, match=reason):
+        rollout.main(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "required"),
+    [
+        ({"archive": Path("new.mar")}, 0.9),
+        ({"archive": Path("new.mar"), "min_agreement": 0.0}, 0.0),
+        ({"rollback": True}, 0.0),
+        ({"rollback": True, "min_agreement": 0.7}, 0.7),
+    ],
+)
+def test_a_rollback_requires_the_agreement_that_is_asked_for(
+    options: dict[str, Any], required: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(torchserve, "lock", nullcontext)
+    monkeypatch.setattr(torchserve, "find", lambda port: SERVICE)
+    monkeypatch.setattr(rollout, "_previous_archive", lambda service: Path("old.mar"))
+    monkeypatch.setattr(rollout, "roll", lambda service, archive, photos, agreement, seconds: asked.append(agreement))
+    rollout.main(**options)
+    assert asked == [required]
+
+
+class Registered:
+    """What TorchServe has, in place of one."""
+
+    def __init__(self, folder: Path, versions: Sequence[str], default: str) -> None:
+        self.versions, self.default = list(versions), default
+        (folder / "config.properties").write_text(
+            "inference_address=http://127.0.0.1:9000\nmanagement_address=http://127.0.0.1:9001\n"
+            f"metrics_address=http://127.0.0.1:9002\nmodel_store={folder}\nload_models=densenet.mar\n"
+            "enable_model_api=true\n"
+        )
+        self.service = Service(
+            1, 5.0, 9000, "", "", "densenet", str(folder), "", {"card": "of the last state"}, folder=str(folder)
+        )
+
+
+@pytest.fixture
+def having(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A service with these versions, whose history says that the last of `served` is in service."""
+
+    def having(versions: Sequence[str], default: str, served: Sequence[str]) -> Registered:
+        made = Registered(tmp_path, versions, default)
+        entries = [Entry(f"{name}-{'0' * 20}", name, "mine.pth", "fp32", 0.0) for name in served]
+        if served:
+            history.save(tmp_path, History(tuple(entries)))
+
+        def unregister(_: Service, version: str) -> None:
+            assert version != made.default  # which TorchServe refuses
+            made.versions.remove(version)
+
+        monkeypatch.setattr(management, "versions", lambda service: list(made.versions))
+        monkeypatch.setattr(management, "unregister", unregister)
+        monkeypatch.setattr(management, "set_default", lambda service, version: setattr(made, "default", version))
+        monkeypatch.setattr(drain, "drained_version", lambda *_: nullcontext())
+        monkeypatch.setattr(history, "file", lambda folder, entry: Path(entry.version))
+        monkeypatch.setattr(rollout, "read_card", lambda path: {"weights": {"name": "mine.pth"}, "card": path.name})
+        monkeypatch.setattr(rollout, "read_version", lambda path: path.stem)
+        monkeypatch.setattr(rollout, "is_servable", lambda card: True)
+        return made
+
+    return having
+
+
+@pytest.mark.parametrize(
+    ("default", "served", "stays"),
+    [
+        ("1.0", ["1.0"], "1.0"),  # killed while the new version loads
+        ("2.0", ["1.0"], "1.0"),  # killed after the switch, before the history was written
+        ("2.0", ["1.0", "2.0"], "2.0"),  # killed while the old version drains
+    ],
+)
+def test_an_interrupted_rollout_is_refused_by_the_next_and_cleaned_up(
+    default: str, served: list[str], stays: str, having: Any, tmp_path: Path
+) -> None:
+    made = having(["1.0", "2.0"], default, served)
+    (tmp_path / "control").mkdir()
+    (tmp_path / "control" / f"hold-{'0' * 32}").mkdir()
+    (tmp_path / "densenet-rollout.mar").touch()
+    with pytest.raises(CliError, match=r"is registered beside .* scripts/rollout --port 9000 --abort"):
+        rollout.roll(made.service, Path("3.0.mar"), [], 0.9, 1)
+    rollout.clean_up(made.service, 1)
+    assert (made.versions, made.default) == ([stays], stays)
+    assert json.loads((tmp_path / "service.json").read_text())["card"]["card"] == stays
+    assert not (tmp_path / "densenet-rollout.mar").exists()
+    assert list((tmp_path / "control").glob("hold-*")) == []
+
+
+def test_to_abort_nothing_changes_nothing(having: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = having(["1.0"], "1.0", ["1.0"])
+    rollout.clean_up(made.service, 1)
+    assert (made.versions, made.default) == (["1.0"], "1.0")
+    assert not (tmp_path / "service.json").exists()
+    assert "version 1.0 (weights mine.pth, fp32, sha256 1.0-00000000) is in service" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("served", [[], ["3.0"]])
+def test_a_history_that_does_not_tell_what_is_served_is_refused(served: list[str], having: Any) -> None:
+    made = having(["1.0"], "1.0", served)
+    for command in (rollout.clean_up, lambda service, _: rollout._previous_archive(service)):
+        with pytest.raises(CliError, match=r"does not tell what it serves; .* scripts/stop --port 9000"):
+            command(made.service, 1)
+
+
+def test_a_service_that_serves_another_network_than_its_history_says_is_refused(having: Any) -> None:
+    made = having(["1.0"], "1.0", ["1.0"])
+    with pytest.raises(CliError, match="does not tell what it serves"):
+        rollout.roll(made.service, Path("2.0.mar"), [], 0.9, 1)
+
+
+def test_the_first_version_has_nothing_to_return_to(having: Any) -> None:
+    made = having(["1.0"], "1.0", ["1.0"])
+    with pytest.raises(CliError, match=r"history of the service on port 9000 has nothing before version 1\.0"):
+        rollout._previous_archive(made.service)
+
+
+def test_the_history_shows_what_serves_and_what_is_registered_beside(
+    having: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = having(["1.0", "2.0", "3.0"], "2.0", ["1.0", "2.0"])
+    rollout.show(made.service)
+    shown = capsys.readouterr()
+    assert "service on port 9000" in shown.out
+    rows = [line.split() for line in shown.out.splitlines() if "mine.pth" in line]
+    assert [(row[0], row[1], row[2], " ".join(row[6:])) for row in rows] == [
+        ("1.0", "mine.pth", "fp32", ""),
+        ("2.0", "mine.pth", "fp32", "in service"),
+    ]
+    assert "version 1.0, 3.0 is registered beside version 2.0" in shown.err
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_name_that_is_taken_is_refused_with_a_way_out(same: bool, having: Any) -> None:
+    made = having(["1.0"], "1.0", ["1.0"])
+    (serving,) = history.load(Path(made.service.folder)).entries
+    entry = Entry(serving.digest if same else "f" * 20, "1.0", "other.pth", "fp32", 0.0)
+    reason = "already in service" if same else "two versions of one name.* --version, or restart: .*serve --archive"
+    with pytest.raises(CliError, match=reason):
+        rollout._check_name(made.service, serving, entry)

@@ -1,4 +1,4 @@
-"""Serve: untrained weights stand in for missing ones at a plain first start, and nowhere else."""
+"""Serve: untrained weights stand in for missing ones at a plain first start only, and a service keeps its archive."""
 
 import json
 import shutil
@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from densenet.paths import CONFIG, PHOTO
-from densenet.service import archive, java, serve, temporary_instance, torchserve
+from densenet.service import archive, history, java, serve, temporary_instance, torchserve
+from densenet.service.archive import ArchiveOptions
+from densenet.service.properties import Properties
 from densenet.service.torchserve import LogFormat, Service
 from export import ROOT, Precision
 from export.console import CliError
@@ -136,3 +138,126 @@ def test_the_line_to_try_trusts_the_services_own_certificate(tmp_path: Path) -> 
     address = "https://127.0.0.1:9"
     service = Service(1, 5.0, 9, address, "", "densenet", "", "", {}, folder=str(tmp_path), ca=str(tmp_path / "ca.pem"))
     assert f" --cacert {tmp_path}/ca.pem -T " in serve._example(service)
+
+
+class Store:
+    """A model store, and the folder of a service on port 9000 that uses it; an archive is its card, as JSON."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder, self.common = root / "run" / "9000", root / "model_store" / "densenet.mar"
+        self.common.parent.mkdir()
+        addresses = {f"{name}_address": f"http://127.0.0.1:{9000 + i}" for i, name in enumerate(NAMES)}
+        self.properties = Properties(
+            {**addresses, "model_store": str(self.common.parent), "load_models": self.common.name}
+        )
+        self.asked: list[tuple[ArchiveOptions, bool]] = []
+
+    def pack(self, weights: str, handler: str = "") -> None:
+        content = {"weights": {"name": weights, "sha256": weights}, "precision": "fp32"}
+        self.common.write_text(json.dumps(content) + "\n" + handler)
+
+    def start(self, *, up: bool = True) -> None:
+        entry = history.keep(self.folder, self.common)
+        if up:
+            serve._record(self.folder, entry)
+
+    def chosen(self, *, rebuild: bool = False, **requested: Any) -> tuple[str, str]:
+        """The weights and the handler of what a start would serve."""
+        path = serve._choose(self.properties, ArchiveOptions(**requested), rebuild=rebuild, fall_back=False)
+        card, _, code = path.read_text().partition("\n")
+        return json.loads(card)["weights"]["name"], code
+
+
+NAMES = ("inference", "management", "metrics")
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    made = Store(tmp_path)
+
+    def read_card(path: Path) -> Any:
+        try:
+            return json.loads(path.read_text().partition("\n")[0])
+        except ValueError as error:
+            raise CliError("damaged") from error
+
+    def ensure(path: Path, requested: ArchiveOptions, *, rebuild: bool, **_: object) -> None:
+        assert path == made.common
+        made.asked.append((requested, rebuild))
+        if requested.weights:
+            made.pack(requested.weights)
+
+    for module in (history, serve):
+        monkeypatch.setattr(module, "read_card", read_card)
+        monkeypatch.setattr(module, "read_version", lambda path: "1.0")
+    monkeypatch.setattr(serve, "RUN", tmp_path / "run")
+    monkeypatch.setattr(archive, "ensure", ensure)
+    return made
+
+
+def test_a_first_start_serves_the_model_stores_archive(store: Store) -> None:
+    store.pack("untrained")
+    assert store.chosen() == ("untrained", "")
+    assert store.asked == [(ArchiveOptions(), False)]
+
+
+def test_a_service_keeps_its_weights_when_another_packs_its_own(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.pack("untrained")
+    store.start()
+    store.pack("mine.pth")
+    assert store.chosen() == ("untrained", "")
+    assert store.asked == []
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the service on port 9000 keeps version 1.0 (weights untrained, fp32, sha256" in said
+    assert "densenet.mar is version 1.0, weights mine.pth: scripts/serve --port 9000 --archive" in said
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_text("no archive")])
+def test_a_service_keeps_its_weights_when_the_model_store_has_none(store: Store, spoil: Any) -> None:
+    store.pack("mine.pth")
+    store.start()
+    spoil(store.common)
+    assert store.chosen() == ("mine.pth", "")
+
+
+def test_other_weights_are_served_when_they_are_named(store: Store) -> None:
+    store.pack("untrained")
+    store.start()
+    store.pack("mine.pth")
+    assert store.chosen(weights="mine.pth") == ("mine.pth", "")
+    store.start()
+    store.pack("untrained")
+    assert store.chosen() == ("mine.pth", "")
+
+
+@pytest.mark.parametrize("options", [{"rebuild": True}, {"precision": Precision.BF16}])
+def test_options_that_do_not_name_the_weights_do_not_change_them(store: Store, options: dict[str, Any]) -> None:
+    store.pack("untrained")
+    store.start()
+    store.pack("mine.pth")
+    assert store.chosen(**options) == ("untrained", "")
+    store.pack("mine.pth")
+    store.start()
+    store.pack("untrained")
+    with pytest.raises(CliError, match=r"with the weights file mine\.pth; name it again: --weights FILE"):
+        store.chosen(**options)
+
+
+def test_a_handler_that_is_mended_after_a_start_that_failed_is_served(store: Store) -> None:
+    store.pack("mine.pth", handler="good")
+    store.start()
+    store.pack("mine.pth", handler="bad")
+    store.start(up=False)
+    assert store.chosen() == ("mine.pth", "bad")  # and `ensure`, which packs the mended one, was asked
+    assert store.asked == [(ArchiveOptions(), False)]
+    store.pack("other.pth", handler="bad")
+    store.start(up=False)
+    assert store.chosen() == ("mine.pth", "good")
+
+
+def test_an_archive_and_options_for_another_contradict_each_other(tmp_path: Path) -> None:
+    for options in ({"rebuild": True}, {"weights": "imagenet"}, {"precision": Precision.BF16}):
+        with pytest.raises(CliError, match="give --archive, or options for an archive to make"):
+            serve.main(given=tmp_path / "densenet.mar", **options)
