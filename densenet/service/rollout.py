@@ -120,7 +120,7 @@ def roll(service: Service, archive: Path, photos: Sequence[Path], min_agreement:
     if read_card(history.file(folder, serving)) != service.card:
         raise CliError(_unknown(service))
     entry = history.keep(folder, archive)
-    _check_name(service, serving, entry)
+    _check_name(service, serving, entry, archive)
     old = management.describe_default(service)
     with _registered(service, archive, store, version, workers=max(old.min_workers, 1)):
         _check_card(service, version, card)
@@ -199,15 +199,15 @@ def _command(service: Service, option: str) -> str:
     return f"scripts/rollout --port {service.port} {option}"
 
 
-def _check_name(service: Service, serving: Entry, entry: Entry) -> None:
+def _check_name(service: Service, serving: Entry, entry: Entry, archive: Path) -> None:
     if entry.version != serving.version:
         return
     if entry.digest == serving.digest:
         raise CliError(f"version {entry.version} is already in service")
-    kept = history.file(Path(service.folder), entry)
+    port = service.port
     raise CliError(
         f"TorchServe cannot have two versions of one name, {entry} and, in service, {serving}; pack the new one with a "
-        f"different --version, or restart: scripts/stop --port {service.port}, then scripts/serve --archive {kept}"
+        f"different --version, or restart: scripts/stop --port {port}, scripts/serve --port {port} --archive {archive}"
     )
 
 

@@ -240,6 +240,10 @@ def test_a_name_that_is_taken_is_refused_with_a_way_out(same: bool, having: Any)
     made = having(["1.0"], "1.0", ["1.0"])
     (serving,) = history.load(Path(made.service.folder)).entries
     entry = Entry(serving.digest if same else "f" * 20, "1.0", "other.pth", "fp32", 0.0)
-    reason = "already in service" if same else "two versions of one name.* --version, or restart: .*serve --archive"
+    reason = (
+        "already in service"
+        if same
+        else "two versions of one name.* --version, or restart: .*--port 9000 --archive kept.mar"
+    )
     with pytest.raises(CliError, match=reason):
-        rollout._check_name(made.service, serving, entry)
+        rollout._check_name(made.service, serving, entry, Path("kept.mar"))
