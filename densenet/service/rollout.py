@@ -20,6 +20,7 @@ from densenet.service.lookup import PortOption
 from densenet.service.management import LOADING
 from densenet.service.properties import Properties
 from densenet.service.torchserve import Service
+from densenet.service.workers import introduce
 from export import console
 from export.archive import copy_with_workers, is_servable, read_card, read_version
 from export.console import CliError
@@ -33,7 +34,12 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".
 
 def main(
     archive: Annotated[
-        Path | None, typer.Argument(help="Archive of the new version, made by scripts/archive.", metavar="[ARCHIVE]")
+        Path | None,
+        typer.Argument(
+            help="Archive of the new version, made by scripts/archive.",
+            metavar="[ARCHIVE]",
+            callback=console.existing_file,
+        ),
     ] = None,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Return to the version before the one in service, one step in --history.")
@@ -72,6 +78,7 @@ def main(
         raise CliError("--min-agreement is for rollouts and --rollback")
     with torchserve.lock():
         service = torchserve.find(port)
+        introduce(service)
         if show_history:
             show(service)
         elif abort:

@@ -76,8 +76,7 @@ FromArchive = Annotated[
         "--archive",
         help="Archive to serve. [default: the service's last one, else the model store's]",
         metavar="FILE",
-        exists=True,
-        dir_okay=False,
+        callback=console.existing_file,
     ),
 ]
 Rebuild = Annotated[bool, typer.Option("--rebuild", help="Export and pack the archive again.")]
