@@ -120,6 +120,7 @@ def test_a_rollback_requires_the_agreement_that_is_asked_for(
     asked: list[float] = []
     monkeypatch.setattr(torchserve, "lock", nullcontext)
     monkeypatch.setattr(torchserve, "find", lambda port: SERVICE)
+    monkeypatch.setattr(rollout, "introduce", lambda service: None)
     monkeypatch.setattr(rollout, "_previous_archive", lambda service: Path("old.mar"))
     monkeypatch.setattr(rollout, "roll", lambda service, archive, photos, agreement, seconds: asked.append(agreement))
     rollout.main(**options)
