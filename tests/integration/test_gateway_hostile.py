@@ -186,7 +186,7 @@ TRICKS = (
     "/densenet/predict",
     "/api-description",
     "/ping",
-    "/",
+    "/-/described",
     "/-/error",
     "/-/page",
     "/-/plain",
