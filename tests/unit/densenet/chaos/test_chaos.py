@@ -248,6 +248,7 @@ def test_every_verdict_has_a_column() -> None:
 
 
 def test_a_bad_archive_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "none.mar").write_text("no archive")
     done = subprocess.run(
         [
             sys.executable,
