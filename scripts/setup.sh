@@ -27,22 +27,23 @@ run() {
         shift
     done
     shift
-    if ! asks_for_help "$@"; then
-        setup ${parts[@]+"${parts[@]}"}
-    elif [ ! -x "$venv/bin/densenet" ]; then
-        help_before_setup
-        exit
-    fi
-    exec "$venv/bin/densenet" "$subcommand" "$@"
+    if ! asks_for_help "$@"; then setup ${parts[@]+"${parts[@]}"}; fi
+    start "$subcommand" "$@"
 }
 
 # Run a subcommand that speaks to a running service. It installs nothing: a service has its environment.
 run_as_it_is() {
+    if [ ! -x "$venv/bin/densenet" ] && ! asks_for_help "$@"; then
+        fail "nothing is installed yet; scripts/serve installs everything and starts a service"
+    fi
+    start "$@"
+}
+
+# Run a subcommand, or say what its script does if nothing is installed yet.
+start() {
     if [ -x "$venv/bin/densenet" ]; then exec "$venv/bin/densenet" "$@"; fi
-    shift
-    if ! asks_for_help "$@"; then fail "nothing is installed yet; scripts/serve installs everything and starts a service"; fi
-    help_before_setup
-    exit
+    sed -n '2s/^# //p' "$0"
+    echo "Its options are listed here once the packages are installed; scripts/serve does that."
 }
 
 asks_for_help() {
@@ -53,25 +54,24 @@ asks_for_help() {
     return 1
 }
 
-help_before_setup() {
-    sed -n '2s/^# //p' "$0"
-    echo "Its options are listed here once the packages are installed; scripts/serve does that."
-}
-
 # Make the environment, with additional parts: dependency groups of pyproject.toml, or heic. If it is up to date, only
 # compare a few files.
 setup() {
-    local part missing=()
-    for part in base "$@"; do
-        if ! cmp -s "$venv/installed-$part" <(expected_stamp); then missing+=("$part"); fi
-    done
-    if [ ${#missing[@]} = 0 ]; then return; fi
+    if are_installed base "$@"; then return; fi
     if [ ! -w "$root" ]; then fail "cannot write to $root; copy the checkout to a folder that you can write to"; fi
     (
         trap 'echo >&2; fail "interrupted; the next run goes on from here"' INT TERM
         lock 9
-        install "$@"
+        # Whoever held the lock may have installed everything.
+        if ! are_installed base "$@"; then install "$@"; fi
     ) 9>"$venv.lock"
+}
+
+are_installed() {
+    local part
+    for part in "$@"; do
+        if ! cmp -s "$venv/installed-$part" <(expected_stamp); then return 1; fi
+    done
 }
 
 # What the stamp of an installed part must contain. The folder is part of it, because programs in .venv/bin contain its path.
@@ -115,7 +115,7 @@ install() {
 
 announce() {
     local size=
-    if cmp -s "$venv/installed-$1" <(expected_stamp); then return; fi
+    if are_installed "$1"; then return; fi
     case $1 in
         base) size="the service: about $(if [ -n "$(torch_backend)" ]; then echo 1.2; else echo 5.4; fi) GB" ;;
         heic) size="HEIC photos: 20 MB" ;;

@@ -32,7 +32,7 @@ from handler.payload import OPTION_HEADERS
 _FOLDERS = (Path("/dev/shm"), Path("/tmp"))  # in memory if possible; $TMPDIR can be too long for a socket's path
 _USERS = ("www-data", "nginx", "nobody")
 _CONNECTIONS = 8192  # of a worker process, open files allowing
-_OPEN_MAX = 10240  # files that macOS lets a process open, although it says that there is no limit
+_OPEN_MAX = 10240  # files; macOS reports no limit, but lets a process open no more
 _PROCESSES = 2
 # Request headers that a web page of another origin may send.
 _CORS_HEADERS = (

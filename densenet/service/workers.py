@@ -78,7 +78,7 @@ def scale(service: Service, minimum: int | None, maximum: int | None, seconds: f
 
 
 def introduce(service: Service) -> None:
-    """Print the address and the weights, which a worker must tell if scripts/serve did not start the service.
+    """Print the address and the weights; a worker is asked for them if scripts/serve did not start the service.
 
     Raises:
         CliError: if TorchServe does not answer, refuses, or has no such model.
@@ -121,7 +121,7 @@ def show(service: Service) -> None:
     """Print a table of the workers of each version, and the length of its queue; the default version comes first."""
     default = management.describe_default(service)
     if not service.is_ours:
-        console.err.print("- is what nobody knows of a service that scripts/serve did not start")
+        console.err.print("- means unknown, because scripts/serve did not start this service")
     _show(service, default, "")
     names = others(service, default)
     for model in (management.describe(service, name) for name in names):

@@ -50,7 +50,7 @@ INVALID_KEY = json.dumps(
     }
 )
 # What is not the service: a page, other servers' JSON, a redirect, a TorchServe without this model, and the gateway's
-# word that there is nothing at this address.
+# message that nothing is at this address.
 STRANGERS = (
     (200, "<html>Welcome</html>"),
     (200, '{"tabby": 0.5}'),

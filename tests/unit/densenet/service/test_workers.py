@@ -66,7 +66,7 @@ def test_what_torchserve_knows_is_shown_and_the_rest_is_left_out(
     ]
     assert rows[3][:4] == ["1", "of", "2", "ready,"]
     assert errors.splitlines()[0] == "http://127.0.0.1:9/predictions/densenet: weights mine.pth, fp32"
-    assert "- is what nobody knows" in errors
+    assert "- means unknown, because scripts/serve did not start this service" in errors
 
 
 @pytest.mark.parametrize("card", [None, "a page", {"weights": "x"}, []])
