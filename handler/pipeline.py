@@ -49,9 +49,14 @@ class RequestRecord:
 
 @dataclass
 class ImageRecord:
-    """The state of one image. A field is None until its step has run, and stays None after an error."""
+    """The state of one image. A field is None until its step has run, and stays None after an error.
 
-    request: RequestRecord
+    It does not refer to its request's record, which refers to it: a cycle would keep the tensors in memory until the
+    garbage collector runs.
+    """
+
+    request_id: str | None
+    parsed: ParsedRequest
     upload: Upload
     decoded: Decoded | None = None
     tensor: torch.Tensor | None = None
@@ -62,17 +67,6 @@ class ImageRecord:
     """float32, (49, 1024)."""
     result: ImageResult | None = None
     error: RequestError | None = None
-
-    @property
-    def request_id(self) -> str | None:
-        """Return TorchServe's id of the image's request."""
-        return self.request.request_id
-
-    @property
-    def parsed(self) -> ParsedRequest:
-        """Return the image's parsed request."""
-        assert self.request.parsed is not None
-        return self.request.parsed
 
     @property
     def outcome(self) -> ImageResult | RequestError:
@@ -122,13 +116,15 @@ class Pipeline:
                     request.reply = routed
                 else:
                     request.parsed = routed
-                    request.images = [ImageRecord(request, upload) for upload in routed.request.uploads]
+                    request.images = [
+                        ImageRecord(request.request_id, routed, upload) for upload in routed.request.uploads
+                    ]
 
     def decode(self, images: Sequence[ImageRecord]) -> None:
         """Decode each upload to a crop and, if the answer contains it, the scaled-down whole image."""
         with self.clock.measure("decode"):
             tasks = {
-                id(image): Task(id(image.request), image.upload.content, image.parsed.request.shown)
+                id(image): Task(id(image.parsed), image.upload.content, image.parsed.request.shown)
                 for image in images
                 if isinstance(image.upload.content, bytes)
             }
@@ -236,7 +232,7 @@ def _isolated(record: RequestRecord | ImageRecord) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        record.error = error
+        record.error = error.with_traceback(None)  # a traceback refers to the record again
     except Exception:
         # On one line and escaped, because TorchServe parses the start of every line that a worker prints.
         log.error("request %s: unexpected failure: %a", record.request_id, traceback.format_exc())

@@ -1,5 +1,6 @@
 """The handler on TorchServe's own context, without a server: what no client can provoke over HTTP."""
 
+import gc
 import json
 import logging
 import shutil
@@ -113,6 +114,22 @@ def test_logits_that_are_no_numbers_are_a_failure_not_broken_json(
 
     monkeypatch.setattr(classifier.pipeline, "score_batch", score)
     assert [status for status, _ in ask(classifier, exported, *PHOTOS)] == [500, 200, 200]
+
+
+@pytest.mark.parametrize("content", [PHOTOS[0], PHOTOS[0][:1000], b"no photo"], ids=["photo", "truncated", "text"])
+def test_nothing_of_a_request_waits_for_the_garbage_collector(
+    classifier: Classifier, exported: Path, content: bytes
+) -> None:
+    """Tensors that do would raise a worker's memory by tens of megabytes."""
+    context, rows = make_context(exported), [{"body": bytearray(content)}]
+    classifier.handle(rows, context)  # first calls fill caches
+    gc.collect()
+    gc.disable()
+    try:
+        classifier.handle(rows, context)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_all_rows_go_through_the_network_together(
