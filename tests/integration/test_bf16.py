@@ -3,25 +3,21 @@
 import json
 from pathlib import Path
 
-import pytest
 import requests
 import torch
 from torch import nn
 
 from densenet.service import temporary_instance
 from export import Precision, bundle, weights
-from handler import hardware
 from handler.ranking import load_class_index
 from tests.conftest import tutorial_transform
 from tests.integration.conftest import build_archive
 from tests.photos import cutouts, encode
+from tests.precisions import needs
 
 
+@needs("bf16")
 def test_it_is_served_and_says_so(network: nn.Module, checkpoint: Path, exported: Path, tmp_path: Path) -> None:
-    try:
-        hardware.check("bf16")
-    except ValueError as error:
-        pytest.skip(str(error))
     bundle.make(weights.load(str(checkpoint)), None, Precision.BF16).write(tmp_path / "export")
     card = json.loads((tmp_path / "export" / "model_card.json").read_text())
     assert card["agreement"]["tolerance"] == 0.5

@@ -16,6 +16,9 @@ from handler import cropping, explaining, scoring, transform
 from tests.integration.conftest import build_archive, same
 from tests.integration.truth import eager_maps
 from tests.photos import cutouts, encode
+from tests.precisions import needs
+
+pytestmark = needs("int8")
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,16 @@ from torch.nn import functional
 from export import kernels
 from export.fused import FP32, ONEDNN_BF16, PLAIN_FP16, PLAIN_FP32, Bounds, Kind, Pointwise, Trunk, scale_and_shift
 from export.network import Network, to_torchscript
+from handler.hardware import has_onednn
 from handler.scoring import read
 from tests.conftest import tutorial_transform
 from tests.photos import cutouts
 
 pytestmark = pytest.mark.slow
+
+wants_avx512 = pytest.mark.skipif(
+    not (has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="oneDNN has no bf16 for this processor"
+)
 
 Change = Callable[[nn.BatchNorm2d, torch.Generator], object]
 
@@ -32,7 +37,7 @@ CHANGES: dict[str, Change] = {
     "negative scales": lambda norm, g: norm.weight.mul_(torch.where(some(norm, g, 0.3), -1.0, 1.0)),
     "scales of zero": lambda norm, g: norm.weight.masked_fill_(some(norm, g, 0.3), 0),
     "scales of next to nothing": lambda norm, g: norm.weight.masked_fill_(some(norm, g, 0.3), 1e-30),
-    "channels that are never on": lambda norm, g: norm.bias.masked_fill_(some(norm, g, 0.3), -50),
+    "channels that are never on": lambda norm, g: norm.bias.masked_fill_(some(norm, g, 0.3), -20),
     "channels that are always on": lambda norm, g: norm.bias.add_(some(norm, g, 0.1) * 20.0),
 }
 
@@ -80,8 +85,10 @@ def test_images_of_a_batch_do_not_touch_each_other(network: nn.Module, batch: in
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
 
 
-# Both run on any processor, if not fast: oneDNN and torch widen what the processor cannot multiply.
-@pytest.mark.parametrize(("kind", "tolerance"), [(ONEDNN_BF16, 0.5), (PLAIN_FP16, 0.1)], ids=["bf16", "fp16"])
+# Neither needs the precision's own instructions: oneDNN and torch widen what the processor cannot multiply.
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [pytest.param(ONEDNN_BF16, 0.5, marks=wants_avx512), (PLAIN_FP16, 0.1)], ids=["bf16", "fp16"]
+)
 def test_half_the_bits_say_nearly_the_same(network: nn.Module, kind: Kind, tolerance: float) -> None:
     images = torch.stack([tutorial_transform()(image) for image in cutouts(3)])
     loaded = read(to_torchscript(Network(Trunk(network, kind), network).eval()))

@@ -14,6 +14,7 @@ from export.quantized import IMAGE_STEP, IMAGE_ZERO, STEPS, Range, Transition, W
 from handler.scoring import read
 from tests.conftest import tutorial_transform
 from tests.photos import cutouts
+from tests.precisions import needs
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +31,7 @@ def quantized(network: nn.Module, images: Tensor) -> Network:
     return Network(quantize(network, images[:20]), network).eval()
 
 
+@needs("int8")
 def test_it_says_what_the_fp32_network_says_but_for_little(
     network: nn.Module, quantized: Network, images: Tensor
 ) -> None:
