@@ -180,7 +180,7 @@ def make(
 
 def _fused(eager: nn.Module, precision: Precision, progress: Steps) -> tuple[bytes, dict[str, Any], str]:
     progress.begin(_REWRITING)
-    rewritten = network.Network(fused.Trunk(eager, KINDS[precision]), eager).eval()
+    rewritten = network.Network(fused.Features(eager, KINDS[precision]), eager).eval()
     progress.begin(_TRACING)
     content = network.to_torchscript(rewritten)
     exported = scoring.read(content, hardware.device(precision))

@@ -139,18 +139,18 @@ class Layer(nn.Module):
 
     def forward(self, rows: Tensor, side: int) -> Tensor:
         """Compute the layer's channels: (N · side², I) → (N · side², 32)."""
-        reduced = to_pictures(self.reduce(rows), side, BOTTLENECK)
+        reduced = to_feature_maps(self.reduce(rows), side, BOTTLENECK)
         return to_rows(self.convolution(reduced, self.weight, self.bias, 1, 1, "none"), GROWTH)
 
 
-def to_pictures(rows: Tensor, side: int, channels: int) -> Tensor:
+def to_feature_maps(rows: Tensor, side: int, channels: int) -> Tensor:
     """Reshape (N · S², C) → (N, C, S, S), channels last, without a copy."""
     return rows.view(-1, side, side, channels).permute(0, 3, 1, 2)
 
 
-def to_rows(pictures: Tensor, channels: int) -> Tensor:
+def to_rows(maps: Tensor, channels: int) -> Tensor:
     """Reshape (N, C, S, S), channels last → (N · S², C), without a copy."""
-    return pictures.permute(0, 2, 3, 1).view(-1, channels)
+    return maps.permute(0, 2, 3, 1).view(-1, channels)
 
 
 def columns(rows: Tensor, first: int, end: int) -> Tensor:
@@ -160,7 +160,7 @@ def columns(rows: Tensor, first: int, end: int) -> Tensor:
     return part
 
 
-class Trunk(nn.Module):
+class Features(nn.Module):
     """The features: float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024), for any N."""
 
     stem_weight: Tensor
@@ -196,9 +196,9 @@ class Trunk(nn.Module):
         for block, transition, side, width in zip(self.blocks, [*self.transitions, None], SIDES, WIDTHS, strict=True):
             rows = grow(x, cast(nn.ModuleList, block), side, width)
             if transition is not None:
-                bounded = to_pictures(transition.bounds(rows), side, width)
+                bounded = to_feature_maps(transition.bounds(rows), side, width)
                 rows = transition.multiply(to_rows(functional.avg_pool2d(bounded, 2), width))
-                x = to_pictures(rows, side // 2, width // 2)
+                x = to_feature_maps(rows, side // 2, width // 2)
         return torch.addcmul(self.shift, rows.float(), self.scale).relu_().view(-1, side * side, width)
 
 

@@ -65,10 +65,10 @@ class Network(nn.Module):
     It has two parts, so that the activations between them can be read for explanations.
     """
 
-    def __init__(self, trunk: nn.Module, eager: nn.Module) -> None:
-        """trunk: batch → activations (N, 49, 1024). eager: torchvision's network, whose classifier is copied."""
+    def __init__(self, features: nn.Module, eager: nn.Module) -> None:
+        """features: batch → activations (N, 49, 1024). eager: torchvision's network, whose classifier is copied."""
         super().__init__()
-        self.trunk = trunk
+        self.trunk = features  # the file's own name for them (handler.PARTS)
         self.head = Head(eager)
 
     def forward(self, images: Tensor) -> Tensor:

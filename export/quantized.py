@@ -30,7 +30,7 @@ from export.fused import (
     Bounds,
     grow,
     scale_and_shift,
-    to_pictures,
+    to_feature_maps,
     to_rows,
 )
 from handler.transform import MEAN, STD
@@ -101,12 +101,12 @@ class Weights(nn.Module):
         return kernels.quantized_linear(rows, self.weight, self.scales, self.zeros, self.bias, dtype, after)
 
     def convolve(
-        self, pictures: Tensor, dtype: int, *, step: float = 1.0, zero: int = 0, stride: int, after: str
+        self, maps: Tensor, dtype: int, *, step: float = 1.0, zero: int = 0, stride: int, after: str
     ) -> Tensor:
         """Convolve uint8 (N, I, S, S), channels last → (N, O, S', S'), with padding that keeps the size at stride 1."""
         padding = self.weight.shape[2] // 2
         return kernels.quantized_convolution(
-            pictures, step, zero, self.weight, self.scales, self.zeros, self.bias, stride, padding, 1, dtype, after
+            maps, step, zero, self.weight, self.scales, self.zeros, self.bias, stride, padding, 1, dtype, after
         )
 
 
@@ -159,7 +159,7 @@ class Transition(Pointwise):
     def shrink(self, rows: Tensor, side: int) -> Tensor:
         """Apply the bounds and average: uint8 (N · S², C) → uint8 (N · S²/4, C)."""
         channels = len(self.ones)
-        bounded = to_pictures(self.bounds(rows), side, channels)
+        bounded = to_feature_maps(self.bounds(rows), side, channels)
         averaged = kernels.quantized_convolution(
             bounded, 1.0, 0, self.ones, self.quarters, self.zeros, self.bias, 2, 0, channels, UINT8, "none"
         )
@@ -176,14 +176,14 @@ class Layer(nn.Module):
 
     def forward(self, rows: Tensor, side: int) -> Tensor:
         """Compute the layer's channels: uint8 (N · side², I) → uint8 (N · side², 32)."""
-        return self.spread(to_pictures(self.reduce(rows), side, BOTTLENECK), UINT8)
+        return self.convolve(to_feature_maps(self.reduce(rows), side, BOTTLENECK), UINT8)
 
-    def spread(self, reduced: Tensor, dtype: int) -> Tensor:
+    def convolve(self, reduced: Tensor, dtype: int) -> Tensor:
         """Compute only the 3×3 convolution; return rows."""
         return to_rows(self.weights.convolve(reduced, dtype, stride=1, after="none"), GROWTH)
 
 
-class Trunk(nn.Module):
+class Features(nn.Module):
     """The features: float32 (N, 3, 224, 224), normalized → float32 activations (N, 49, 1024), for any N."""
 
     scale: Tensor
@@ -211,25 +211,25 @@ class Trunk(nn.Module):
             rows = grow(x, cast(nn.ModuleList, block), side, width)
             if transition is not None:
                 shrunk = transition.shrink(rows, side)
-                x = to_pictures(transition.multiply(shrunk), side // 2, width // 2)
+                x = to_feature_maps(transition.multiply(shrunk), side // 2, width // 2)
         return torch.addcmul(self.shift, rows.float(), self.scale).relu_().view(-1, side * side, width)
 
 
 def begin(stem: Weights, images: Tensor) -> Tensor:
     """Run the first convolution and its pooling: normalized (N, 3, 224, 224) → uint8 (N, 64, 56, 56)."""
-    pictures = stem.convolve(to_bytes(images), UINT8, step=IMAGE_STEP, zero=IMAGE_ZERO, stride=2, after="relu")
-    pooled: Tensor = torch.ops.quantized.max_pool2d(pictures, [3, 3], [2, 2], [1, 1], [1, 1], False)
+    maps = stem.convolve(to_bytes(images), UINT8, step=IMAGE_STEP, zero=IMAGE_ZERO, stride=2, after="relu")
+    pooled: Tensor = torch.ops.quantized.max_pool2d(maps, [3, 3], [2, 2], [1, 1], [1, 1], False)
     return pooled
 
 
 def to_bytes(images: Tensor) -> Tensor:
     """Quantise a normalized batch to uint8, channels last, about as finely as the original pixels."""
-    pictures = images.contiguous(memory_format=torch.channels_last)
+    batch = images.contiguous(memory_format=torch.channels_last)
     # Adding a half and truncating rounds in the fewest passes.
-    return torch.add(_ZERO_AND_A_HALF, pictures, alpha=1 / IMAGE_STEP).clamp_(0, MAX_ACTIVATION).to(torch.uint8)
+    return torch.add(_ZERO_AND_A_HALF, batch, alpha=1 / IMAGE_STEP).clamp_(0, MAX_ACTIVATION).to(torch.uint8)
 
 
-def quantize(network: nn.Module, images: Tensor, step_done: Callable[[], None] = lambda: None) -> Trunk:
+def quantize(network: nn.Module, images: Tensor, step_done: Callable[[], None] = lambda: None) -> Features:
     """Quantise torchvision's DenseNet-121, in eval mode, with images of float32 (N, 3, 224, 224), normalized.
 
     step_done: called after each of STEPS steps.
@@ -249,17 +249,17 @@ class _Calibration:
         self.images = images
         self.step_done = step_done
 
-    def run(self) -> Trunk:
-        stem, x, pictures, ranges = self._stem()
+    def run(self) -> Features:
+        stem, x, maps, ranges = self._stem()
         blocks, transitions = [], []
         for block in range(1, len(BLOCKS) + 1):
-            made, x, rows, ranges = self._block(block, x, pictures, ranges)
+            made, x, rows, ranges = self._block(block, x, maps, ranges)
             blocks.append(made)
             if block < len(BLOCKS):
-                transition, x, pictures, ranges = self._transition(block, x, rows, ranges)
+                transition, x, maps, ranges = self._transition(block, x, rows, ranges)
                 transitions.append(transition)
         scale, shift = scale_and_shift(self.network.get_submodule("features.norm5"))
-        return Trunk(stem, blocks, transitions, (scale * ranges.step, scale * ranges.low + shift)).eval()
+        return Features(stem, blocks, transitions, (scale * ranges.step, scale * ranges.low + shift)).eval()
 
     def _through(self, x: Tensor, *modules: str) -> Tensor:
         """Run x through some of the fp32 network's modules, by name."""
@@ -280,19 +280,17 @@ class _Calibration:
         pixels = to_bytes(self.images)
 
         def results(dtype: int) -> Tensor:
-            pictures = stem.convolve(pixels, dtype, step=IMAGE_STEP, zero=IMAGE_ZERO, stride=2, after="none")
-            return to_rows(pictures, STEM)
+            maps = stem.convolve(pixels, dtype, step=IMAGE_STEP, zero=IMAGE_ZERO, stride=2, after="none")
+            return to_rows(maps, STEM)
 
         stem.center(results, _mean(before) / ranges.step)
         self.step_done()
         return stem, x, begin(stem, self.images), ranges
 
-    def _block(
-        self, block: int, x: Tensor, pictures: Tensor, ranges: Range
-    ) -> tuple[list[Layer], Tensor, Tensor, Range]:
+    def _block(self, block: int, x: Tensor, maps: Tensor, ranges: Range) -> tuple[list[Layer], Tensor, Tensor, Range]:
         count, channels, side, width = x.shape[0], x.shape[1], SIDES[block - 1], WIDTHS[block - 1]
-        features, rows = x.new_empty((count, width, side, side)), pictures.new_empty((count * side**2, width))
-        features[:, :channels], rows[:, :channels] = x, to_rows(pictures, channels)
+        features, rows = x.new_empty((count, width, side, side)), maps.new_empty((count * side**2, width))
+        features[:, :channels], rows[:, :channels] = x, to_rows(maps, channels)
         made = []
         for number in range(1, BLOCKS[block - 1] + 1):
             layer, added, added_rows, added_ranges = self._layer(
@@ -316,9 +314,9 @@ class _Calibration:
         first = Pointwise(part.get_submodule("norm1"), next(weights), part.get_submodule("norm2"), ranges, narrow)
         layer = Layer(first, next(weights), narrow, wide)
         self._center(first, first.bounds(rows), before, narrow)
-        small = to_pictures(first(rows), x.shape[2], BOTTLENECK)
-        layer.weights.center(lambda dtype: layer.spread(small, dtype), (_mean(added) - wide.low) / wide.step)
-        return layer, added, layer.spread(small, UINT8), wide
+        small = to_feature_maps(first(rows), x.shape[2], BOTTLENECK)
+        layer.weights.center(lambda dtype: layer.convolve(small, dtype), (_mean(added) - wide.low) / wide.step)
+        return layer, added, layer.convolve(small, UINT8), wide
 
     def _transition(
         self, block: int, x: Tensor, rows: Tensor, ranges: Range
@@ -332,7 +330,7 @@ class _Calibration:
         shrunk = transition.shrink(rows, side)
         self._center(transition, shrunk, x, target)
         self.step_done()
-        return transition, x, to_pictures(transition.multiply(shrunk), side // 2, width // 2), target
+        return transition, x, to_feature_maps(transition.multiply(shrunk), side // 2, width // 2), target
 
     def _center(self, pointwise: Pointwise, bounded: Tensor, expected: Tensor, target: Range) -> None:
         pointwise.weights.center(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export import kernels
-from export.fused import FP32, ONEDNN_BF16, PLAIN_FP16, PLAIN_FP32, Bounds, Kind, Pointwise, Trunk, scale_and_shift
+from export.fused import FP32, ONEDNN_BF16, PLAIN_FP16, PLAIN_FP32, Bounds, Features, Kind, Pointwise, scale_and_shift
 from export.network import Network, to_torchscript
 from handler.hardware import has_onednn
 from handler.scoring import read
@@ -72,14 +72,14 @@ def test_the_network_is_the_same_function(network: nn.Module, change: Change) ->
     with torch.no_grad():
         for norm in norms(changed):
             change(norm, generator)
-        expected, actual = changed(images), Network(Trunk(changed), changed).eval()(images)
+        expected, actual = changed(images), Network(Features(changed), changed).eval()(images)
     assert ((actual - expected).abs().amax(1) <= 1e-4 * expected.std(1).clamp_min(1e-3)).all()
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_images_of_a_batch_do_not_touch_each_other(network: nn.Module, batch: int) -> None:
     images = torch.randn(batch, 3, 224, 224)
-    fused = Network(Trunk(network), network).eval()
+    fused = Network(Features(network), network).eval()
     with torch.no_grad():
         together, alone = fused(images), torch.cat([fused(image) for image in images.split(1)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
@@ -91,7 +91,7 @@ def test_images_of_a_batch_do_not_touch_each_other(network: nn.Module, batch: in
 )
 def test_half_the_bits_say_nearly_the_same(network: nn.Module, kind: Kind, tolerance: float) -> None:
     images = torch.stack([tutorial_transform()(image) for image in cutouts(3)])
-    loaded = read(to_torchscript(Network(Trunk(network, kind), network).eval()))
+    loaded = read(to_torchscript(Network(Features(network, kind), network).eval()))
     with torch.inference_mode():
         expected, actual = network(images), loaded(images)
         activations = loaded.features(images)
@@ -115,12 +115,12 @@ def _without_onednn() -> Iterator[None]:
 @pytest.mark.parametrize("count", [1, 16])
 @pytest.mark.usefixtures("_without_onednn")
 def test_public_operators_keep_channels_last_without_onednn(count: int) -> None:
-    picture = torch.randn(count, 128, 7, 7).contiguous(memory_format=torch.channels_last)
+    maps = torch.randn(count, 128, 7, 7).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(32, 128, 3, 3).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        actual = kernels.plain_convolution(picture, weight, torch.zeros(32), 1, 1, "relu")
+        actual = kernels.plain_convolution(maps, weight, torch.zeros(32), 1, 1, "relu")
     assert actual.is_contiguous(memory_format=torch.channels_last)
-    expected = functional.conv2d(picture.double(), weight.double(), padding=1).relu()
+    expected = functional.conv2d(maps.double(), weight.double(), padding=1).relu()
     assert (actual - expected).abs().max() <= 1e-4 * expected.std()
 
 
@@ -128,7 +128,7 @@ def test_public_operators_keep_channels_last_without_onednn(count: int) -> None:
 @pytest.mark.usefixtures("_without_onednn")
 def test_the_network_of_public_operators_is_the_same_function(network: nn.Module, count: int) -> None:
     images = torch.randn(count, 3, 224, 224)
-    loaded = read(to_torchscript(Network(Trunk(network, PLAIN_FP32), network).eval()))
+    loaded = read(to_torchscript(Network(Features(network, PLAIN_FP32), network).eval()))
     with torch.inference_mode():
         expected, actual = network(images), loaded(images)
     assert ((actual - expected).abs().amax(1) <= 1e-4 * expected.std(1)).all()
@@ -136,7 +136,7 @@ def test_the_network_of_public_operators_is_the_same_function(network: nn.Module
 
 def test_making_it_leaves_the_eager_network_as_it_was(network: nn.Module) -> None:
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    Network(Trunk(network), network)
+    Network(Features(network), network)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 

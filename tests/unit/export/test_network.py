@@ -16,7 +16,7 @@ from torchvision.models import densenet121, densenet169, resnet18
 
 from export import ROOT
 from export.console import CliError
-from export.fused import Trunk
+from export.fused import Features
 from export.network import Network, build, to_torchscript
 from handler.scoring import read
 
@@ -26,7 +26,7 @@ CONV = "features.denseblock3.denselayer7.conv2.weight"
 
 @pytest.fixture(scope="module")
 def script(network: nn.Module) -> bytes:
-    return to_torchscript(Network(Trunk(network), network).eval())
+    return to_torchscript(Network(Features(network), network).eval())
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_torchscript_answers_as_the_eager_network_at_any_batch_size(
     assert ((actual - expected).abs().amax(dim=1) <= 1e-4 * expected.std(dim=1)).all()
 
 
-def test_its_trunk_is_what_the_eager_network_has_before_pooling(network: nn.Module, script: bytes) -> None:
+def test_its_features_are_what_the_eager_network_has_before_pooling(network: nn.Module, script: bytes) -> None:
     images = torch.randn(2, 3, 224, 224)
     loaded = read(script)
     with torch.inference_mode():
@@ -128,9 +128,9 @@ def test_its_trunk_is_what_the_eager_network_has_before_pooling(network: nn.Modu
         actual = loaded.features(images)
         assert actual.shape == (2, 49, 1024)
         assert (actual - expected).abs().max() <= 1e-4 * expected.std()
-        # Linear: the logits of the places have those of the picture for their mean.
-        places = loaded.head(actual.flatten(0, 1).unsqueeze(1)).view(2, 49, -1)
-        torch.testing.assert_close(places.mean(1), loaded(images), rtol=1e-4, atol=1e-4)
+        # Linear: the mean of the logits of all positions is the image's logits.
+        positions = loaded.head(actual.flatten(0, 1).unsqueeze(1)).view(2, 49, -1)
+        torch.testing.assert_close(positions.mean(1), loaded(images), rtol=1e-4, atol=1e-4)
 
 
 def test_what_a_worker_loads_is_frozen_and_packed(script: bytes) -> None:
@@ -160,7 +160,8 @@ DIGEST = """
 import hashlib, sys
 from export import fused, network, weights
 eager = network.build(weights.load(sys.argv[1]).state)
-sys.stdout.write(hashlib.sha256(network.to_torchscript(network.Network(fused.Trunk(eager), eager).eval())).hexdigest())
+script = network.to_torchscript(network.Network(fused.Features(eager), eager).eval())
+sys.stdout.write(hashlib.sha256(script).hexdigest())
 """
 
 

@@ -70,7 +70,7 @@ def test_a_transition_averages_bytes_within_their_bounds() -> None:
     assert (transition.shrink(rows, 12).float() - expected).abs().max() <= 0.5
 
 
-def test_pictures_become_bytes_as_fine_as_their_pixels() -> None:
+def test_images_become_bytes_as_fine_as_their_pixels() -> None:
     pixels = torch.randint(0, 256, (1, 3, 16, 16))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     normalized = (pixels / 255 - mean) / std
@@ -78,7 +78,7 @@ def test_pictures_become_bytes_as_fine_as_their_pixels() -> None:
     assert (back - normalized).abs().max() <= IMAGE_STEP * 0.75
 
 
-def test_what_is_far_beyond_a_picture_is_clipped() -> None:
+def test_what_is_far_beyond_an_image_is_clipped() -> None:
     bytes_ = to_bytes(torch.tensor([-1e6, 1e6]).view(1, 1, 1, 2))
     assert bytes_.flatten().tolist() == [0, 255]
 
