@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import typer
 from rich.console import Console
@@ -54,11 +55,19 @@ def existing_file(option: typer.CallbackParam, path: Path | None) -> Path | None
     Raises: CliError: names the option and the file.
     """
     if path is not None and not path.is_fifo():  # a pipe, such as <(command), can be opened only once
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            raise CliError(f"cannot read {option.opts[0]} {path}: {error.strerror}") from error
+        open_file(option.opts[0], path).close()
     return path
+
+
+def open_file(option: str, path: Path) -> BinaryIO:
+    """Open a file that an option names.
+
+    Raises: CliError: names the option and the file.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise CliError(f"cannot read {option} {path}: {error.strerror}") from error
 
 
 def existing_folder(option: typer.CallbackParam, path: Path | None) -> Path | None:
@@ -103,9 +112,9 @@ def run_app(app: typer.Typer, *, prog_name: str, name: str, arguments: Sequence[
             signal.signal(number, _end)
     try:
         app(arguments, prog_name=prog_name)
-    except CliError as problem:
-        err.print(f"{name}: {problem}", markup=False)
-        sys.exit(problem.status)
+    except CliError as error:
+        err.print(f"{name}: {error}", markup=False)
+        sys.exit(error.status)
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         err.print(f"{name}: {error.strerror or error}{where}", markup=False)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from export import console
 from export.console import CliError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -23,10 +24,12 @@ def read(path: Path) -> tuple[Caller, ...]:
     """Read the callers from a file with a line `NAME KEY` each; lines that begin with # are comments.
 
     Raises:
-        CliError: if a line is invalid, a key occurs twice, or there is none; the message never contains a key.
+        CliError: if the file cannot be read, a line is invalid, a key occurs twice, or there is none; the message never
+            contains a key.
     """
     try:
-        lines = path.read_text(encoding="ascii").splitlines()
+        with console.open_file("--keys", path) as file:
+            lines = file.read().decode("ascii").splitlines()
     except ValueError as error:
         raise CliError(f"{path}: names and keys may contain only the letters a-z and A-Z, digits, - and _") from error
     callers = tuple(_caller(path, number, line) for number, line in enumerate(lines, 1) if not _is_empty(line))

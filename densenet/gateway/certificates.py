@@ -3,6 +3,7 @@
 import ssl
 from pathlib import Path
 
+from export import console
 from export.console import CliError
 
 
@@ -35,7 +36,7 @@ def check_ca(path: Path) -> None:
     Raises:
         CliError: if it cannot be read, or contains none.
     """
-    _read("--upstream-ca", path)
+    console.open_file("--upstream-ca", path).close()
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except ssl.SSLError as error:
@@ -43,7 +44,5 @@ def check_ca(path: Path) -> None:
 
 
 def _read(option: str, path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise CliError(f"{option} {path}: {error.strerror}") from error
+    with console.open_file(option, path) as file:
+        return file.read()

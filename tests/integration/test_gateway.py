@@ -328,12 +328,15 @@ def files_of(gateway: Gateway) -> list[str]:
         (["--plain"], "--keys FILE, or --no-keys"),
         (["--plain", "--no-keys", "--listen", "0.0.0.0:9999"], "--plain is for loopback"),
         (["--no-keys"], "--certificate and --key"),
-        (["--plain", "--keys", "/nonexistent/keys"], "No such file"),
+        (["--plain", "--keys", "/nonexistent/keys"], "cannot read --keys /nonexistent/keys: No such file"),
         (
             ["--certificate", "/nonexistent/tls", "--key", "/nonexistent/key", "--no-keys"],
             "--certificate /nonexistent/tls",
         ),
-        (["--plain", "--no-keys", "--upstream-ca", "/nonexistent/ca"], "--upstream-ca /nonexistent/ca: No such file"),
+        (
+            ["--plain", "--no-keys", "--upstream-ca", "/nonexistent/ca"],
+            "cannot read --upstream-ca /nonexistent/ca: No such",
+        ),
         (
             ["--plain", "--no-keys", "--access-log", "/nonexistent/log"],
             "--access-log: cannot write to /nonexistent/log",

@@ -163,7 +163,7 @@ def test_a_bad_file_of_keys_changes_nothing_and_is_told(open_gateway: Opener, se
         opened.wait(lambda before=before: opened.said().count("the previous configuration stays in use") > before)
         assert opened.predict(PHOTO).ok
     opened.keys.unlink()
-    opened.wait(lambda: "No such file" in opened.said())
+    opened.wait(lambda: f"cannot read --keys {opened.keys}: No such file" in opened.said())
     assert opened.predict(PHOTO).ok
     new = new_key()
     with opened.taking_up():

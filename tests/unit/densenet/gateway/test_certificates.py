@@ -40,11 +40,11 @@ def test_a_pair_and_a_ca_pass(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("certificate", "key", "message"),
     [
-        ("missing", "key.pem", "--certificate .*missing: No such file or directory$"),
-        ("other", "key.pem", "--certificate .*other: Is a directory$"),
+        ("missing", "key.pem", "cannot read --certificate .*missing: No such file or directory$"),
+        ("other", "key.pem", "cannot read --certificate .*other: Is a directory$"),
         ("text", "key.pem", "--certificate .*text contains no certificate"),
         ("key.pem", "key.pem", "--certificate .*contains no certificate"),
-        ("certificate.pem", "missing", "--key .*missing: No such file or directory$"),
+        ("certificate.pem", "missing", "cannot read --key .*missing: No such file or directory$"),
         ("certificate.pem", "empty", "--key .*empty contains no private key"),
         ("certificate.pem", "certificate.pem", "--key .*contains no private key"),
         ("certificate.pem", "encrypted", "--key .*is encrypted"),
@@ -61,7 +61,7 @@ def test_a_pair_that_is_none_is_told(folder: Path, certificate: str, key: str, m
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing", "--upstream-ca .*missing: No such file or directory$"),
+        ("missing", "cannot read --upstream-ca .*missing: No such file or directory$"),
         ("text", "--upstream-ca .*text contains no certificate"),
         ("key.pem", "--upstream-ca .*contains no certificate"),
         ("damaged", "--upstream-ca .*contains no certificate, or a damaged one"),
