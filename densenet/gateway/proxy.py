@@ -118,7 +118,8 @@ class Gateway:
         """
         self._check_certificates()
         common = self._common()
-        (self._folder / "errors.conf").write_text(fill(NGINX_TEMPLATES / "errors.conf.template", common))
+        for name in ("errors.conf", "get.conf"):
+            (self._folder / name).write_text(fill(NGINX_TEMPLATES / f"{name}.template", common))
         template, settings = NGINX_TEMPLATES / "replica.conf.template", self._settings
         blocks = upstreams.blocks(template, settings.upstreams, self._folder, settings.ca)
         replicas = fill(NGINX_TEMPLATES / "replicas.conf.template", common | {"REPLICAS": blocks})
