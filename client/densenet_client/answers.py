@@ -36,6 +36,9 @@ class Model:
     weights: str
     precision: str
 
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}, weights {self.weights}, {self.precision}"
+
 
 @dataclass(frozen=True)
 class Explanation:

@@ -43,7 +43,7 @@ def connect(
 
 def describe(url: str, model: Model) -> str:
     """Say in one line which service answered, with which model and weights."""
-    return f"{url}: {model.name} {model.version}, weights {model.weights}, {model.precision}"
+    return f"{url}: {model}"
 
 
 def _inference_key(key_file: Path) -> str:

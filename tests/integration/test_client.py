@@ -131,6 +131,9 @@ def test_its_wheel_in_an_empty_environment_asks_the_service(client: Client, serv
     asked = f"{server.url}: densenet 1.0, weights {model.weights}, fp32\n"
     (line,) = run(programs / "densenet-predict", "--json", "--url", server.url, photo, errors=asked).splitlines()
     assert [row["class_id"] for row in json.loads(line)["predictions"]] == expected
+    run(programs / "densenet-predict", "--output", "out.csv", "--resume", "--url", server.url, photo, errors=asked)
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert [row.split(",")[2] for row in rows[1:]] == expected
     (typed,) = (programs.parent / "lib").glob("python*/site-packages/densenet_client/py.typed")
     assert typed.exists()
 

@@ -904,6 +904,8 @@ class TestPredict:
             ],
             "recognized": True,
             "weights": "untrained",
+            "model": {"name": "densenet", "version": "1.0", "weights": "untrained", "precision": "fp32"},
+            "options": {},
         }
 
     def test_sends_no_option_that_was_not_given(self) -> None:
