@@ -10,7 +10,7 @@ from handler.cropping import MIN_SIDE
 # Pillow rejects images with more than twice its MAX_IMAGE_PIXELS, so a higher limit here would have no effect.
 PILLOW_PIXEL_LIMIT = 2 * 89_478_485
 MAX_TOP_K = 1000
-_LEAST_MIN_PROBABILITY = 0.2
+_MIN_PROBABILITY_FLOOR = 0.2
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Settings:
 
     top_k: int = 5
     """Number of classes that an answer lists, unless the request sets it."""
-    min_probability: float = _LEAST_MIN_PROBABILITY
+    min_probability: float = _MIN_PROBABILITY_FLOOR
     """Minimum probability of the best class for an image to be recognized; a request may override it. The default
     depends on the number of classes: see default_min_probability()."""
     max_images: int = 16
@@ -84,7 +84,7 @@ def default_min_probability(classes: int) -> float:
 
     Some class always reaches 1/classes, so a threshold of that or less would recognize everything.
     """
-    return max(_LEAST_MIN_PROBABILITY, round(1 / math.sqrt(classes), 2))
+    return max(_MIN_PROBABILITY_FLOOR, round(1 / math.sqrt(classes), 2))
 
 
 _RANGES: dict[str, tuple[float, float]] = {

@@ -16,7 +16,7 @@ from handler.errors import ErrorCode, RequestError
 _MAX_SEGMENTS, _MAX_EXIF_SEGMENTS = 2000, 256
 _MAX_PADDING = 1 << 18  # bytes between segments; Pillow skips them one by one
 # Every scan of a progressive JPEG is a pass over the image. Encoders write about ten scans.
-MAX_SCANS, MAX_SCANS_AT_MOST_PIXELS = 100, 20
+MAX_SCANS, MAX_SCANS_AT_MAX_PIXELS = 100, 20
 _MAX_CHUNKS = 50_000  # in a PNG; encoders write chunks of 8 kB and more
 _MAX_INFLATED = 500  # PNG chunks besides the image data that Pillow decompresses, to up to 1 MB each
 _INFLATED = (b"iCCP", b"iTXt", b"zTXt")
@@ -98,7 +98,7 @@ def _check_jpeg(content: bytes, max_pixels: int) -> int:
         raise RequestError(
             ErrorCode.BROKEN_IMAGE, "the JPEG file has no image data after its headers; send the whole file"
         )
-    if scans * pixels > MAX_SCANS_AT_MOST_PIXELS * max_pixels:
+    if scans * pixels > MAX_SCANS_AT_MAX_PIXELS * max_pixels:
         raise too_costly(
             f"the JPEG has {scans} progressive scans of {pixels} pixels each", "save it as a baseline JPEG"
         )
@@ -106,7 +106,7 @@ def _check_jpeg(content: bytes, max_pixels: int) -> int:
         raise too_costly(f"the JPEG has more than {_MAX_EXIF_SEGMENTS} Exif segments", "save it without them")
     if exif:
         _check_exif(b"".join(exif))
-    return scans * pixels // MAX_SCANS_AT_MOST_PIXELS
+    return scans * pixels // MAX_SCANS_AT_MAX_PIXELS
 
 
 def _check_exif(content: bytes) -> None:
@@ -192,7 +192,7 @@ def _check_tiff(content: bytes, max_pixels: int) -> int:
     parts = across * down * planes
     _check_parts(main, _TILE_OFFSETS if tiled else _STRIP_OFFSETS, _TILE_SIZES if tiled else _STRIP_SIZES, parts)
     if main.number(_COMPRESSION, 1) in _JPEG_COMPRESSIONS and (
-        content.count(b"\xff\xda") > 4 * parts + MAX_SCANS_AT_MOST_PIXELS
+        content.count(b"\xff\xda") > 4 * parts + MAX_SCANS_AT_MAX_PIXELS
     ):
         raise too_costly("the TIFF's JPEG parts have too many scans")
     return coded

@@ -171,9 +171,9 @@ def _eager(weights: str, class_index: Path | None) -> Source:
 def _report(folder: Path, evaluation: Evaluation, reference: Reference | None) -> None:
     from densenet.evaluation import page  # imports matplotlib, which is slow
 
-    seen = {class_id: class_id for outcome in evaluation.outcomes for class_id in outcome.classes}
+    ids = {class_id: class_id for outcome in evaluation.outcomes for class_id in outcome.classes}
     # A service lists at most 1000 classes; the name of any other class is its id.
-    evaluation = replace(evaluation, names=seen | dict(evaluation.names))
+    evaluation = replace(evaluation, names=ids | dict(evaluation.names))
     scores = metrics.score(evaluation.images.labels, evaluation.outcomes, list(evaluation.names), TOP_K)
     document = report.document(evaluation, scores, reference)
     (folder / "report.json").write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")

@@ -39,7 +39,7 @@ def _figures(scores: Scores, names: Mapping[str, str]) -> Iterator[tuple[str, st
         accuracy = float((scores.top[answered, 0] == scores.truth[answered]).mean())
         figure = plots.reliability(metrics.calibrate(scores), accuracy)
         yield plots.data_uri(figure), "Calibration: below the line, confidence exceeds accuracy."
-    if heat_map := plots.confusion(scores, names):
+    if heatmap := plots.confusion(scores, names):
         text = "The most confused classes: images of the row's class predicted as the column's. Grey: right answers."
-        yield plots.data_uri(heat_map), text
+        yield plots.data_uri(heatmap), text
     yield plots.data_uri(plots.by_class(metrics.by_class(scores))), "Number of classes by top-1 accuracy."

@@ -29,7 +29,7 @@ def _multi_picture(count: int = 4000) -> bytes:
     return jpeg.multi_picture(tiff.tiff(index))
 
 
-_MOST_STAGES = partial(icc.many_stages, 150_000)
+_MAX_STAGES = partial(icc.many_stages, 150_000)
 _THREE = (0x11, 0x11, 0x11)
 _FOUR = (0x11, 0x11, 0x11, 0x11)
 _ALPHA = tiff.numbers(tiff.EXTRA_SAMPLES, tiff.SHORT, 2)
@@ -72,7 +72,7 @@ _JPEG: dict[str, Callable[[], bytes]] = {
     "jpeg-narrow": jpeg.narrow,
     "jpeg-narrow-arithmetic": partial(jpeg.narrow, jpeg.ARITHMETIC),
     "jpeg-icc-stages": partial(_icc_jpeg, icc.many_stages),
-    "jpeg-icc-most-stages": partial(_icc_jpeg, _MOST_STAGES),
+    "jpeg-icc-most-stages": partial(_icc_jpeg, _MAX_STAGES),
     "jpeg-icc-segments": partial(_icc_jpeg, icc.many_segments),
     "jpeg-exif-rationals": partial(_with, jpeg.with_exif, exif.sideways_rationals),
     "jpeg-exif-resolution": partial(_with, jpeg.with_exif, exif.rational_resolution),
@@ -169,12 +169,12 @@ _TIFF: dict[str, Callable[[], bytes]] = {
     "tiff-tall": tiff.tall,
     "tiff-tall-float": tiff.tall_float,
     "tiff-icc-stages": partial(_icc_tiff, icc.many_stages),
-    "tiff-icc-most-stages": partial(_icc_tiff, _MOST_STAGES),
+    "tiff-icc-most-stages": partial(_icc_tiff, _MAX_STAGES),
     "tiff-icc-segments": partial(_icc_tiff, icc.many_segments),
     "tiff-icc-large-table": partial(_icc_tiff, icc.large_table),
     "tiff-icc-padded": partial(_icc_tiff, icc.padded),
-    "tiff-icc-stages-colour": partial(_icc_tiff, _MOST_STAGES, "RGB"),
-    "tiff-icc-stages-grey": partial(_icc_tiff, _MOST_STAGES, "L"),
+    "tiff-icc-stages-colour": partial(_icc_tiff, _MAX_STAGES, "RGB"),
+    "tiff-icc-stages-grey": partial(_icc_tiff, _MAX_STAGES, "L"),
 }
 _AVIF: dict[str, Callable[[], bytes]] = {
     "avif-grid": avif.grid,

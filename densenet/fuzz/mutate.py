@@ -137,55 +137,55 @@ def pieces(content: bytes) -> Pieces:
     """Split a file into its segments, chunks, blocks, boxes or directory entries, which join to the same file."""
     for start, cut in _CUTS:
         if content[start[0] :].startswith(start[1]):
-            places = sorted({0, *(at for at in cut(content) if 0 < at < len(content)), len(content)})
-            return [content[at:end] for at, end in pairwise(places)]
+            positions = sorted({0, *(at for at in cut(content) if 0 < at < len(content)), len(content)})
+            return [content[at:end] for at, end in pairwise(positions)]
     return [content[at : at + 16] for at in range(0, len(content), 16)]
 
 
-def _jpeg_places(content: bytes) -> list[int]:
-    places, at = [2], 2
+def _jpeg_positions(content: bytes) -> list[int]:
+    positions, at = [2], 2
     while at + 4 <= len(content) and content[at] == 0xFF and content[at + 1] != jpeg.START_OF_SCAN:
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
-        places.append(at)
-    return places
+        positions.append(at)
+    return positions
 
 
-def _png_places(content: bytes) -> list[int]:
-    places, at = [8], 8
+def _png_positions(content: bytes) -> list[int]:
+    positions, at = [8], 8
     while at + 8 <= len(content):
         at += 12 + int.from_bytes(content[at : at + 4])
-        places.append(at)
-    return places
+        positions.append(at)
+    return positions
 
 
-def _gif_places(content: bytes) -> list[int]:
+def _gif_positions(content: bytes) -> list[int]:
     # A guess is enough: every byte that looks like the first one of a block.
     return [at for at in range(13, min(len(content), 4096)) if content[at] in _BLOCKS]
 
 
-def _riff_places(content: bytes) -> list[int]:
-    places, at = [12], 12
+def _riff_positions(content: bytes) -> list[int]:
+    positions, at = [12], 12
     while at + 8 <= len(content):
         size = int.from_bytes(content[at + 4 : at + 8], "little")
         at += 8 + size + size % 2
-        places.append(at)
-    return places
+        positions.append(at)
+    return positions
 
 
-def _bmp_places(content: bytes) -> list[int]:
+def _bmp_positions(content: bytes) -> list[int]:
     return [14, 54, int.from_bytes(content[10:14], "little")]
 
 
-def _box_places(content: bytes) -> list[int]:
-    places, at = [], 0
+def _box_positions(content: bytes) -> list[int]:
+    positions, at = [], 0
     while at + 8 <= len(content):
         size, kind = int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
         at += 12 if kind == b"meta" else 8 if kind in (b"iprp", b"ipco", b"moov", b"trak") else max(8, size)
-        places.append(at)
-    return places
+        positions.append(at)
+    return positions
 
 
-def _tiff_places(content: bytes) -> list[int]:
+def _tiff_positions(content: bytes) -> list[int]:
     first, count = _tiff_directory(content)
     return [first, *range(first + 2, first + 2 + 12 * count + 1, 12)]
 
@@ -197,13 +197,13 @@ def _tiff_directory(content: bytes) -> tuple[int, int]:
 
 
 _CUTS: tuple[tuple[tuple[int, bytes], Callable[[bytes], list[int]]], ...] = (
-    ((0, b"\xff\xd8"), _jpeg_places),
-    ((0, b"\x89PNG"), _png_places),
-    ((0, b"GIF8"), _gif_places),
-    ((0, b"RIFF"), _riff_places),
-    ((0, b"BM"), _bmp_places),
-    ((0, b"II*\0"), _tiff_places),
-    ((4, b"ftyp"), _box_places),
+    ((0, b"\xff\xd8"), _jpeg_positions),
+    ((0, b"\x89PNG"), _png_positions),
+    ((0, b"GIF8"), _gif_positions),
+    ((0, b"RIFF"), _riff_positions),
+    ((0, b"BM"), _bmp_positions),
+    ((0, b"II*\0"), _tiff_positions),
+    ((4, b"ftyp"), _box_positions),
 )
 
 
@@ -290,12 +290,12 @@ def _enlarge(rng: random.Random, content: bytes, other: bytes, limit: int) -> by
 def sides(content: bytes) -> list[tuple[int, str]]:
     """Return the fields with the sizes of image, canvas, strips and tiles, as (offset, struct format)."""
     if content.startswith(b"\xff\xd8"):
-        starts = [at for at in _jpeg_places(content) if content[at + 1 : at + 2] in _JPEG_FRAMES]
+        starts = [at for at in _jpeg_positions(content) if content[at + 1 : at + 2] in _JPEG_FRAMES]
         return [(at + 5 + more, ">H") for at in starts for more in (0, 2)]
     if content.startswith(b"\x89PNG"):
         return [(16, ">I"), (20, ">I")]
     if content.startswith(b"GIF8"):
-        frames = [at for at in _gif_places(content) if content[at] == _BLOCKS[1]]
+        frames = [at for at in _gif_positions(content) if content[at] == _BLOCKS[1]]
         return [(6, "<H"), (8, "<H"), *((at + more, "<H") for at in frames for more in (1, 3, 5, 7))]
     if content.startswith(b"BM"):
         return [(18, "<I"), (22, "<I")]
@@ -317,9 +317,9 @@ def _first_number(entry: bytes) -> int:
     return _tag(entry, 0)
 
 
-def _behind(content: bytes, mark: bytes, places: Sequence[int], code: str) -> list[tuple[int, str]]:
+def _behind(content: bytes, mark: bytes, positions: Sequence[int], code: str) -> list[tuple[int, str]]:
     at = content.find(mark)
-    return [(at + more, code) for more in places] if at >= 0 else []
+    return [(at + more, code) for more in positions] if at >= 0 else []
 
 
 def _directory(rng: random.Random, content: bytes, other: bytes, limit: int) -> bytes:

@@ -105,11 +105,11 @@ def load(folder: Path) -> History:
 
 def adopt(folder: Path) -> History:
     """Read the history, or begin it with the archive that a version without histories has put into service."""
-    found, copy = load(folder), folder / _EARLIER_COPY
-    if found.serving is None and copy.exists():
-        found = found.with_serving(keep(folder, copy))
-        save(folder, found)
-    return found
+    history, copy = load(folder), folder / _EARLIER_COPY
+    if history.serving is None and copy.exists():
+        history = history.with_serving(keep(folder, copy))
+        save(folder, history)
+    return history
 
 
 def save(folder: Path, history: History) -> None:

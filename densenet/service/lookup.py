@@ -88,13 +88,13 @@ def started_without_us() -> Sequence[Service]:
     Raises:
         CliError: if such a configuration cannot be used.
     """
-    found = []
+    services = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):  # it has just ended, or is another user's
             words = process.cmdline()
             if _JAVA_CLASS in words and Path(process.cwd()) == ROOT.resolve():
-                found.append(_plain(process, words))
-    return found
+                services.append(_plain(process, words))
+    return services
 
 
 def _plain(process: psutil.Process, words: Sequence[str]) -> Service:

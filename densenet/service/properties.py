@@ -71,9 +71,9 @@ class Properties:
             raise CliError(f"{source}: model_store is missing; name the folder of {archive}")
         for key in _PATHS:
             path = Path(self.values.get(key, source))
-            found = path.is_dir() or path == DEFAULT_ARCHIVE.parent if key == "model_store" else path.is_file()
+            exists = path.is_dir() or path == DEFAULT_ARCHIVE.parent if key == "model_store" else path.is_file()
             # TorchServe replaces $$VARIABLE$$; see _check().
-            if not found and "$$" not in str(path):
+            if not exists and "$$" not in str(path):
                 where = f"relative paths begin at {source.absolute().parent}"
                 raise CliError(f"{source}: {key} names {path}, which does not exist; {where}")
         for word in self.vmargs:

@@ -52,7 +52,7 @@ def paused(service: Service, seconds: float, version: str | None = None) -> Iter
     # Another worker may be about to start. The threads are daemons, since a worker that hangs blocks one of them.
     count = max(len(model.workers), model.min_workers) if model.ready else 0
     url = management.address(service, model.version)
-    threads = [Thread(target=_keep_asking, args=(service, url, folder), daemon=True) for _ in range(count)]
+    threads = [Thread(target=_keep_sending, args=(service, url, folder), daemon=True) for _ in range(count)]
     try:
         for thread in threads:
             thread.start()
@@ -72,7 +72,7 @@ def release_all(service: Service) -> None:
         _release(folder)
 
 
-def _keep_asking(service: Service, url: str, folder: Path) -> None:
+def _keep_sending(service: Service, url: str, folder: Path) -> None:
     """Send the request that pauses a worker, again and again until the folder is gone."""
     headers = {PAUSE_HEADER: folder.name.removeprefix("hold-")}
     while folder.exists():

@@ -16,10 +16,10 @@ Network = Callable[[Floats], Floats]
 _OPENVINO_HINTS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 
 
-def load(system: System, precision: str, model: Path, *, threads: int, callers: int = 1) -> Network:
+def load(system: System, precision: str, model: Path, *, threads: int, concurrency: int = 1) -> Network:
     """Load a network as the system runs it.
 
-    threads: per image. callers: how many threads may call the function at once; used by OpenVINO only.
+    threads: per image. concurrency: threads that call the function at once; used by OpenVINO only.
 
     Raises: ValueError if the system is not an engine.
     """
@@ -29,7 +29,7 @@ def load(system: System, precision: str, model: Path, *, threads: int, callers: 
         case System.OURS:
             return _ours(model, threads)
         case System.OPENVINO:
-            return _openvino(model, precision, threads, callers)
+            return _openvino(model, precision, threads, concurrency)
         case System.ONNXRUNTIME:
             return _onnxruntime(model, threads)
     raise ValueError(f"{system} is not an engine")
@@ -72,13 +72,13 @@ def _ours(exported: Path, threads: int) -> Network:
     return run
 
 
-def _openvino(model: Path, precision: str, threads: int, callers: int) -> Network:
+def _openvino(model: Path, precision: str, threads: int, concurrency: int) -> Network:
     import openvino
 
     settings = {
-        "PERFORMANCE_HINT": "LATENCY" if callers == 1 else "THROUGHPUT",
-        "NUM_STREAMS": callers,
-        "INFERENCE_NUM_THREADS": threads * callers,
+        "PERFORMANCE_HINT": "LATENCY" if concurrency == 1 else "THROUGHPUT",
+        "NUM_STREAMS": concurrency,
+        "INFERENCE_NUM_THREADS": threads * concurrency,
         "INFERENCE_PRECISION_HINT": _OPENVINO_HINTS[precision],
         "ENABLE_CPU_PINNING": False,  # the load generator runs on the same cores
     }

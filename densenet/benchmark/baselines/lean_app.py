@@ -36,7 +36,7 @@ network = engines.load(
     os.environ["BENCHMARK_PRECISION"],
     Path(os.environ["BENCHMARK_MODEL"]),
     threads=1,
-    callers=count,
+    concurrency=count,
 )
 
 

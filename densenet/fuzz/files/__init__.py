@@ -20,14 +20,14 @@ def saved(image: Image.Image, file_format: str, **options: object) -> bytes:
 
 def packed(fields: Iterable[tuple[int, int]]) -> bytes:
     """Pack (value, number of bits) pairs, least significant bit first, as in GIF and lossless WebP."""
-    out, held, bits = bytearray(), 0, 0
+    out, pending, bits = bytearray(), 0, 0
     for value, width in fields:
-        held |= value << bits
+        pending |= value << bits
         bits += width
         while bits >= 8:
-            out.append(held & 0xFF)
-            held, bits = held >> 8, bits - 8
-    return bytes(out) + (bytes([held]) if bits else b"")
+            out.append(pending & 0xFF)
+            pending, bits = pending >> 8, bits - 8
+    return bytes(out) + (bytes([pending]) if bits else b"")
 
 
 def zeros(count: int) -> bytes:

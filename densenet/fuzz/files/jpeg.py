@@ -14,7 +14,7 @@ HUFFMAN_TABLE, START_OF_SCAN, QUANTIZATION, RESTART_INTERVAL = 0xC4, 0xDA, 0xDB,
 APP0, APP1, APP2, APP13, COMMENT = 0xE0, 0xE1, 0xE2, 0xED, 0xFE
 _ONE_CODE = bytes([1, *[0] * 15])  # a Huffman table of a single code, the bit 0
 _MAX_PAYLOAD = 65_533  # bytes of a segment's payload
-MOST_SCANS = 98  # below the 100 that the service's own limit allows
+MAX_SCANS = 98  # below the 100 that the service's own limit allows
 
 
 def segment(marker: int, payload: bytes = b"") -> bytes:
@@ -73,9 +73,9 @@ def without_data(
 def scans_without_data(kind: int, sampling: Sequence[int], *, width: int = 8000, height: int = 8000) -> bytes:
     """Build a progressive image with the maximum number of empty scans."""
     components = range(1, len(sampling) + 1)
-    passes = [scan([i], 1, 63, bits) for bits in (1, 0x10, *[0x10] * MOST_SCANS) for i in components]
+    passes = [scan([i], 1, 63, bits) for bits in (1, 0x10, *[0x10] * MAX_SCANS) for i in components]
     head = SOI + tables() + frame(width, height, kind=kind, sampling=sampling) + scan(components, 0, 0)
-    return head + b"".join(passes[: MOST_SCANS - 1]) + EOI
+    return head + b"".join(passes[: MAX_SCANS - 1]) + EOI
 
 
 def _bits(text: str) -> bytes:
@@ -93,7 +93,7 @@ def _end_of_band_runs(blocks: int) -> bytes:
     return _bits("".join(runs) + ("0" + "0" * 14 if blocks else ""))
 
 
-def end_of_band_scans(width: int = 8000, height: int = 8000, scans: int = MOST_SCANS) -> bytes:
+def end_of_band_scans(width: int = 8000, height: int = 8000, scans: int = MAX_SCANS) -> bytes:
     """Build a progressive image with many scans of almost no data."""
     blocks = math.ceil(width / 8) * math.ceil(height / 8)
     nothing = _end_of_band_runs(blocks)

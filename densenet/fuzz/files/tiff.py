@@ -106,7 +106,7 @@ def in_strips(
     count = math.ceil(height / rows) * planes
 
     def entries(at: int) -> Sequence[Entry]:
-        return [*base, numbers(ROWS, LONG, rows), *_places(STRIP_OFFSETS, STRIP_SIZES, at, blob, count, shared)]
+        return [*base, numbers(ROWS, LONG, rows), *_positions(STRIP_OFFSETS, STRIP_SIZES, at, blob, count, shared)]
 
     return tiff(entries, blob if shared else blob * count)
 
@@ -116,12 +116,12 @@ def in_tiles(base: Sequence[Entry], count: int, tile: tuple[int, int], blob: byt
     sides = numbers(TILE_WIDTH, LONG, tile[0]), numbers(TILE_HEIGHT, LONG, tile[1])
 
     def entries(at: int) -> Sequence[Entry]:
-        return [*base, *sides, *_places(TILE_OFFSETS, TILE_SIZES, at, blob, count, shared)]
+        return [*base, *sides, *_positions(TILE_OFFSETS, TILE_SIZES, at, blob, count, shared)]
 
     return tiff(entries, blob if shared else blob * count)
 
 
-def _places(offsets: int, sizes: int, at: int, blob: bytes, count: int, shared: bool) -> list[Entry]:
+def _positions(offsets: int, sizes: int, at: int, blob: bytes, count: int, shared: bool) -> list[Entry]:
     step = 0 if shared else len(blob)
     where = (
         repeated(offsets, LONG, at, count) if shared else numbers(offsets, LONG, *range(at, at + step * count, step))
@@ -142,11 +142,11 @@ def one_oversized_tile(side: int = 43_008) -> bytes:
 
 def contradicting_tiles(side: int = 43_008) -> bytes:
     """Build an image with an oversized tile and duplicate tags of 16, of which the first ones count."""
-    said_again = [numbers(TILE_WIDTH, LONG, 16), numbers(TILE_HEIGHT, LONG, 16)]
+    repeated = [numbers(TILE_WIDTH, LONG, 16), numbers(TILE_HEIGHT, LONG, 16)]
     entries = image_tags(1, 1, compression=DEFLATE)
     blob = zeros(side * side)
-    sides = [numbers(TILE_WIDTH, LONG, side), numbers(TILE_HEIGHT, LONG, side), *said_again]
-    return tiff(lambda at: [*entries, *sides, *_places(TILE_OFFSETS, TILE_SIZES, at, blob, 1, True)], blob)
+    sides = [numbers(TILE_WIDTH, LONG, side), numbers(TILE_HEIGHT, LONG, side), *repeated]
+    return tiff(lambda at: [*entries, *sides, *_positions(TILE_OFFSETS, TILE_SIZES, at, blob, 1, True)], blob)
 
 
 def contradicting_tag(tag: int, count: int = 1_100_000) -> bytes:
@@ -178,8 +178,8 @@ def overlapping_strips(strips: int = 500_000) -> bytes:
     """Build an uncompressed image of overlapping strips, which overwrite the image repeatedly."""
     width, height, copies = 64, 64, strips
     base = [*image_tags(width, height), numbers(ROWS, SHORT, 1)]
-    places = (8 + i % 4096 for i in range(copies))
-    return tiff([*base, numbers(STRIP_OFFSETS, LONG, *places)], bytes(8192))
+    positions = (8 + i % 4096 for i in range(copies))
+    return tiff([*base, numbers(STRIP_OFFSETS, LONG, *positions)], bytes(8192))
 
 
 def rational_offsets(count: int = 1_000_000) -> bytes:
@@ -236,9 +236,9 @@ def nested_rationals(count: int = 1_100_000) -> bytes:
 
     def nested(start: int) -> bytes:
         # After the first directory come the pixels, the fractions, then the three directories.
-        places = start + len(pixels), start + len(pixels) + len(values)
-        fractions = Entry(40_000, RATIONAL, count, places[0])
-        return directory([fractions, numbers(INTEROPERABILITY, LONG, places[1])], places[1])
+        positions = start + len(pixels), start + len(pixels) + len(values)
+        fractions = Entry(40_000, RATIONAL, count, positions[0])
+        return directory([fractions, numbers(INTEROPERABILITY, LONG, positions[1])], positions[1])
 
     def entries(at: int) -> Sequence[Entry]:
         place = at + len(pixels) + len(values)
