@@ -47,10 +47,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Format:
-    """A text format. rows: returns the rows of one image. read: reads the rows of a file's lines, the header included;
-    raises ValueError, KeyError, TypeError or csv.Error for lines of another kind."""
+    """A text format. beginning: of every file. rows: returns the rows of one image. read: reads the rows of a file's
+    lines, the header included; raises ValueError, KeyError, TypeError or csv.Error for lines of another kind."""
 
     header: str
+    beginning: str
     rows: Callable[[str, Result, Options], str]
     read: Callable[[Iterator[str]], Iterator[Row]]
 
@@ -77,10 +78,7 @@ def _csv_rows(file: str, result: Result, options: Options) -> str:
 
 
 def _read_csv(lines: Iterator[str]) -> Iterator[Row]:
-    reader = csv.DictReader(lines, strict=True)
-    if reader.fieldnames is not None and list(reader.fieldnames) != list(_TYPES):
-        raise ValueError("other columns")
-    for row in reader:
+    for row in csv.DictReader(lines, strict=True):
         rank = int(row["rank"] or 0)
         model = Model(row["model"], row["version"], row["weights"], row["precision"]) if rank else None
         options = {name: float(row[name]) for name in ("top_k", "min_probability") if row[name]}
@@ -108,8 +106,9 @@ def _read_json(lines: Iterator[str]) -> Iterator[Row]:
         yield Row(row["file"], 0, Model(**row["model"]) if "model" in row else None, row["options"])
 
 
-CSV = Format(_csv_line(_TYPES), _csv_rows, _read_csv)
-JSON_LINES = Format("", _json_line, _read_json)
+_HEADER = _csv_line(_TYPES)
+CSV = Format(_HEADER, _HEADER, _csv_rows, _read_csv)
+JSON_LINES = Format("", '{"file": ', _json_line, _read_json)
 _FORMATS = {".csv": CSV, ".jsonl": JSON_LINES, ".parquet": CSV}
 
 
@@ -235,6 +234,10 @@ class OutputFile(Writer):
         start = end = 0  # offsets of the last image
         size = usual = 0  # rows of the last image, and of every other one that has an answer
         try:
+            beginning = self._format.beginning.encode()
+            if not beginning.startswith(self._stream.read(len(beginning))):
+                raise ValueError("another program has written it")
+            self._stream.seek(0)
             for row in self._format.read(lines):
                 if row.options != self._options:
                     raise ValueError(f"it was made with {_words(row.options)}, not with {_words(self._options)}")

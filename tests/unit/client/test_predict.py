@@ -139,7 +139,7 @@ def test_what_was_killed_goes_on_and_asks_about_no_image_again(folder: Path, tmp
     assert list(dict.fromkeys(row["file"] for row in read(path))) == names(folder)
 
 
-def test_ctrl_c_leaves_a_valid_file_and_says_how_to_go_on(folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_a_valid_file_and_reports_how_to_go_on(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "out.csv"
 
     def script(asked: Asked) -> Reply | None:
@@ -179,7 +179,12 @@ def test_another_model_or_other_options_are_refused(extension: str, folder: Path
 
 
 def test_what_it_did_not_write_is_refused_and_kept(folder: Path, server: Fake, tmp_path: Path) -> None:
-    for name, content in (("a.csv", "path,label\nx,1\n"), ("b.jsonl", "hello\n"), ("c.jsonl", '{"image": 1}\n')):
+    for name, content in (
+        ("a.csv", "path,label\nx,1\n"),
+        ("b.csv", "path"),
+        ("c.jsonl", '{"image": 1}'),
+        ("c.jsonl", '{"file": "x", "class": 1}\n'),
+    ):
         path = tmp_path / name
         path.write_text(content)
         done = predict("--url", server.url, "--output", path, "--resume", folder, status=1)
