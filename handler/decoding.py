@@ -17,6 +17,7 @@ from PIL import Image, ImageChops, ImageCms, ImageOps, TiffImagePlugin
 
 from handler import profiles, structure, tiff
 from handler.errors import ErrorCode, RequestError
+from handler.messages import is_url
 
 # Signatures at the start of a file, from each format's specification, in the order in which they are tried.
 _SIGNATURES: tuple[tuple[str, bytes], ...] = (
@@ -166,6 +167,8 @@ def _accepted(content: bytes) -> str:
     if name is None:
         text = b"\0" not in content[:256] and content[:256].isascii()
         problem = "this is text, not an image" if text else "the image format is unknown"
+        if text and is_url(content[:256].decode()):
+            problem = "this is a URL, and URLs are not fetched"
         raise RequestError(ErrorCode.NOT_AN_IMAGE, f"{problem}; send {ACCEPTED}")
     if name == "HEIC":
         if not HAS_HEIC:

@@ -9,6 +9,7 @@ import torch
 
 from handler.cropping import CROP
 from handler.errors import ErrorCode, RequestError
+from handler.messages import is_url, quote_for_message
 
 IMAGE_SHAPE = (3, CROP, CROP)
 _HOW_TO_MAKE = (
@@ -29,8 +30,9 @@ def from_base64(text: str) -> bytes:
     try:
         content = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
+        problem = "this is a URL, and URLs are not fetched" if is_url(text) else "this is not valid base64"
         raise RequestError(
-            ErrorCode.BAD_BASE64, "this is not valid base64; send the image's bytes in standard base64, padded with ="
+            ErrorCode.BAD_BASE64, f"{problem}; send the image's bytes in standard base64, padded with ="
         ) from error
     if not content:
         raise RequestError(ErrorCode.NO_IMAGE, "this entry is empty; put an image in base64 here")
@@ -46,7 +48,9 @@ def to_tensor(numbers: object, shape: Sequence[int] = IMAGE_SHAPE) -> torch.Tens
     try:
         tensor = torch.tensor(numbers, dtype=torch.float32)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise RequestError(ErrorCode.BAD_TENSOR, f"these values are not a tensor; {_HOW_TO_MAKE}") from error
+        raise RequestError(
+            ErrorCode.BAD_TENSOR, f"this is not a tensor of numbers: {quote_for_message(numbers)}; {_HOW_TO_MAKE}"
+        ) from error
     if tuple(tensor.shape) not in (tuple(shape), (math.prod(shape),)):
         raise RequestError(
             ErrorCode.BAD_TENSOR, f"the numbers have the shape {list(tensor.shape)}, not {list(shape)}; {_HOW_TO_MAKE}"

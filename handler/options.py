@@ -85,19 +85,26 @@ class ExplainOptions:
         return max(1, len(self.targets)) * (2 if self.overlays is Overlays.BOTH else 1)
 
 
+def whole_number(value: object) -> int | None:
+    """Return a JSON number without a fraction as an int, 2.0 too, or None for any other value."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
 def read_count(name: str, value: object) -> int:
     """Read an option that counts classes: 1..1000, as a number or as text.
 
     Raises:
         RequestError: bad_option.
     """
-    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_TOP_K:
+    digits = isinstance(value, str) and re.fullmatch(r"\s*([0-9]{1,9})\s*", value)
+    count = int(digits[1]) if digits else whole_number(value)
+    if count is None or not 1 <= count <= MAX_TOP_K:
         raise RequestError(
             ErrorCode.BAD_OPTION, f"{name} must be a whole number from 1 to {MAX_TOP_K}, not {quote_for_message(value)}"
         )
-    return value
+    return count
 
 
 def _read_share(value: object) -> float:
@@ -157,9 +164,8 @@ def _read_target(value: object, classes: ClassIndex) -> int:
 def _find(value: object, classes: ClassIndex) -> Sequence[int]:
     if isinstance(value, str) and len(value) <= _LONGEST_TARGETS:
         return classes.find(value.strip())
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(classes):
-        return [value]
-    return []
+    position = whole_number(value)
+    return [position] if position is not None and 0 <= position < len(classes) else []
 
 
 def read_parameters(parameters: object, options: Mapping[str, object], valid: Collection[str]) -> dict[str, object]:
@@ -169,7 +175,10 @@ def read_parameters(parameters: object, options: Mapping[str, object], valid: Co
         RequestError: bad_json if parameters is not an object, bad_option for an unknown parameter.
     """
     if not isinstance(parameters, Mapping | None):
-        raise RequestError(ErrorCode.BAD_JSON, 'JSON "parameters" must be an object such as {"top_k": 3}')
+        raise RequestError(
+            ErrorCode.BAD_JSON,
+            f'JSON "parameters" must be an object such as {{"top_k": 3}}, not {quote_for_message(parameters)}',
+        )
     merged = {**options, **(parameters or {})}
     for name in merged:
         if name not in valid:

@@ -12,6 +12,7 @@ from typing import Any
 
 from handler import payload, protocols, reply
 from handler.errors import ErrorCode, RequestError
+from handler.messages import quote_for_message
 from handler.page import Page
 from handler.payload import Payload, Row, Uploads, wants_explanations
 from handler.protocols import ParsedRequest, ProtocolAdapter, hugging_face, open_inference
@@ -109,7 +110,8 @@ def detect_protocol(content: Payload, headers: Mapping[str, str]) -> ProtocolAda
             raise RequestError(
                 ErrorCode.BAD_JSON,
                 'JSON must be {"instances": [{"b64": "<base64 of an image>"}, …]}, {"inputs": "<base64 of an image>"}, '
-                "or an inference request of the Open Inference Protocol (v2)",
+                "or an inference request of the Open Inference Protocol (v2), not "
+                f"{quote_for_message(content.content)}",
             )
     if content.appended:
         raise RequestError(

@@ -60,7 +60,7 @@ def read(payload: Uploads | Document, settings: Settings) -> HuggingFaceRequest:
         assert isinstance(payload.content, Mapping)  # ensured by detect_protocol()
         content = _read_inputs(payload.content["inputs"])
         options = read_document_parameters(payload.content, payload.options, _OPTIONS)
-    if options.get("format", FORMAT) != FORMAT:
+    if options.get("format") not in (None, FORMAT):
         raise RequestError(
             ErrorCode.BAD_OPTION, f"format must be {FORMAT} or absent, not {quote_for_message(options['format'])}"
         )
@@ -88,6 +88,8 @@ def _only_image(payload: Uploads) -> Content:
 def _read_inputs(inputs: object) -> Content:
     if not isinstance(inputs, str):
         raise RequestError(
-            ErrorCode.BAD_JSON, '"inputs" must be an image in base64, or a list of tensors (Open Inference Protocol)'
+            ErrorCode.BAD_JSON,
+            '"inputs" must be an image in base64, or a list of tensors (Open Inference Protocol), not '
+            f"{quote_for_message(inputs)}",
         )
     return json_images.from_base64(inputs)

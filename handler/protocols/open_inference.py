@@ -2,6 +2,9 @@
 
 https://github.com/kserve/open-inference-protocol, with Triton's extensions for classification and binary tensor data.
 The network has one input, of any name: BYTES [N], encoded images, or FP32 [N, 3, 224, 224], preprocessed images.
+
+KServe's samples for TorchServe (kubernetes/kserve/kf_request_json/v2 in pytorch/serve) have shapes of one dimension as
+a number, and -1 as the number of images, and a single image without a list, or as a list of its characters.
 """
 
 import math
@@ -15,7 +18,7 @@ import torch
 from handler import json_images
 from handler.errors import ErrorCode, RequestError
 from handler.messages import quote_for_message
-from handler.options import Options, read_count, read_document_parameters, read_parameters
+from handler.options import Options, read_count, read_document_parameters, read_parameters, whole_number
 from handler.payload import Document
 from handler.ranking import Prediction
 from handler.reply import Reply, encode
@@ -123,13 +126,15 @@ def read(payload: Document, settings: Settings) -> OpenInferenceRequest:
 
 
 def _read_inputs(inputs: Sequence[object], appended: bytes, settings: Settings) -> list[Upload]:
-    if len(inputs) != 1 or not isinstance(inputs[0], Mapping):
+    tensor = inputs[0] if len(inputs) == 1 else None
+    if not isinstance(tensor, Mapping) or not {"shape", "datatype"} <= tensor.keys():
         raise RequestError(
-            ErrorCode.BAD_JSON, '"inputs" must contain one tensor: {"name", "shape", "datatype", "data"}'
+            ErrorCode.BAD_TENSOR if isinstance(tensor, Mapping) else ErrorCode.BAD_JSON,
+            '"inputs" must contain one tensor, {"name", "shape", "datatype", "data"}, not '
+            f"{quote_for_message(inputs[0]) if len(inputs) == 1 else len(inputs)}",
         )
-    tensor = inputs[0]
-    shape = _read_shape(tensor.get("shape"))
-    datatype = tensor.get("datatype")
+    shape = _read_shape(tensor["shape"])
+    datatype = tensor["datatype"]
     if not shape or (datatype, shape[1:]) not in _INPUTS:
         raise RequestError(
             ErrorCode.BAD_TENSOR,
@@ -141,21 +146,27 @@ def _read_inputs(inputs: Sequence[object], appended: bytes, settings: Settings) 
     check_count(shape[0], settings)
     data = _read_data(tensor, appended)
     if datatype == "BYTES":
-        return [Upload.read(_read_element, element) for element in _elements(data, shape[0])]
+        elements = _elements(data, shape[0])
+        check_count(len(elements), settings)
+        return [Upload.read(_read_element, element) for element in elements]
+    if shape[0] == -1:
+        raise RequestError(ErrorCode.BAD_TENSOR, f"the shape is {shape}; write the number of images in place of -1")
     return [Upload(content) for content in _floats(data, shape).unbind()]
 
 
 def _read_shape(shape: object) -> list[int]:
-    """Read up to four dimensions of up to nine digits; the limit keeps later error messages short."""
-    if (
-        not isinstance(shape, list)
-        or len(shape) > 4
-        or not all(type(side) is int and 0 <= side < 1e9 for side in shape)
-    ):
+    """Read up to four dimensions of up to nine digits; the limit keeps later error messages short.
+
+    The first one is -1 if the data has the number of images.
+    """
+    values = shape if isinstance(shape, list) else [shape]
+    sides = [side for value in values[:4] if (side := whole_number(value)) is not None]
+    if len(sides) != len(values) or not all(0 <= side < 1e9 or (i == 0 and side == -1) for i, side in enumerate(sides)):
         raise RequestError(
-            ErrorCode.BAD_TENSOR, f'"shape" must be a list of one to four whole numbers, not {quote_for_message(shape)}'
+            ErrorCode.BAD_TENSOR,
+            f'"shape" must be a list of one to four whole numbers, such as [1], not {quote_for_message(shape)}',
         )
-    return shape
+    return sides
 
 
 def _read_data(tensor: Mapping[Any, Any], appended: bytes) -> list[Any] | bytes:
@@ -168,10 +179,14 @@ def _read_data(tensor: Mapping[Any, Any], appended: bytes) -> list[Any] | bytes:
             raise RequestError(
                 ErrorCode.BAD_TENSOR, "binary data follows the JSON, but the input has no binary_data_size"
             )
+        if isinstance(data, str) and tensor.get("datatype") == "BYTES":
+            return [data]
         if not isinstance(data, list):
-            raise RequestError(ErrorCode.BAD_JSON, 'the input needs "data", a list of its elements')
+            raise RequestError(
+                ErrorCode.BAD_JSON, f'"data" must be a list of the input\'s elements, not {quote_for_message(data)}'
+            )
         return data
-    if type(size) is not int or size != len(appended):
+    if whole_number(size) != len(appended):
         raise RequestError(
             ErrorCode.BAD_TENSOR,
             f"binary_data_size is {quote_for_message(size)}, but {len(appended)} bytes follow the JSON; the header "
@@ -182,6 +197,9 @@ def _read_data(tensor: Mapping[Any, Any], appended: bytes) -> list[Any] | bytes:
 
 def _elements(data: list[Any] | bytes, count: int) -> list[Any]:
     elements = _split(data) if isinstance(data, bytes) else _flat(data)
+    if count == -1:
+        is_spelt = len(elements) > 1 and all(isinstance(element, str) and len(element) == 1 for element in elements)
+        return ["".join(elements)] if is_spelt else elements
     if len(elements) != count:
         raise RequestError(ErrorCode.BAD_TENSOR, f"the shape is for {count} images, but the data has {len(elements)}")
     return elements
@@ -208,7 +226,10 @@ def _read_element(element: object) -> Content:
     if isinstance(element, str):
         return json_images.from_base64(element)
     if not isinstance(element, bytes):
-        raise RequestError(ErrorCode.BAD_JSON, "an element of BYTES must be the base64 text of an image")
+        raise RequestError(
+            ErrorCode.BAD_JSON,
+            f"an element of BYTES must be the base64 text of an image, not {quote_for_message(element)}",
+        )
     # Binary elements may be image files or base64 text. Image files are never pure ASCII.
     return json_images.from_base64(element.decode("ascii")) if element.isascii() else element
 
@@ -232,14 +253,20 @@ def _read_outputs(requested: object, parameters: Mapping[str, object], top_k: in
         requested = [{"name": name} for name in names]
     if not isinstance(requested, list) or len(requested) > len(_OUTPUTS):
         raise RequestError(
-            ErrorCode.BAD_JSON, f'"outputs" must be a list of at most {len(_OUTPUTS)} objects {{"name": …}}'
+            ErrorCode.BAD_JSON,
+            f'"outputs" must be a list of at most {len(_OUTPUTS)} objects {{"name": …}}, not '
+            f"{len(requested) if isinstance(requested, list) else quote_for_message(requested)}",
         )
     return [_read_output(output, classes, top_k, binary=binary) for output in requested]
 
 
 def _read_output(output: object, classes: object, top_k: int, *, binary: bool) -> Output:
-    name = output.get("name") if isinstance(output, Mapping) else None
-    if not isinstance(output, Mapping) or name not in _OUTPUTS:
+    if not isinstance(output, Mapping) or "name" not in output:
+        raise RequestError(
+            ErrorCode.BAD_OPTION, f'an output must be an object {{"name": …}}, not {quote_for_message(output)}'
+        )
+    name = output.get("name")
+    if name not in _OUTPUTS:
         raise RequestError(
             ErrorCode.BAD_OPTION, f"unknown output {quote_for_message(name)}; valid outputs: {', '.join(_OUTPUTS)}"
         )

@@ -221,6 +221,22 @@ class TestExplanations:
         assert self.own(1, "image/png", target=list(range(MAX_TARGETS))).explain_options.png
 
     @pytest.mark.parametrize(
+        ("targets", "parameters", "expected"),
+        [([3], {}, (3,)), ([3, 3.0], {}, (3,)), ([3, 4], {"target": 5}, (5,)), ([None, None], {}, ()), ([0], {}, (0,))],
+    )
+    def test_a_target_beside_every_image_is_the_class_to_explain(
+        self, targets: list[object], parameters: dict[str, object], expected: tuple[int, ...]
+    ) -> None:
+        request = self.kserve(*[{"data": TEXTS[0], "target": target} for target in targets], **parameters)
+        assert request.explain_options.targets == expected
+
+    @pytest.mark.parametrize("targets", [[3, 4], [3, None], [None, 3], [True, [3]]])
+    def test_targets_that_differ_between_images_are_refused(self, targets: list[object]) -> None:
+        with pytest.raises(RequestError, match="different values of") as refused:
+            self.kserve(*[{"data": TEXTS[0], "target": target} for target in targets])
+        assert refused.value.code is ErrorCode.BAD_OPTION
+
+    @pytest.mark.parametrize(
         ("accept", "png"),
         [
             *((named, True) for named in ("image/png", "IMAGE/PNG", "image/png;q=0.9", "text/plain, image/png")),
@@ -241,7 +257,8 @@ class TestKServeV1:
     def test_an_image_has_many_spellings(self, name: str) -> None:
         text = TEXTS[0]
         spellings = [text, {"b64": text}, {name: text}, {name: {"b64": text}}, {name: f"data:image/png;base64,{text}"}]
-        assert contents(read(KSERVE_V1, {"instances": spellings})) == [IMAGES[0]] * 5
+        spellings += [{name: text, "target": 0}, {"key": "   1", name: {"b64": text}}]
+        assert contents(read(KSERVE_V1, {"instances": spellings})) == [IMAGES[0]] * 7
 
     @pytest.mark.parametrize("wrap", [lambda numbers: numbers, lambda numbers: {"image": numbers}])
     def test_a_tensor_is_nested_or_flat(self, wrap: Callable[[object], object]) -> None:
@@ -257,7 +274,10 @@ class TestKServeV1:
             ({}, ErrorCode.BAD_JSON),
             ({"b64": None}, ErrorCode.BAD_JSON),
             ({"picture": TEXTS[0]}, ErrorCode.BAD_JSON),
-            ({"b64": TEXTS[0], "key": 1}, ErrorCode.BAD_JSON),
+            ({"b64": TEXTS[0], "size": 1}, ErrorCode.BAD_JSON),
+            ({"target": 0}, ErrorCode.BAD_JSON),
+            ({"data": TEXTS[0], "image": TEXTS[0]}, ErrorCode.BAD_JSON),
+            ({"image": "https://example.com/cat.jpg"}, ErrorCode.BAD_BASE64),
             ({"image": {"image": TEXTS[0]}}, ErrorCode.BAD_JSON),
             ({"b64": {"b64": TEXTS[0]}}, ErrorCode.BAD_JSON),
             ("", ErrorCode.NO_IMAGE),
@@ -307,11 +327,18 @@ def test_absent_parameters_are_as_the_settings_say(name: str, parameters: object
 
 
 @pytest.mark.parametrize("name", GOOD)
-@pytest.mark.parametrize("top_k", [0, -1, 1001, 2.0, True, "x", "", "5.0", "１", [], {}, math.nan, 10**400, "9" * 400])
+@pytest.mark.parametrize("top_k", [0, -1, 1001, 2.5, True, "x", "", "5.0", "１", [], {}, math.nan, 10**400, "9" * 400])
 def test_a_top_k_that_is_no_count_of_classes_is_refused_everywhere(name: str, top_k: object) -> None:
     protocol, document = GOOD[name]
     assert refusal(protocol, document | {"parameters": {"top_k": top_k}}) is ErrorCode.BAD_OPTION
     assert refusal(protocol, document, top_k=top_k) is ErrorCode.BAD_OPTION
+
+
+@pytest.mark.parametrize("name", GOOD)
+@pytest.mark.parametrize("top_k", [7, 7.0, "7", " 7 "])
+def test_a_top_k_may_be_a_number_without_a_fraction_or_its_digits(name: str, top_k: object) -> None:
+    protocol, document = GOOD[name]
+    assert read(protocol, document | {"parameters": {"top_k": top_k}}).top_k == 7
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -361,6 +388,22 @@ class TestOpenInference:
     def test_bytes_are_images_in_base64(self, document: object) -> None:
         assert contents(read(OPEN_INFERENCE, document)) == IMAGES
 
+    @pytest.mark.parametrize("shape", [-1, [-1], 1, 1.0, [1.0]])
+    @pytest.mark.parametrize("data", [TEXTS[0], TEXTS[:1]])
+    def test_kserves_samples_for_torchserve_are_read(self, shape: object, data: object) -> None:
+        """kubernetes/kserve/kf_request_json/v2 in pytorch/serve, docs/samples/v1beta1/torchserve/v2 in kserve."""
+        assert contents(read(OPEN_INFERENCE, tensor(shape=shape, data=data))) == IMAGES[:1]
+
+    @pytest.mark.parametrize("data", [TEXTS, [[text] for text in TEXTS]])
+    def test_a_first_dimension_of_minus_one_is_the_number_of_elements(self, data: object) -> None:
+        assert contents(read(OPEN_INFERENCE, tensor(shape=[-1], data=data))) == IMAGES
+        assert contents(read(OPEN_INFERENCE, tensor(shape=[-1, 1], data=data))) == IMAGES
+        assert contents(read(OPEN_INFERENCE, **binary(framed(*IMAGES), shape=[-1]))) == IMAGES
+
+    def test_an_image_as_a_list_of_characters_is_read_as_in_their_script(self) -> None:
+        """kubernetes/kserve/kf_request_json/v2/mnist/tobytes.py in pytorch/serve."""
+        assert contents(read(OPEN_INFERENCE, tensor(shape=[-1], data=list(TEXTS[0])))) == IMAGES[:1]
+
     def test_an_element_that_is_no_base64_is_a_failure_in_its_place(self) -> None:
         request = read(OPEN_INFERENCE, tensor(shape=(5,), data=["?", TEXTS[0], "", 7, ["a", "b"]]))
         codes = [ErrorCode.BAD_BASE64, IMAGES[0], ErrorCode.NO_IMAGE, ErrorCode.BAD_JSON, ErrorCode.BAD_JSON]
@@ -389,16 +432,19 @@ class TestOpenInference:
             ({"inputs": tensor()["inputs"] * 2}, ErrorCode.BAD_JSON),
             ({"inputs": [{}]}, ErrorCode.BAD_TENSOR),
             *((tensor() | {"id": value}, ErrorCode.BAD_JSON) for value in (7, True, [], {}, 1.5)),
-            *((tensor(data=value), ErrorCode.BAD_JSON) for value in (None, "x", 7, {})),
-            (tensor(data=TEXTS[:2]), ErrorCode.BAD_TENSOR),
+            *((tensor(data=value), ErrorCode.BAD_JSON) for value in (None, 7, {})),
+            *((tensor(data=value), ErrorCode.BAD_TENSOR) for value in (TEXTS[0], TEXTS[:2])),
+            (tensor("FP32", (-1, 3, 224, 224), FLAT), ErrorCode.BAD_TENSOR),
+            (tensor("FP32", (1, 3, 224, 224), TEXTS[0]), ErrorCode.BAD_JSON),
+            (tensor(shape=[-1], data=TEXTS * 6), ErrorCode.TOO_MANY_IMAGES),
             (tensor(data=[TEXTS]), ErrorCode.BAD_TENSOR),
             (tensor(data=[]), ErrorCode.BAD_TENSOR),
             (tensor(shape=(0,), data=[]), ErrorCode.NO_IMAGE),
             (tensor(shape=(17,)), ErrorCode.TOO_MANY_IMAGES),
             (tensor(shape=(10**300,)), ErrorCode.BAD_TENSOR),
-            *((tensor(shape=value), ErrorCode.BAD_TENSOR) for value in (None, "3", 3, {}, [], [[3]], ["3"], [None])),
-            *((tensor(shape=[value]), ErrorCode.BAD_TENSOR) for value in (-1, 3.0, True, math.nan, math.inf)),
-            *((tensor(shape=value), ErrorCode.BAD_TENSOR) for value in ((1, 3), (3, 1, 1), (3, 2), (3, 0))),
+            *((tensor(shape=value), ErrorCode.BAD_TENSOR) for value in (None, "3", {}, [], [[3]], ["3"], [None])),
+            *((tensor(shape=[value]), ErrorCode.BAD_TENSOR) for value in (-2, 3.5, True, math.nan, math.inf)),
+            *((tensor(shape=value), ErrorCode.BAD_TENSOR) for value in ((1, 3), (3, -1), (3, 1, 1), (3, 2), (3, 0))),
             *(
                 (tensor(value), ErrorCode.BAD_TENSOR)
                 for value in (None, 7, [], {}, "", "bytes", "UINT8", "FP64", "x" * 999)
@@ -424,7 +470,7 @@ class TestOpenInference:
             binary(framed(*IMAGES), size=-1),
             binary(framed(*IMAGES), size=True),
             binary(framed(*IMAGES), size="9"),
-            binary(framed(*IMAGES), size=float(len(framed(*IMAGES)))),
+            binary(framed(*IMAGES), size=len(framed(*IMAGES)) + 0.5),
             binary(framed(*IMAGES), size=len(framed(*IMAGES)) + 1),
             binary(framed(*IMAGES), size=[]),
             binary(framed(*IMAGES[:2])),
@@ -451,7 +497,7 @@ class TestOpenInference:
             ([{"name": "labels", "parameters": {"classification": 1}}], ErrorCode.BAD_OPTION),
             *(
                 ([{"name": "probabilities", "parameters": {"classification": value}}], ErrorCode.BAD_OPTION)
-                for value in (0, -1, 1001, True, 1.0, [], "many")
+                for value in (0, -1, 1001, True, 1.5, [], "many")
             ),
         ],
     )
