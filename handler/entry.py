@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from handler import fair_share, hardware, metrics, ranking, reply, request_log, scoring
+from handler import fair_share, hardware, metrics, ranking, repeated_parts, reply, request_log, scoring
 from handler.context import Context
 from handler.cropping import CROP
 from handler.decoder import Decoder
@@ -38,6 +38,7 @@ class Classifier:
         """
         folder = Path(context.system_properties["model_dir"])
         _drop_per_request_logs()
+        repeated_parts.keep_all()
         card: dict[str, Any] = json.loads((folder / "model_card.json").read_text(encoding="utf-8"))
         classes = ranking.load_class_index(folder / "index_to_name.json")
         settings = Settings.from_config(context.model_yaml_config, len(classes))

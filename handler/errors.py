@@ -10,6 +10,7 @@ class ErrorCode(StrEnum):
     UNKNOWN_FIELD = "unknown_field"
     REPEATED_PART = "repeated_part"
     BAD_FORM = "bad_form"
+    BAD_ENCODING = "bad_encoding"
     BAD_JSON = "bad_json"
     BAD_BASE64 = "bad_base64"
     BAD_TENSOR = "bad_tensor"
@@ -17,6 +18,7 @@ class ErrorCode(StrEnum):
     TOO_MANY_IMAGES = "too_many_images"
     TOO_MANY_PIXELS = "too_many_pixels"
     ANSWER_TOO_LARGE = "answer_too_large"
+    BODY_TOO_LARGE = "body_too_large"
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"
     BROKEN_IMAGE = "broken_image"
@@ -34,6 +36,8 @@ _STATUS = {
     ErrorCode.TOO_MANY_IMAGES: 413,
     ErrorCode.TOO_MANY_PIXELS: 413,
     ErrorCode.ANSWER_TOO_LARGE: 413,
+    ErrorCode.BODY_TOO_LARGE: 413,
+    ErrorCode.BAD_ENCODING: 415,
     ErrorCode.NOT_AN_IMAGE: 415,
     ErrorCode.UNSUPPORTED_FORMAT: 415,
     ErrorCode.BROKEN_IMAGE: 422,

@@ -1,17 +1,20 @@
 """Read: convert a row of TorchServe's batch and its headers to uploads or a JSON document, and options.
 
-TorchServe passes a raw body as `{"body": bytearray}`, a form as one entry per part (the last of those that share a
-name), a gRPC call's `input` as its entries, and JSON either parsed or as bytes, depending on its settings. On some
-routes, query parameters are further entries. All of this is untrusted input.
+TorchServe passes a raw body as `{"body": bytearray}`, a form as one entry per part (repeated_parts.py has the keys of
+those that share a name), a gRPC call's `input` as its entries, and JSON either parsed or as bytes, depending on its
+settings. On some routes, query parameters are further entries. All of this is untrusted input.
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from handler import content_encoding
 from handler.errors import ErrorCode, RequestError
-from handler.messages import HOW_TO_SEND, quote_for_message
+from handler.messages import HOW_TO_SEND, is_url, quote_for_message
+from handler.repeated_parts import part_name
 
 PREDICTING = ("top_k", "min_probability", "format")
 EXPLAINING = ("top_k", "min_probability", "target", "overlays")
@@ -24,9 +27,19 @@ _JSON_LENGTH = "inference-header-content-length"
 # TorchServe's own query parameter of /invocations, model_name, is passed to the handler like the client's.
 _RESERVED = (*OPTIONS, "model_name")
 
-# Bytes to allow per form part for headers that TorchServe does not pass on, such as its file name.
-_FILE_PART_SLACK = 1024
-_TEXT_PART_SLACK = 256
+# Bytes to allow per form part for headers that TorchServe does not pass on. .NET sends a file name twice, in base64 and
+# percent-encoded: a path of 4096 bytes, the longest that Linux has, takes 18 kB.
+_PART_SLACK = 32_768
+
+# Text that form libraries and browsers add to a form on their own, by name in lower case.
+_FORM_LIBRARY_FIELDS = frozenset(
+    (
+        *("csrf_token", "csrf-token", "_csrf", "_csrf_token", "csrfmiddlewaretoken", "authenticity_token", "_token"),
+        *("__requestverificationtoken", "__viewstate", "__viewstategenerator", "__eventvalidation", "_wpnonce"),
+        *("_wp_http_referer", "form_id", "form_build_id", "form_token", "submit", "commit", "utf8", "_method"),
+        *("_charset_", "max_file_size", "g-recaptcha-response", "h-captcha-response", "cf-turnstile-response"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +64,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Uploads:
-    """Uploads by the name of their form part or gRPC entry, or `body` for a raw body; accept is the header's value."""
+    """Uploads by the key of their form part or gRPC entry, or `body` for a raw body; accept is the header's value.
+
+    repeated_parts.part_name() returns the name of a key; several parts may have the same one.
+    """
 
     parts: Mapping[str, bytes]
     options: Mapping[str, object]
@@ -85,6 +101,26 @@ def wants_explanations(headers: Mapping[str, str]) -> bool:
     return headers.get("explain", "").lower() == "true"
 
 
+def decompress(row: Row, limit: int) -> Row:
+    """Return the row with its body as it was before the client compressed it. limit: its largest size in bytes.
+
+    Raises:
+        RequestError: bad_encoding, body_too_large.
+    """
+    encoding = row.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return row
+    if _media_type(row.headers) == "multipart/form-data":  # TorchServe has already taken the compressed bytes apart
+        raise RequestError(
+            ErrorCode.BAD_ENCODING,
+            "a form must not be compressed: send it without Content-Encoding, or send the image or JSON as the body",
+        )
+    body = row.entries.get("body")
+    if not isinstance(body, bytes | bytearray) or not body:
+        return row
+    return replace(row, entries={**row.entries, "body": content_encoding.decode(body, encoding, limit)})
+
+
 def read(request: Row) -> Payload:
     """Read one row of a batch. Options from headers, form fields and the query are returned as sent, by name.
 
@@ -92,7 +128,7 @@ def read(request: Row) -> Payload:
         RequestError: no_image, bad_form, repeated_part, unknown_field, bad_json.
     """
     row, raw_headers, headers = request.entries, request.raw_headers, request.headers
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    media_type = _media_type(headers)
     if media_type == "application/x-www-form-urlencoded":
         _reject_urlencoded(headers)
     is_form = media_type.startswith("multipart/")
@@ -100,8 +136,14 @@ def read(request: Row) -> Payload:
         _check_form(row, headers, raw_headers)
     options: dict[str, object] = {option: headers[name] for name, option in OPTION_HEADERS.items() if name in headers}
     # A part with a content type is a file, even if it has an option's name.
-    parts = {name: value for name, value in row.items() if name not in _RESERVED or _part_type(raw_headers, name)}
-    options |= {name: _text(value) for name, value in row.items() if name in OPTIONS and name not in parts}
+    parts = {
+        key: value for key, value in row.items() if part_name(key) not in _RESERVED or _part_type(raw_headers, key)
+    }
+    fields = [key for key in row if key not in parts]
+    _reject_repeated([part_name(key) for key in fields])
+    options |= {part_name(key): _text(row[key]) for key in fields if part_name(key) in OPTIONS}
+    if is_form:
+        parts = _without_extra_fields(parts, raw_headers)
     body = None if is_form else _body(parts)
     others = {name: value for name, value in parts.items() if name != body}
     is_json = body is not None and (
@@ -125,8 +167,11 @@ def _body(parts: Mapping[str, object]) -> str | None:
 
 
 def _is_json(body: object) -> bool:
-    if isinstance(body, str | bytes | bytearray):
-        return _bytes(body[:64]).lstrip()[:1] in (b"{", b"[")
+    if isinstance(body, str):
+        return body[:64].lstrip("\ufeff \t\r\n")[:1] in ("{", "[")
+    if isinstance(body, bytes | bytearray):  # in UTF-8, or in what Windows' tools write: UTF-16 with a byte order mark
+        encoding = "utf-16" if body[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        return _is_json(bytes(body[:64]).decode(encoding, "replace"))
     return True  # TorchServe has parsed it
 
 
@@ -157,34 +202,58 @@ def _reject_urlencoded(headers: Mapping[str, str]) -> None:
     )
 
 
+def _media_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
 def _check_form(row: Mapping[str, object], headers: Mapping[str, str], raw_headers: Mapping[str, object]) -> None:
-    match = re.search(r'boundary="?([^";]+)', headers.get("content-type", ""), re.IGNORECASE)
-    if match is None:
-        raise RequestError(ErrorCode.BAD_FORM, f"the form's Content-Type has no boundary; {HOW_TO_SEND}")
+    media_type = _media_type(headers)
+    if media_type != "multipart/form-data":
+        raise RequestError(ErrorCode.BAD_FORM, f"{media_type[:40]!a} is not multipart/form-data; {HOW_TO_SEND}")
+    if _part_type(raw_headers, "body").lower() == media_type or "boundary=" not in headers["content-type"]:
+        raise RequestError(
+            ErrorCode.BAD_FORM, f"the form's Content-Type has no boundary=… in lower case; {HOW_TO_SEND}"
+        )
     if not row:
         raise RequestError(
-            ErrorCode.BAD_FORM, f"the form has no complete part: it is empty or truncated; {HOW_TO_SEND}"
+            ErrorCode.BAD_FORM,
+            "the form has no complete part: it is empty, it is cut short, its last boundary is missing, or it does not "
+            f"begin with a boundary; {HOW_TO_SEND}",
         )
-    unexplained = _length(headers) - _form_length(row, raw_headers, len(match[1]))
-    if unexplained > 0:
+    # TorchServe silently drops a part that does not end. Only a large one can be missed: part headers are unknown.
+    arrived = sum(len(key) + len(_bytes(value)) + _PART_SLACK for key, value in row.items())
+    length = _length(headers)
+    if length > arrived:
         raise RequestError(
-            ErrorCode.REPEATED_PART,
-            "the form is longer than its parts: if several parts have the same name, only the last one arrives; "
-            "give each image a different name (curl -F a=@one.jpg -F b=@two.jpg)",
+            ErrorCode.BAD_FORM,
+            f"only {len(row)} part(s) of the form are complete, and its {length} bytes are more than these have: it is "
+            "cut short, or its last boundary is missing",
         )
 
 
-def _form_length(row: Mapping[str, object], headers: Mapping[str, object], boundary: int) -> int:
-    """Return the maximum length in bytes of a form of these parts (RFC 7578 framing, plus slack)."""
-    total = len("----\r\n") + boundary
-    for name, value in row.items():
-        content_type = _part_type(headers, name)
-        framing = (
-            f'--\r\nContent-Disposition: form-data; name=""; filename=""\r\nContent-Type: {content_type}\r\n\r\n\r\n'
-        )
-        slack = _FILE_PART_SLACK if content_type else _TEXT_PART_SLACK
-        total += boundary + len(framing) + len(name.encode()) + len(_bytes(value)) + slack
-    return total
+def _reject_repeated(names: list[str]) -> None:
+    """Reject an option that was sent more than once."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise RequestError(
+                ErrorCode.REPEATED_PART,
+                f"{name} was sent {count} times; send it once (several targets: separated by commas)",
+            )
+
+
+def _without_extra_fields(parts: Mapping[str, object], headers: Mapping[str, object]) -> dict[str, object]:
+    """Return the parts without the text that form libraries and browsers add on their own.
+
+    This is also text under a file's name: Rails adds an empty field, FilePond the JSON of an object.
+    """
+    files = {part_name(key) for key in parts if _part_type(headers, key)}
+
+    def is_extra(key: str, value: object) -> bool:
+        name, content = part_name(key), _bytes(value)
+        beside_file = name in files and (not content or content[:1] == b"{")
+        return not _part_type(headers, key) and (name.lower() in _FORM_LIBRARY_FIELDS or beside_file)
+
+    return {key: value for key, value in parts.items() if not is_extra(key, value)}
 
 
 def _length(headers: Mapping[str, str]) -> int:
@@ -197,23 +266,25 @@ def _reject_others(others: Mapping[str, object], valid: Collection[str]) -> None
 
     A gRPC call without JSON is not checked, because its other entries may be images. valid: the route's options.
     """
-    for name in others:
+    for key in others:
         raise RequestError(
             ErrorCode.UNKNOWN_FIELD,
-            f"unknown parameter {quote_for_message(name)}; valid parameters: {', '.join(valid)}",
+            f"unknown parameter {quote_for_message(part_name(key))}; valid parameters: {', '.join(valid)}",
         )
 
 
 def _reject_text_fields(parts: Mapping[str, object], headers: Mapping[str, object], valid: Collection[str]) -> None:
     """Reject short text in place of an image: it is a misspelt option, or the @ of curl is missing."""
-    for name, value in parts.items():
+    for key, value in parts.items():
         content = _bytes(value)
-        if _part_type(headers, name) or not 0 < len(content) <= 1024:
+        if _part_type(headers, key) or not 0 < len(content) <= 1024:
             continue
-        if content.isascii() and content.decode("ascii").isprintable():
+        text = content.decode("ascii", "replace")
+        if content.isascii() and text.isprintable():
+            problem = "a URL, and URLs are not fetched" if is_url(text) else "text, not a file"
             raise RequestError(
                 ErrorCode.UNKNOWN_FIELD,
-                f"the field {quote_for_message(name)} contains text, not a file; send images as files "
+                f"the field {quote_for_message(part_name(key))} contains {problem}; send images as files "
                 f"(curl -F file=@photo.jpg, with the @); valid options: {', '.join(valid)}",
             )
 

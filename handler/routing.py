@@ -40,6 +40,10 @@ class Router:
         if _asks_for_card(row):
             return reply.document(self.card)
         form = self.page.protocol(row.headers)
+        try:
+            row = payload.decompress(row, self.settings.max_request_bytes)
+        except RequestError as error:
+            return (form or fallback_protocol(row.entries, row.headers)).refuse(error)
         fallback = form or fallback_protocol(row.entries, row.headers)
         if self.draining():
             return reply.draining_response(fallback.refuse(_DRAINING), row.headers)

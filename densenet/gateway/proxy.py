@@ -36,7 +36,8 @@ _OPEN_MAX = 10240  # files; macOS reports no limit, but lets a process open no m
 _PROCESSES = 2
 # Request headers that a web page of another origin may send.
 _CORS_HEADERS = (
-    *("Authorization", "X-API-Key", "Content-Type", "X-Request-Id", "traceparent", "Inference-Header-Content-Length"),
+    *("Authorization", "X-API-Key", "Content-Type", "Content-Encoding", "X-Request-Id", "traceparent"),
+    "Inference-Header-Content-Length",
     *OPTION_HEADERS,
 )
 _POLL = 0.1  # seconds between checks of the files; TorchServe refuses an old token as soon as there is a new one

@@ -2,18 +2,22 @@
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from handler.accept import qualities
 from handler.errors import ErrorCode, RequestError
 from handler.options import ExplainOptions, Options, read_parameters
 from handler.payload import EXPLAINING, Uploads
 from handler.ranking import ClassIndex, Prediction
+from handler.repeated_parts import part_name
 from handler.reply import Reply, document
 from handler.request import Request, Upload, check_count, check_overlays
 from handler.results import Explanation, ImageResult
 from handler.settings import Settings
 
 OPTIONS = ("top_k", "min_probability")
+IMAGES_READ = "X-Images-Read"
+"""Response header: the number of images that arrived. TorchServe drops the last part of a form that is cut short."""
 PNG = "image/png"
 
 
@@ -26,6 +30,9 @@ class NativeRequest(Request):
         Raises:
             RequestError: the error of a single image.
         """
+        return replace(self._reply(outcomes, model), headers={IMAGES_READ: str(len(outcomes))})
+
+    def _reply(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
         if len(outcomes) == 1:
             if isinstance(outcomes[0], RequestError):
                 raise outcomes[0]
@@ -79,7 +86,7 @@ def _wants_png(accept: str) -> bool:
 def _uploads(payload: Uploads, settings: Settings) -> list[Upload]:
     check_count(len(payload.parts), settings)
     empty = RequestError(ErrorCode.NO_IMAGE, "this part is empty; put the image's bytes in it, or remove it")
-    return [Upload(content or empty, name) for name, content in payload.parts.items()]
+    return [Upload(content or empty, part_name(key)) for key, content in payload.parts.items()]
 
 
 def refuse(failure: RequestError) -> Reply:

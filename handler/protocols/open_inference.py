@@ -199,7 +199,7 @@ def _elements(data: list[Any] | bytes, count: int) -> list[Any]:
     elements = _split(data) if isinstance(data, bytes) else _flat(data)
     if count == -1:
         is_spelt = len(elements) > 1 and all(isinstance(element, str) and len(element) == 1 for element in elements)
-        return ["".join(elements)] if is_spelt else elements
+        return ["".join(map(str, elements))] if is_spelt else elements
     if len(elements) != count:
         raise RequestError(ErrorCode.BAD_TENSOR, f"the shape is for {count} images, but the data has {len(elements)}")
     return elements

@@ -89,7 +89,7 @@ def test_options_in_a_form_count_for_the_page_too(server: Server) -> None:
         ({"file": b"text"}, 415, "not_an_image"),
         ({"file": PHOTO[:9000]}, 422, "broken_image"),
         ({"file": ("", b"", "application/octet-stream")}, 400, "no_image"),
-        ([("file", ("a.jpg", PHOTO)), ("file", ("b.jpg", PHOTO))], 400, "repeated_part"),
+        ([("file", PHOTO), ("top_k", (None, "1")), ("top_k", (None, "2"))], 400, "repeated_part"),
     ],
 )
 def test_a_refusal_is_a_page_with_its_status_and_its_words(server: Server, files: Any, status: int, code: str) -> None:

@@ -51,18 +51,6 @@ def test_a_form_without_a_boundary_is_told(server: Server) -> None:
     assert code(response) == (400, "bad_form")
 
 
-@pytest.mark.parametrize("count", [2, 5])
-def test_parts_under_one_name_are_noticed_rather_than_answered_in_part(server: Server, count: int) -> None:
-    response = server.post(files=[("file", (f"{i}.jpg", PHOTO)) for i in range(count)])
-    assert code(response) == (400, "repeated_part")
-    assert "give each image a different name" in response.json()["error"]["message"]
-
-
-@pytest.mark.parametrize("name", ["x" * 255 + ".jpg", "사진" * 60 + ".jpg", "a"])
-def test_a_long_file_name_is_not_mistaken_for_a_lost_part(server: Server, name: str) -> None:
-    assert server.post(files={"file": (name, PHOTO, "image/jpeg")}).json()["success"] is True
-
-
 def test_a_forgotten_at_sign_and_a_misspelt_option_are_told(server: Server) -> None:
     assert code(server.post(files={"file": (None, "cat.jpg")})) == (400, "unknown_field")
     assert code(server.post(files={"file": PHOTO}, data={"topk": "3"})) == (400, "unknown_field")

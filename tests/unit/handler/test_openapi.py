@@ -187,7 +187,7 @@ def test_names_that_a_request_may_hold_are_the_handlers() -> None:
     assert functions["enum"] == list(hugging_face._SCORES)
     assert SCHEMAS["OutputName"]["enum"] == list(open_inference._OUTPUTS)
     assert SCHEMAS["TensorsRequest"]["properties"]["outputs"]["maxItems"] == len(open_inference._OUTPUTS)
-    assert tuple(SCHEMAS["Instance"]["anyOf"][1]["properties"]) == kserve_v1._NAMES
+    assert tuple(SCHEMAS["Instance"]["anyOf"][1]["properties"]) == (*kserve_v1._NAMES, *kserve_v1._BESIDE)
 
 
 def test_explanations_have_the_handlers_numbers() -> None:
@@ -220,12 +220,12 @@ def test_lists_may_be_as_long_as_any_operator_can_allow() -> None:
     _, most = _RANGES["max_images"]
     for request in ("InstancesRequest", "ExplainInstancesRequest"):
         assert SCHEMAS[request]["properties"]["instances"]["maxItems"] == most
-    assert SCHEMAS["EncodedImages"]["properties"]["data"]["maxItems"] == most
+    assert SCHEMAS["EncodedImages"]["properties"]["data"]["anyOf"][0]["maxItems"] == most
     answers = [("Results", "results"), ("Predictions", "predictions"), ("ExplainedResults", "results")]
     for answer, images in [*answers, ("Explanations", "predictions"), ("Explanations", "explanations")]:
         assert SCHEMAS[answer]["properties"][images]["maxItems"] == most
-    for tensor in ("EncodedImages", "PreprocessedImages"):
-        assert SCHEMAS[tensor]["properties"]["shape"]["prefixItems"][0]["maximum"] == most
+    assert SCHEMAS["ImageCount"]["anyOf"][0]["maximum"] == most
+    assert SCHEMAS["PreprocessedImages"]["properties"]["shape"]["prefixItems"][0]["maximum"] == most
 
 
 def defaults() -> list[str]:
