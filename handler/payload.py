@@ -140,7 +140,8 @@ def read(request: Row) -> Payload:
         key: value for key, value in row.items() if part_name(key) not in _RESERVED or _part_type(raw_headers, key)
     }
     fields = [key for key in row if key not in parts]
-    _reject_repeated([part_name(key) for key in fields])
+    if "explain" in headers:  # TorchServe adds it on the routes without a query, whose options look like a form's
+        _reject_repeated([part_name(key) for key in fields])
     options |= {part_name(key): _text(row[key]) for key in fields if part_name(key) in OPTIONS}
     if is_form:
         parts = _without_extra_fields(parts, raw_headers)
@@ -232,7 +233,7 @@ def _check_form(row: Mapping[str, object], headers: Mapping[str, str], raw_heade
 
 
 def _reject_repeated(names: list[str]) -> None:
-    """Reject an option that was sent more than once."""
+    """Reject an option that a form has more than once."""
     for name, count in Counter(names).items():
         if count > 1:
             raise RequestError(

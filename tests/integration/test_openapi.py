@@ -262,7 +262,11 @@ TABLE: dict[tuple[str, str], dict[str, Row]] = {
     ("post", WITH_VERSION): ANYTHING,
     ("post", EXPLANATIONS): EXPLAINED,
     ("put", EXPLANATIONS): EXPLAINED,
-    ("post", INVOKE): ANYTHING | {"a query": (raw(PHOTO) | {"params": {"format": "huggingface"}}, 200, "Scores")},
+    ("post", INVOKE): ANYTHING
+    | {
+        "a query": (raw(PHOTO) | {"params": {"format": "huggingface"}}, 200, "Scores"),
+        "an option twice": (form(PHOTO, top_k="2") | {"params": {"top_k": "3"}}, 200, "Prediction"),
+    },
     ("post", V1): ALWAYS | INSTANCES,
     ("post", V1_EXPLAIN): ALWAYS | EXPLAINED_INSTANCES,
     ("post", V2): ALWAYS | TENSORS,

@@ -245,8 +245,11 @@ def test_an_option_that_is_sent_twice_is_refused(base: str, option: str) -> None
     fields = [(option, (None, "1"))] * 2
     response = requests.post(base + PREDICTIONS, files=[("file", PHOTO), *fields], timeout=60)
     assert error(response)[:2] == (400, "repeated_part")
-    query = requests.post(f"{base}{INVOKE}?{option}=1&{option}=2", data=PHOTO, headers=OCTETS, timeout=60)
-    assert error(query)[:2] == (400, "repeated_part")
+
+
+def test_a_forms_option_counts_beside_the_same_one_in_the_query(base: str) -> None:
+    answer = requests.post(f"{base}{INVOKE}?top_k=1&top_k=4", files={"file": PHOTO}, data={"top_k": 2}, timeout=60)
+    assert len(answer.json()["predictions"]) == 2
 
 
 def test_a_large_part_that_torchserve_drops_is_missed_and_a_small_one_is_counted(base: str) -> None:

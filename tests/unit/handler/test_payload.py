@@ -60,7 +60,7 @@ def torchserves_row(*parts: tuple[str, bytes, str]) -> tuple[dict[str, Any], dic
     parameters = [{"name": name, "value": bytearray(value), "contentType": kind} for name, value, kind in parts]
     batch = [{"requestId": b"1", "headers": [], "parameters": parameters}]
     headers, rows, _ = service.Service.retrieve_data_for_inference(batch)
-    return rows[0], FORM | headers[0].get_request_properties()
+    return rows[0], FORM | {"explain": "False"} | headers[0].get_request_properties()
 
 
 PNG = "image/png"
@@ -86,6 +86,12 @@ def test_parts_of_one_name_are_all_read_in_their_order() -> None:
 def test_an_option_may_not_be_sent_twice(option: str) -> None:
     row = torchserves_row(("file", b"1", PNG), (option, b"2", ""), (option, b"2", ""))
     assert refused(*row) is ErrorCode.REPEATED_PART
+
+
+def test_on_a_route_with_a_query_the_forms_option_counts() -> None:
+    row, headers = torchserves_row(("top_k", b"3", ""), ("file", b"1", PNG), ("top_k", b"2", ""))
+    del headers["explain"]
+    assert read(row, headers).top_k == 2
 
 
 def test_a_query_cannot_take_the_bodys_place() -> None:
