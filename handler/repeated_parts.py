@@ -1,17 +1,18 @@
 """Keep all parts of a form that have the same name.
 
 TorchServe's front end passes on all of them, but its worker makes a dictionary of them in which the last one wins
-(Service.retrieve_data_for_inference in ts/service.py). So all but the last get another key before that: the part's name
-and a line break, which no name can contain, and a number.
+(Service.retrieve_data_for_inference in ts/service.py). So all but the last get another key before: the part's name, a
+line break, which no part's name can contain, and a number.
 """
 
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import wraps
 from typing import Any
 
-_SEPARATOR = "\n"
+_NUMBER = re.compile(r"\n[0-9]+\Z")
 
 
 def keep_all() -> None:
@@ -31,7 +32,7 @@ def keep_all() -> None:
 
 def part_name(key: str) -> str:
     """Return the name that the client gave to the part with this key."""
-    return key.partition(_SEPARATOR)[0]
+    return _NUMBER.sub("", key)
 
 
 def _number(parameters: Sequence[dict[str, Any]]) -> None:
@@ -40,4 +41,4 @@ def _number(parameters: Sequence[dict[str, Any]]) -> None:
     for name, parameter in zip(names, parameters, strict=True):
         later[name] -= 1
         if later[name]:
-            parameter["name"] = f"{name}{_SEPARATOR}{later[name]}"
+            parameter["name"] = f"{name}\n{later[name]}"
