@@ -70,13 +70,13 @@ def _target(instances: Sequence[object]) -> object:
     """Return the class to explain that every instance names, as in TorchServe's samples, or None.
 
     Raises:
-        RequestError: bad_option, if the instances name different classes.
+        RequestError: bad_option, if the instances name different classes, or one names several.
     """
     targets = [instance.get("target") if isinstance(instance, Mapping) else None for instance in instances]
-    if any(target != targets[0] for target in targets):
+    if any(isinstance(target, list | Mapping) or target != targets[0] for target in targets):
         raise RequestError(
             ErrorCode.BAD_OPTION,
-            'the instances have different values of "target"; name the classes to explain for all of them: '
+            'all instances must have the same "target", a number or text; or name classes for all of them: '
             '{"parameters": {"target": […]}}',
         )
     return targets[0]
