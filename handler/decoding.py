@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from PIL import Image, ImageChops, ImageCms, ImageOps, TiffImagePlugin
+from PIL import Image, ImageChops, TiffImagePlugin
 
-from handler import profiles, structure, tiff
+from handler import colours, jpeg, png, profiles, structure, tiff
 from handler.errors import ErrorCode, RequestError
 from handler.messages import is_url
 
@@ -49,6 +49,13 @@ _PATTERNS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _S
 _DECODERS = {name: name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")} | {"HEIC": "HEIF"}
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag, and one of its values
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+# Ends of two kinds for files that lack theirs: zeros, which decoders assume for missing data, and bytes unlike these.
+_UNLIKE = bytes(range(1, 255)) * 2
+_COMPLETIONS = {
+    "JPEG": (b"\xff\xd9", _UNLIKE + b"\xff\xd9"),
+    "GIF": (bytes(len(_UNLIKE)), _UNLIKE),
+    "BMP": (bytes(len(_UNLIKE)), _UNLIKE),
+}
 # Exif orientation → the transposition that makes the image upright.
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -82,6 +89,7 @@ def decode(content: bytes, *, max_pixels: int, min_side: int | None = None) -> I
 class Opened:
     """An image whose header has been read, but whose pixels have not been decoded."""
 
+    content: bytes
     image: Image.Image
     name: str
     """The format's name, a key of _DECODERS."""
@@ -99,9 +107,19 @@ def open_image(content: bytes, *, max_pixels: int) -> Opened:
     with _decoding(name, max_pixels):
         coded = structure.check(name, content, max_pixels)
         _check_pixels(coded, max_pixels)
-        image: Image.Image = Image.open(io.BytesIO(content), formats=[_DECODERS[name]])
+        try:
+            image = _open(name, content)
+        except Exception:  # of any type, as always with damaged files
+            if name != "PNG":
+                raise
+            content = png.without_damage(content)
+            image = _open(name, content)
         _check_pixels(image.width * image.height, max_pixels)
-        return Opened(image, name, max(coded, image.width * image.height))
+        return Opened(content, image, name, max(coded, image.width * image.height))
+
+
+def _open(name: str, content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content), formats=[_DECODERS[name]])
 
 
 def to_rgb(opened: Opened, *, min_side: int | None = None) -> Image.Image:
@@ -110,12 +128,57 @@ def to_rgb(opened: Opened, *, min_side: int | None = None) -> Image.Image:
     Raises:
         RequestError: broken_image, too_costly.
     """
-    image = opened.image
     with _decoding(opened.name, opened.pixels):
-        if min_side is not None and min(image.size) >= 2 * min_side:
-            image = _scaled(image, min_side)
-        image.load()
-        return _to_rgb(_upright(image))
+        try:
+            file, image = opened.image, _load(opened.image, min_side)
+        except Exception as error:
+            file = _mended(opened, error)
+            image = _load(file, min_side)
+        # Everything else is asked of the file, because an image that was made from it has lost it.
+        tags = file.tag_v2 if isinstance(file, TiffImagePlugin.TiffImageFile) else None
+        rgb = colours.to_rgb(
+            image,
+            profiles.affordable(file.info.get("icc_profile")) if image.mode == "CMYK" else None,
+            white_is_zero=tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
+        )
+        # Pillow has already applied a TIFF's orientation.
+        turn = None if tags is not None else _TRANSPOSITIONS.get(_orientation(file.info))
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def _load(file: Image.Image, min_side: int | None) -> Image.Image:
+    """Decode the pixels: the file itself, or a smaller image from a JPEG at libjpeg's smallest sufficient scale."""
+    short = min(file.size)
+    if min_side is not None and short >= 2 * min_side:
+        minimum = tuple(math.ceil(side * min_side / short) for side in file.size)
+        drafted = file.draft(None, minimum)  # type: ignore[arg-type]
+        if drafted is not None and (box := drafted[1])[2:] != file.size:
+            # The last column or row is only partly covered by the image; without the box the image would shrink by it.
+            return file.resize(file.size, Image.Resampling.BILINEAR, box=box)
+    file.load()
+    return file
+
+
+def _mended(opened: Opened, error: Exception) -> Image.Image:
+    """Open again a file that fails to decode though it has all its picture data.
+
+    A PNG's last chunks may be damaged or cut. A JPEG without its end marker, a GIF without the end of its data, and a
+    BMP without the padding of its last row are completed: if they have all their data, all completions look the same.
+
+    Raises:
+        Exception: the same error; picture data is missing.
+    """
+    name, content = opened.name, opened.content
+    if name == "PNG" and (whole := png.without_damage(content)) != content:
+        return _open(name, whole)
+    if "truncated" not in str(error) or name not in _COMPLETIONS:
+        raise error
+    if name == "JPEG" and not jpeg.lacks_only_its_end(content):
+        raise error
+    first, second = (_open(name, content + end) for end in _COMPLETIONS[name])
+    if ImageChops.difference(first, second).getbbox() is not None:
+        raise error
+    return _open(name, content + _COMPLETIONS[name][0])
 
 
 @contextmanager
@@ -138,23 +201,6 @@ def _decoding(name: str, max_pixels: int) -> Iterator[None]:
             ErrorCode.BROKEN_IMAGE,
             f"the {name} file is damaged, truncated or of an unsupported kind; send the whole file, or a PNG",
         ) from error
-
-
-def _scaled(image: Image.Image, min_side: int) -> Image.Image:
-    """Set a JPEG to be decoded at libjpeg's smallest scale whose shorter side is at least min_side.
-
-    Other images are returned unchanged.
-    """
-    short = min(image.size)
-    minimum = tuple(math.ceil(side * min_side / short) for side in image.size)
-    drafted = image.draft(None, minimum)  # type: ignore[arg-type]
-    if drafted is None or (box := drafted[1])[2:] == image.size:
-        return image
-    # The last column or row is only partly covered by the image; without the box the image would shrink by that part.
-    scaled = image.resize(image.size, Image.Resampling.BILINEAR, box=box)
-    # What the following steps ask for: the Exif orientation, the colour profile, and whose inks they are.
-    scaled.info, scaled.format = image.info, image.format
-    return scaled
 
 
 def identify(content: bytes) -> str | None:
@@ -194,15 +240,6 @@ def _check_pixels(pixels: int, max_pixels: int) -> None:
         )
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    # Works in place to avoid copying upright images. Pillow already applies the orientation of TIFFs.
-    method = _TRANSPOSITIONS.get(1 if isinstance(image, TiffImagePlugin.TiffImageFile) else _orientation(image.info))
-    if method is not None:
-        image.im = image.im.transpose(method)
-        image._size = image.im.size
-    return image
-
-
 def _orientation(info: Mapping[str | tuple[int, int], Any]) -> int:
     """Return the orientation from Exif or XMP, 1 if there is none.
 
@@ -217,63 +254,3 @@ def _orientation(info: Mapping[str | tuple[int, int], Any]) -> int:
     xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or b""
     match = _XMP_ORIENTATION.search(xmp.encode() if isinstance(xmp, str) else xmp)
     return int(match[1]) if match else 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "CMYK":
-        return _from_cmyk(image)
-    if image.mode.startswith("I;16"):
-        return _from_16_bit(image)
-    if image.mode in ("I", "F"):
-        return _from_wide_range(image)
-    if image.has_transparency_data:
-        return _over_white(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    layered = image.convert("RGBA")
-    white = Image.new("RGB", image.size, "white")
-    white.paste(layered, mask=layered)
-    return white
-
-
-def _from_cmyk(image: Image.Image) -> Image.Image:
-    # Pillow treats every CMYK JPEG as inverted. Only files with Adobe's marker are; others are not (ImageMagick and
-    # libvips read them the same way).
-    if image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        image = ImageChops.invert(image)
-    profile = profiles.affordable(image.info.get("icc_profile"))
-    if profile:
-        with suppress(ImageCms.PyCMSError, OSError, ValueError):
-            cmyk = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            srgb = ImageCms.createProfile("sRGB")
-            converted = ImageCms.profileToProfile(image, cmyk, srgb, outputMode="RGB")
-            if converted is not None:
-                return converted
-    return image.convert("RGB")
-
-
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    # Maps 0..65535 to 0..255 (65535 = 257 × 255). Pillow's own conversion would clip everything above 255 to white.
-    wide = image.convert("I")
-    grey = wide.point([(value + 128) // 257 for value in range(65536)], "L")
-    # Pillow inverts 8-bit TIFFs with the photometric interpretation WhiteIsZero, but not 16-bit ones.
-    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-        grey = ImageOps.invert(grey)
-    clear = image.info.get("transparency")  # in a PNG: the one transparent grey value
-    if isinstance(clear, int):
-        grey.paste(255, mask=wide.point([255 * (value == clear) for value in range(65536)], "L"))
-    return grey.convert("RGB")
-
-
-def _from_wide_range(image: Image.Image) -> Image.Image:
-    # 32-bit integers and floats have no defined range; like viewers do, stretch the values present to 0..255.
-    low, high = (float(extreme) for extreme in image.getextrema())  # type: ignore[arg-type]
-    if not math.isfinite(high - low):
-        raise RequestError(
-            ErrorCode.BROKEN_IMAGE, "the image contains NaN or infinite values; send an 8-bit or 16-bit image"
-        )
-    scale = 255 / (high - low) if high > low else 0.0
-    stretched = image.convert("F").point(lambda value: value * scale + (0.5 - low * scale))
-    return stretched.convert("L").convert("RGB")

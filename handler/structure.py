@@ -5,11 +5,10 @@ They cover what decoders are known to spend time on, and accept every file that 
 """
 
 import math
-import re
 import struct
 from collections.abc import Callable, Iterator
 
-from handler import tiff
+from handler import jpeg, png, tiff
 from handler.errors import ErrorCode, RequestError
 
 # JPEG: a 10 MB file has at most 160 full segments, a profile at most 255. Pillow joins Exif segments one by one.
@@ -27,12 +26,6 @@ _MAX_STRIPS = 1 << 16  # in a TIFF
 _MAX_FIELDS = 500_000  # numbers in a directory; a 16-bit palette has 196,608
 _MAX_OVERLAP = 4  # maximum ratio of the total size of a TIFF's parts to the file size
 
-_MARKER = re.compile(rb"\xff([^\x00\xff])")
-_MARKER_IN_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
-_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
-_STANDALONE = (0x01, *range(0xD0, 0xD9))
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
 _WIDTH, _HEIGHT, _COMPRESSION, _SAMPLES, _PLANAR = 256, 257, 259, 277, 284
 _STRIP_OFFSETS, _ROWS_PER_STRIP, _STRIP_SIZES = 273, 278, 279
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES = 322, 323, 324, 325
@@ -44,6 +37,7 @@ _LAYOUT = {
 _EXIF_DIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, interoperability: Pillow reads these directories
 _OFFSET_TYPES = (3, 4, 13, 16, 18)
 _JPEG_COMPRESSIONS = (6, 7)
+_WHOLE_JPEG = (513, 514)  # offset and size of the stream in the TIFFs of before 1995
 
 
 def check(name: str, content: bytes, max_pixels: int) -> int:
@@ -66,35 +60,25 @@ def too_costly(problem: str, fix: str = "save it again with default settings") -
 
 
 def _check_jpeg(content: bytes, max_pixels: int) -> int:
-    at, segments, exif, padding, scans, pixels = 2, 0, [], 0, 0, 0
-    while match := (_MARKER_IN_SCAN if scans else _MARKER).search(content, at):
-        marker = match[1][0]
-        if not scans:
-            padding += match.end() - 2 - at
-        if marker == _EOI and scans:
-            break  # the rest is not part of the image: phones append a video
-        at = match.end()
-        segments += 1
-        if segments > _MAX_SEGMENTS:
+    exif, padding, scans, pixels, end = [], 0, 0, 0, 2
+    for count, segment in enumerate(jpeg.segments(content), 1):
+        padding, end = padding + segment.padding, segment.end
+        if count > _MAX_SEGMENTS:
             raise too_costly(f"the JPEG has more than {_MAX_SEGMENTS} segments")
         if padding > _MAX_PADDING:
             break
-        if marker in _STANDALONE or marker == _EOI:
-            continue
-        (length,) = struct.unpack_from(">H", content, at)
-        if marker == _SOS:
+        if segment.marker == jpeg.SOS:
             scans += 1
             if scans > MAX_SCANS:
                 raise RequestError(
                     ErrorCode.BROKEN_IMAGE, f"the JPEG has more than {MAX_SCANS} progressive scans; save it again"
                 )
-        elif marker in _FRAMES:
-            height, width = struct.unpack_from(">HH", content, at + 3)
+        elif segment.marker in jpeg.FRAMES:
+            height, width = struct.unpack_from(">HH", content, segment.start + 3)
             pixels = max(pixels, width * height)
-        elif marker == _APP1 and content.startswith(b"Exif\0\0", at + 2):
-            exif.append(content[at + 8 : at + length])
-        at += length
-    if padding + (len(content) - at if not scans else 0) > _MAX_PADDING:
+        elif segment.marker == jpeg.APP1 and content.startswith(b"Exif\0\0", segment.start + 2):
+            exif.append(content[segment.start + 8 : segment.end])
+    if padding + (len(content) - end if not scans else 0) > _MAX_PADDING:
         raise RequestError(
             ErrorCode.BROKEN_IMAGE, "the JPEG file has no image data after its headers; send the whole file"
         )
@@ -123,20 +107,16 @@ def _check_directory(directory: tiff.Directory) -> None:
 
 
 def _check_png(content: bytes, max_pixels: int) -> int:
-    at, inflated = 8, 0
-    for _ in range(_MAX_CHUNKS):
-        if at + 8 > len(content):
-            return 0
-        length, kind = struct.unpack_from(">I4s", content, at)
-        inflated += kind in _INFLATED
+    inflated = 0
+    for count, chunk in enumerate(png.chunks(content)):
+        if count >= _MAX_CHUNKS:
+            raise too_costly(f"the PNG has more than {_MAX_CHUNKS} chunks")
+        inflated += chunk.kind in _INFLATED
         if inflated > _MAX_INFLATED:
             raise too_costly(
                 f"the PNG has more than {_MAX_INFLATED} compressed texts and profiles", "save it without them"
             )
-        if kind == b"IEND":
-            return 0
-        at += length + 12
-    raise too_costly(f"the PNG has more than {_MAX_CHUNKS} chunks")
+    return 0
 
 
 def _check_gif(content: bytes, max_pixels: int) -> int:
@@ -191,11 +171,21 @@ def _check_tiff(content: bytes, max_pixels: int) -> int:
     across, down, coded = _tiles(main, width, height) if tiled else _strips(main, width, height)
     parts = across * down * planes
     _check_parts(main, _TILE_OFFSETS if tiled else _STRIP_OFFSETS, _TILE_SIZES if tiled else _STRIP_SIZES, parts)
-    if main.number(_COMPRESSION, 1) in _JPEG_COMPRESSIONS and (
-        content.count(b"\xff\xda") > 4 * parts + MAX_SCANS_AT_MAX_PIXELS
-    ):
-        raise too_costly("the TIFF's JPEG parts have too many scans")
+    if main.number(_COMPRESSION, 1) in _JPEG_COMPRESSIONS:
+        _check_scans(main, parts, tiled)
     return coded
+
+
+def _check_scans(main: tiff.Directory, parts: int, tiled: bool) -> None:
+    """Check the number of scans in a TIFF's parts that are JPEG streams."""
+    scans, count = 0, 0
+    tags = (_TILE_OFFSETS, _TILE_SIZES) if tiled else (_STRIP_OFFSETS, _STRIP_SIZES)
+    for offsets, sizes in (tags, _WHOLE_JPEG):
+        for start, size in zip(main.numbers(offsets) or (), main.numbers(sizes) or (), strict=False):
+            for segment in jpeg.segments(main.content, start, start + size):
+                count, scans = count + 1, scans + (segment.marker == jpeg.SOS)
+                if scans > 4 * parts + MAX_SCANS_AT_MOST_PIXELS or count > 16 * parts + _MAX_SEGMENTS:
+                    raise too_costly("the TIFF's JPEG parts have too many scans or segments")
 
 
 def _tiles(main: tiff.Directory, width: int, height: int) -> tuple[int, int, int]:

@@ -319,21 +319,25 @@ def test_inks_are_laid_on_white_paper(file_format: str, options: dict[str, objec
     assert_near(decoded(cmyk(INKS, file_format, **options)), printed(patches(INKS)), tolerance)
 
 
-def test_inks_of_a_jpeg_without_adobes_marker_are_not_inverted() -> None:
-    content = cmyk(255 - INKS, "JPEG", quality=100)  # Pillow inverts them as it writes: the file holds plain ink
-    marker = adobe_marker(content)
-    content = content[: marker.start] + content[marker.stop :]
+def without(content: bytes, part: slice) -> bytes:
+    return content[: part.start] + content[part.stop :]
+
+
+def test_inks_of_a_jpeg_without_adobes_marker_are_inverted_too() -> None:
+    content = cmyk(INKS, "JPEG", quality=100)
+    content = without(content, adobe_marker(content))
     assert_near(decoded(content), printed(patches(INKS)), 3)
 
 
-def test_inks_of_a_large_jpeg_without_adobes_marker_are_not_inverted() -> None:
-    # Decoded at a half, which does not divide the sides.
-    content = stored(np.full((1221, 1401, 4), 255 - INKS[1], np.uint8), "JPEG", mode="CMYK", quality=100)
-    marker = adobe_marker(content)
-    content = content[: marker.start] + content[marker.stop :]
-    small = decoding.decode(content, max_pixels=64_000_000, min_side=510)
-    assert small.size == (701, 611)
-    assert_near(np.asarray(small), printed(np.full((611, 701, 4), INKS[1], np.uint8)), 3)
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("size", [(1221, 1401), (1220, 1400), (300, 400)])
+def test_inks_of_a_jpeg_look_the_same_at_every_size(size: tuple[int, int], marked: bool) -> None:
+    # The first two are decoded at a half, which does not divide the sides of the first one.
+    content = stored(np.full((*size, 4), INKS[1], np.uint8), "JPEG", mode="CMYK", quality=100)
+    content = content if marked else without(content, adobe_marker(content))
+    small = np.asarray(decoding.decode(content, max_pixels=64_000_000, min_side=510))
+    assert small.shape[0] == (size[0] if size[0] < 1020 else -(-size[0] // 2))
+    assert_near(small, printed(np.full((*small.shape[:2], 4), INKS[1], np.uint8)), 3)
 
 
 def test_inks_stored_as_luma_and_chroma_are_understood() -> None:
@@ -544,6 +548,111 @@ def test_a_format_not_accepted_is_refused_by_its_name(content: bytes, name: str)
 def test_a_file_cut_short_is_refused(file_format: str, options: dict[str, object], share: float) -> None:
     content = encode(photos()[1].resize((150, 100)), file_format, **options)
     assert refusal(content[: int(share * len(content))]).code is ErrorCode.BROKEN_IMAGE
+
+
+def checked_by_pillow(content: bytes) -> Pixels:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), dtype=np.int64)
+
+
+class TestIncompleteFiles:
+    """Answered as the whole file is, if all its picture data is there; refused if not."""
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}, {"quality": 100, "subsampling": 0}]
+    )
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    @pytest.mark.parametrize("behind", [b"", bytes(700)], ids=["", "zeros"])
+    def test_a_jpeg_without_its_end_marker(self, mode: str, options: dict[str, object], behind: bytes) -> None:
+        content = encode(photos()[1].resize((149, 99)).convert(mode), "JPEG", **options)
+        assert_near(decoded(content[:-2] + behind), decoded(content), 0)
+        assert_near(decoded(content[:-1]), decoded(content), 0)
+
+    def test_a_large_jpeg_without_its_end_marker(self) -> None:
+        content = encode(cutouts(1)[0].resize((1411, 1203)), "JPEG")
+        whole, cut = (decoding.decode(c, max_pixels=10**8, min_side=510) for c in (content, content[:-2]))
+        assert cut.size == (706, 602)
+        assert cut.tobytes() == whole.tobytes()
+        with pytest.raises(RequestError):
+            decoding.decode(content[:-2000], max_pixels=10**8, min_side=510)
+
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_blocks": 2}])
+    @pytest.mark.parametrize("missing", [12, 40, 300, 2000])
+    def test_a_jpeg_without_the_end_of_its_scan_is_refused(self, options: dict[str, object], missing: int) -> None:
+        content = encode(photos()[1].resize((149, 99)), "JPEG", **options)
+        assert refusal(content[:-missing]).code is ErrorCode.BROKEN_IMAGE
+
+    def test_a_jpeg_without_its_last_scans_is_refused(self) -> None:
+        content = encode(photos()[1].resize((149, 99)), "JPEG", progressive=True)
+        scans = [i for i in range(len(content)) if content.startswith(b"\xff\xda", i)]
+        assert len(scans) > 3
+        for scan in scans[1:]:
+            assert refusal(content[:scan]).code is ErrorCode.BROKEN_IMAGE
+
+    @pytest.mark.parametrize("missing", [1, 2, 3])
+    def test_a_gif_without_its_end(self, missing: int) -> None:
+        content = encode(photos()[1].resize((97, 63)), "GIF")  # its last bytes: the rest of a code, a zero, the trailer
+        assert_near(decoded(content[:-missing]), checked_by_pillow(content), 0)
+
+    @pytest.mark.parametrize("missing", [1, 2, 3])
+    def test_a_bmp_without_its_last_padding(self, noise: Pixels, missing: int) -> None:
+        content = stored(noise[:, :19], "BMP")  # 57 bytes a row, and three of padding
+        assert_near(decoded(content[:-missing]), noise[:, :19], 0)
+        assert refusal(content[:-4]).code is ErrorCode.BROKEN_IMAGE
+
+    @pytest.mark.parametrize("missing", range(1, 17))
+    def test_a_png_without_its_end(self, noise: Pixels, missing: int) -> None:
+        assert_near(decoded(stored(noise, "PNG")[:-missing]), noise, 0)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+class TestDamagedChunks:
+    """Of a PNG: what no pixel needs may be damaged; the header, the palette and the data may not."""
+
+    @pytest.mark.parametrize(
+        ("kind", "data"),
+        [
+            (b"tEXt", b"Comment\0hello"),
+            (b"tIME", bytes(7)),
+            (b"pHYs", bytes(9)),
+            (b"gAMA", struct.pack(">I", 45455)),
+            (b"sRGB", b"\0"),
+            (b"iCCP", b"a\0\0" + zlib.compress(b"profile")),
+        ],
+    )
+    def test_a_checksum_that_does_not_fit(self, noise: Pixels, kind: bytes, data: bytes) -> None:
+        content, damaged = stored(noise, "PNG"), chunk(kind, data)[:-1] + b"?"
+        for at in (33, len(content) - 12):
+            assert_near(decoded(content[:at] + damaged + content[at:]), noise, 0)
+
+    @pytest.mark.parametrize(("kind", "data"), [(b"pHYs", b"\0"), (b"sRGB", b""), (b"gAMA", b"\0"), (b"cHRM", b"\0")])
+    def test_one_that_is_too_short(self, noise: Pixels, kind: bytes, data: bytes) -> None:
+        content = stored(noise, "PNG")
+        assert_near(decoded(content[:33] + chunk(kind, data) + content[33:]), noise, 0)
+
+    def test_texts_that_inflate_to_more_than_pillow_allows(self, noise: Pixels) -> None:
+        content, text = stored(noise, "PNG"), chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2_000_000)))
+        assert_near(decoded(content[:33] + text + content[33:]), noise, 0)
+        assert_near(decoded(content[:-12] + text + content[-12:]), noise, 0)
+
+    def test_one_behind_the_data_that_is_cut(self, noise: Pixels) -> None:
+        content = stored(noise, "PNG")[:-12] + chunk(b"tEXt", b"Comment\0hello")
+        assert_near(decoded(content[:-10]), noise, 0)
+
+    def test_an_orientation_remains(self, picture: Pixels) -> None:
+        exif = Image.Exif()
+        exif[ORIENTATION] = 6
+        content = stored(LAID_DOWN[6](picture), "PNG", exif=exif)
+        assert_near(decoded(content[:33] + chunk(b"tEXt", b"a\0b")[:-1] + b"?" + content[33:]), picture, 0)
+
+    @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"IDAT"])
+    def test_a_critical_one_is_refused(self, indices: Pixels, palette: Pixels, kind: bytes) -> None:
+        content = bytearray(encode(palette_image(indices, palette), "PNG"))
+        at = content.index(kind)
+        content[at + 6] ^= 0x55
+        assert refusal(bytes(content)).code is ErrorCode.BROKEN_IMAGE
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

@@ -209,6 +209,12 @@ class TestAnswered:
         tifffile.imwrite(buffer, source, tile=(512, 512), compression="zlib", photometric="rgb", planarconfig=planes)
         assert np.array_equal(np.asarray(decoded(buffer.getvalue())), pixels)
 
+    def test_a_tiff_of_jpeg_strips_with_other_data(self) -> None:
+        content = encode(PHOTO, "TIFF", compression="jpeg", quality=100)
+        other = random.Random(5).randbytes(9_000_000)
+        assert other.count(b"\xff\xda") > 4 + structure.MAX_SCANS_AT_MOST_PIXELS
+        assert decoded(content + other).tobytes() == decoded(content).tobytes()
+
     def test_a_big_tiff(self) -> None:
         buffer = io.BytesIO()
         tifffile.imwrite(buffer, np.asarray(PHOTO), bigtiff=True, photometric="rgb", compression="zlib", rowsperstrip=2)
