@@ -11,6 +11,7 @@ from handler.errors import ErrorCode, RequestError
 # The colour space in an ICC profile's header → the mode of the pixels that it describes.
 _MODES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 _GREY = ("1", "L", "LA")
+_SHADES = Image.frombytes("L", (256, 1), bytes(range(256)))
 
 
 def to_rgb(image: Image.Image, profile: bytes | None = None, *, white_is_zero: bool = False) -> Image.Image:
@@ -30,8 +31,9 @@ def to_rgb(image: Image.Image, profile: bytes | None = None, *, white_is_zero: b
     if not image.has_transparency_data:
         return colours or (image if image.mode == "RGB" else image.convert("RGB"))
     layered = image.convert("RGBA")
+    mask = layered.getchannel("A") if colours else layered
     white = Image.new("RGB", image.size, "white")
-    white.paste(colours or layered, mask=layered if colours is None else layered.getchannel("A"))
+    white.paste(colours or layered, mask=mask)
     return white
 
 
@@ -42,8 +44,15 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image | None:
         return None
     with suppress(ImageCms.PyCMSError, OSError, ValueError):
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
         pixels = image if image.mode == mode else image.convert(mode)
-        return ImageCms.profileToProfile(pixels, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        if mode != "L":
+            return ImageCms.profileToProfile(pixels, source, target, outputMode="RGB")
+        # lcms would interpolate dark shades to half their brightness; all 256 of them are cheap without that.
+        shades = ImageCms.profileToProfile(_SHADES, source, target, outputMode="RGB", flags=ImageCms.Flags.NOOPTIMIZE)
+        if shades is not None:
+            table = b"".join(channel.tobytes() for channel in shades.split())
+            return Image.merge("RGB", [pixels] * 3).point(list(table))
     return None
 
 

@@ -106,6 +106,7 @@ class Decoder:
         max_pixels: int,
         pixels_left: int | None = None,
         min_side: int | None = None,
+        colour_profiles: bool = False,
         shown: int | None = None,
     ) -> Decoded:
         """Decode and crop one image.
@@ -113,6 +114,7 @@ class Decoder:
         seconds: limit of processor time.
         max_pixels: limit for one image; pixels_left: what remains for all images of the request.
         min_side: a JPEG may be scaled down during decoding until its shorter side has this many pixels.
+        colour_profiles: colours are converted to sRGB from what the file says that they are.
         shown: longer side in pixels of the scaled-down whole image to return beside the crop.
 
         Raises:
@@ -129,6 +131,7 @@ class Decoder:
             "max_pixels": max_pixels,
             "pixels_left": pixels_left,
             "min_side": min_side,
+            "colour_profiles": colour_profiles,
             "shown": shown,
         }
         self._connection.settimeout(_WAITS * seconds + _WAIT_SECONDS)

@@ -85,7 +85,7 @@ def _read(connection: socket.socket, count: int) -> bytearray | None:
 
 
 def decode(limits: Mapping[str, Any], content: bytes) -> tuple[dict[str, object], tuple[bytes, ...]]:
-    """Decode and crop one image within the limits max_pixels, pixels_left, min_side and shown (see Decoder.decode).
+    """Decode and crop one image. limits: the arguments of Decoder.decode.
 
     Return the JSON part of the answer and the pixels as uint8 RGB: of the crop and, if `shown` is set, of the
     scaled-down whole image. Never raises because of the content.
@@ -94,7 +94,7 @@ def decode(limits: Mapping[str, Any], content: bytes) -> tuple[dict[str, object]
         opened = decoding.open_image(content, max_pixels=limits["max_pixels"])
         if opened.pixels > limits["pixels_left"]:
             return {"out_of_pixels": True}, ()
-        image = decoding.to_rgb(opened, min_side=limits["min_side"])
+        image = decoding.to_rgb(opened, min_side=limits["min_side"], colour_profiles=limits["colour_profiles"])
         shown = _scaled_down(image, limits["shown"]) if limits["shown"] else None
         begun = time.perf_counter()
         crop = cropping.crop(image).tobytes()
@@ -144,7 +144,8 @@ def _warm_up() -> None:
     for mode, form in (("RGB", "JPEG"), ("CMYK", "JPEG"), ("P", "GIF"), ("I;16", "PNG"), ("RGBA", "WEBP")):
         file = BytesIO()
         Image.new(mode, (8, 8)).save(file, form)
-        answer, _ = decode({"max_pixels": 64, "pixels_left": 64, "min_side": None, "shown": 4}, file.getvalue())
+        limits = {"max_pixels": 64, "pixels_left": 64, "min_side": None, "colour_profiles": False, "shown": 4}
+        answer, _ = decode(limits, file.getvalue())
         if "size" not in answer:
             raise RuntimeError(f"Pillow cannot decode {form} files on this machine: {answer}")
 

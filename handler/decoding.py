@@ -6,6 +6,7 @@ The file's signature decides the format; its name and content type are ignored. 
 import io
 import math
 import re
+import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from typing import Any
 
 from PIL import Image, ImageChops, TiffImagePlugin
 
-from handler import colours, jpeg, png, profiles, structure, tiff
+from handler import boxes, colours, jpeg, png, profiles, structure, tiff
 from handler.errors import ErrorCode, RequestError
 from handler.messages import is_url
 
@@ -71,18 +72,22 @@ HAS_HEIC = find_spec("pillow_heif") is not None
 ACCEPTED = "JPEG, PNG, WebP, GIF, BMP, TIFF" + (", AVIF or HEIC" if HAS_HEIC else " or AVIF")
 
 
-def decode(content: bytes, *, max_pixels: int, min_side: int | None = None) -> Image.Image:
+def decode(
+    content: bytes, *, max_pixels: int, min_side: int | None = None, colour_profiles: bool = False
+) -> Image.Image:
     """Decode one image to mode RGB: upright by its Exif orientation, with transparency over white.
 
     Decodes the first frame of an animation. RGB images without an orientation come out exactly as Pillow decodes them.
     max_pixels: limit on width × height, checked against the header before decoding.
     min_side: if a JPEG's shorter side has at least twice as many pixels, libjpeg decodes it at 1/2, 1/4 or 1/8 of its
     size in the frequency domain, in a fraction of the time. The shorter side keeps at least min_side pixels.
+    colour_profiles: convert colours to sRGB from what the file says that they are; otherwise only inks (CMYK).
 
     Raises:
         RequestError: not_an_image, unsupported_format, broken_image, too_many_pixels, too_costly.
     """
-    return to_rgb(open_image(content, max_pixels=max_pixels), min_side=min_side)
+    opened = open_image(content, max_pixels=max_pixels)
+    return to_rgb(opened, min_side=min_side, colour_profiles=colour_profiles)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def _open(name: str, content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content), formats=[_DECODERS[name]])
 
 
-def to_rgb(opened: Opened, *, min_side: int | None = None) -> Image.Image:
+def to_rgb(opened: Opened, *, min_side: int | None = None, colour_profiles: bool = False) -> Image.Image:
     """Decode an opened image as described at decode().
 
     Raises:
@@ -138,12 +143,30 @@ def to_rgb(opened: Opened, *, min_side: int | None = None) -> Image.Image:
         tags = file.tag_v2 if isinstance(file, TiffImagePlugin.TiffImageFile) else None
         rgb = colours.to_rgb(
             image,
-            profiles.affordable(file.info.get("icc_profile")) if image.mode == "CMYK" else None,
+            _profile(opened, file.info) if colour_profiles or image.mode == "CMYK" else None,
             white_is_zero=tags is not None and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
         )
         # Pillow has already applied a TIFF's orientation.
         turn = None if tags is not None else _TRANSPOSITIONS.get(_orientation(file.info))
         return rgb if turn is None else rgb.transpose(turn)
+
+
+def _profile(opened: Opened, info: Mapping[str | tuple[int, int], Any]) -> bytes | None:
+    """Return the ICC profile of the file's colours; None if they are sRGB or unknown.
+
+    In a PNG, cICP comes before iCCP, sRGB, and gAMA with cHRM; in AVIF and HEIC, a profile before code points.
+    """
+    embedded, codes = profiles.affordable(info.get("icc_profile")), None
+    with suppress(struct.error, IndexError):
+        if opened.name == "PNG":
+            codes = png.code_points(opened.content)
+        elif opened.name in ("AVIF", "HEIC") and not embedded:
+            codes = boxes.code_points(opened.content)
+    if codes:
+        return profiles.from_code_points(*codes)
+    if embedded or opened.name != "PNG" or "srgb" in info or "gamma" not in info:
+        return embedded
+    return profiles.from_gamma(info["gamma"], info.get("chromaticity"))
 
 
 def _load(file: Image.Image, min_side: int | None) -> Image.Image:

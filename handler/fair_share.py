@@ -95,6 +95,7 @@ def _decode(decoder: Decoder, task: Task, limit: float, pixels: dict[int, int], 
             max_pixels=settings.max_image_pixels,
             pixels_left=pixels[task.request],
             min_side=settings.min_side,
+            colour_profiles=settings.apply_colour_profiles,
             shown=task.shown,
         )
         pixels[task.request] -= task.result.pixels

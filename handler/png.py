@@ -1,4 +1,4 @@
-"""Read the chunks of PNG files, without decoding anything. Source: the PNG specification (W3C), sections 5 and 14.2."""
+"""Read the chunks of PNG files, without decoding anything. Source: the PNG specification (W3C), 5, 11.3.2 and 13.1."""
 
 import struct
 import zlib
@@ -62,3 +62,14 @@ def without_damage(content: bytes) -> bytes:
         )
     ]
     return content[:_SIGNATURE_LENGTH] + b"".join(kept)
+
+
+def code_points(content: bytes) -> tuple[int, int] | None:
+    """Return the code points of primaries and transfer function (H.273) of the cICP chunk; None without a valid one."""
+    for chunk in chunks(content):
+        if chunk.kind == b"IDAT":
+            return None
+        if chunk.kind == b"cICP":
+            data = chunk.data(content)  # primaries, transfer function, matrix, and whether values take the full range
+            return (data[0], data[1]) if data[2:] == b"\0\1" else None
+    return None

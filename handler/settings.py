@@ -36,6 +36,9 @@ class Settings:
     """Address space of the decoder process in bytes; the process itself takes 70 million."""
     exact_decoding: bool = False
     """Decode large JPEGs at full size, with exactly the tutorials' pixels, at several times the cost."""
+    apply_colour_profiles: bool = False
+    """Convert colours to sRGB from what a file says that they are (ICC profiles of RGB and grey, PNG's gAMA, cHRM and
+    cICP, code points of AVIF and HEIC), as browsers do and the tutorials do not. CMYK is always converted."""
     max_request_bytes: int = 10_485_760
     """TorchServe's max_request_size, which handlers cannot read; the page scales larger photos down."""
     max_response_bytes: int = 6_000_000

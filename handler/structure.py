@@ -6,9 +6,9 @@ They cover what decoders are known to spend time on, and accept every file that 
 
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from handler import jpeg, png, tiff
+from handler import boxes, jpeg, png, tiff
 from handler.errors import ErrorCode, RequestError
 
 # JPEG: a 10 MB file has at most 160 full segments, a profile at most 255. Pillow joins Exif segments one by one.
@@ -184,7 +184,7 @@ def _check_scans(main: tiff.Directory, parts: int, tiled: bool) -> None:
         for start, size in zip(main.numbers(offsets) or (), main.numbers(sizes) or (), strict=False):
             for segment in jpeg.segments(main.content, start, start + size):
                 count, scans = count + 1, scans + (segment.marker == jpeg.SOS)
-                if scans > 4 * parts + MAX_SCANS_AT_MOST_PIXELS or count > 16 * parts + _MAX_SEGMENTS:
+                if scans > 4 * parts + MAX_SCANS_AT_MAX_PIXELS or count > 16 * parts + _MAX_SEGMENTS:
                     raise too_costly("the TIFF's JPEG parts have too many scans or segments")
 
 
@@ -231,31 +231,13 @@ def _check_webp(content: bytes, max_pixels: int) -> int:
     return width * height
 
 
-def _check_boxes(content: bytes, max_pixels: int) -> int:
-    """Check the number of items. Source: ISO/IEC 14496-12 (boxes, 4.2; item locations, 8.11.3)."""
-    for start, end in _boxes(content, 0, len(content), b"meta"):
-        for at, _ in _boxes(content, start + 4, end, b"iloc"):
-            version = content[at]
-            (items,) = struct.unpack_from(">H" if version < 2 else ">I", content, at + 6)
-            if items > _MAX_ITEMS:
-                raise too_costly(f"the file has more than {_MAX_ITEMS} items")
+def _check_items(content: bytes, max_pixels: int) -> int:
+    """Check the number of items. Source: ISO/IEC 14496-12, item locations, 8.11.3."""
+    for at, _ in boxes.inside(content, (0, len(content)), b"meta", b"iloc"):
+        (items,) = struct.unpack_from(">H" if content[at] < 2 else ">I", content, at + 6)
+        if items > _MAX_ITEMS:
+            raise too_costly(f"the file has more than {_MAX_ITEMS} items")
     return 0
-
-
-def _boxes(content: bytes, at: int, end: int, kind: bytes) -> Iterator[tuple[int, int]]:
-    """Yield start and end of the content of each box of a kind between two offsets; reads at most 1000 boxes."""
-    for _ in range(1000):
-        if at + 8 > end:
-            return
-        size, box_kind = struct.unpack_from(">I4s", content, at)
-        start = at + 8
-        if size == 1:
-            (size,) = struct.unpack_from(">Q", content, start)
-            start += 8
-        following = end if size == 0 else at + max(size, 8)
-        if box_kind == kind:
-            yield start, min(following, end)
-        at = following
 
 
 _CHECKS: dict[str, Callable[[bytes, int], int]] = {
@@ -265,6 +247,6 @@ _CHECKS: dict[str, Callable[[bytes, int], int]] = {
     "BMP": _check_bmp,
     "TIFF": _check_tiff,
     "WEBP": _check_webp,
-    "AVIF": _check_boxes,
-    "HEIC": _check_boxes,
+    "AVIF": _check_items,
+    "HEIC": _check_items,
 }

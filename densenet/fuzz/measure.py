@@ -46,6 +46,7 @@ def _outcome(decoder: Decoder, content: bytes) -> tuple[str, bool]:
             seconds=_LIMITS.decode_seconds,
             max_pixels=_LIMITS.max_image_pixels,
             min_side=_LIMITS.min_side,
+            colour_profiles=True,  # off by default, and it only adds to the cost
         )
     except RequestError as failure:
         return failure.code.value, 400 <= failure.code.status < 500

@@ -41,6 +41,10 @@ def _animated(file_format: str, **options: object) -> bytes:
     return saved(_photo(), file_format, save_all=True, append_images=frames, **options)
 
 
+def _without_end(file_format: str, missing: int) -> bytes:
+    return saved(_photo().resize((39, 24)), file_format)[:-missing]
+
+
 def _tiled(planar: bool = False) -> bytes:
     bits = (8, 8, 8)
     base = [*tiff.image_tags(32, 32, bits=bits, photometric=tiff.RGB, compression=tiff.DEFLATE)]
@@ -69,21 +73,30 @@ VALID: Mapping[str, Builder] = {
     "jpeg-grey": partial(_saved, "JPEG", "L"),
     "jpeg-inks": partial(_saved, "JPEG", "CMYK", icc_profile=icc.many_stages(2)),
     "jpeg-restarts": partial(_saved, "JPEG", restart_marker_blocks=1, subsampling=0),
+    "jpeg-profile": partial(_saved, "JPEG", icc_profile=icc.screen(100)),
+    "jpeg-grey-profile": partial(_saved, "JPEG", "L", icc_profile=icc.screen(100, grey=True)),
+    "jpeg-without-end": partial(_without_end, "JPEG", 2),
     "jpeg-exif": partial(_saved, "JPEG", exif=b"Exif\0\0" + _EXIF, comment=b"a comment"),
     "jpeg-arithmetic": partial(jpeg.without_data, 40, 24, kind=jpeg.ARITHMETIC),
     "jpeg-multi-picture": partial(_animated, "MPO"),
     **{f"png-{mode}": partial(_saved, "PNG", mode) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")},
     "png-interlaced": partial(png.black, 40, 24, png.RGBA, interlaced=True),
     "png-16-bit": partial(png.black, 40, 24, png.RGB, depth=16),
+    "png-code-points": png.with_colours,
+    "png-gamma": partial(png.with_colours, code_points=b""),
+    "png-profile": partial(_saved, "PNG", "RGBA", icc_profile=icc.large_colour_table(5)),
+    "png-damaged-text": partial(png.small, png.chunk(b"tEXt", b"a\0b")[:-1] + b"?"),
     "png-exif": partial(png.with_exif, _EXIF),
     "png-animated": partial(_animated, "PNG"),
     "gif": partial(_saved, "GIF", "P", transparency=3, comment=b"a comment"),
+    "gif-without-end": partial(_without_end, "GIF", 3),
     "gif-animated": partial(_animated, "GIF", disposal=2),
     "webp-lossy": partial(_saved, "WEBP"),
     "webp-lossless": partial(_saved, "WEBP", lossless=True),
     "webp-alpha": partial(_saved, "WEBP", "RGBA", exif=_EXIF),
     "webp-animated": partial(_animated, "WEBP"),
     **{f"bmp-{mode}": partial(_saved, "BMP", mode) for mode in ("1", "L", "P", "RGB", "RGBA")},
+    "bmp-without-end": partial(_without_end, "BMP", 1),
     "bmp-runs": partial(bmp.bmp, 12, 4, _RLE8, compression=bmp.RLE8),
     "bmp-four-bit-runs": partial(bmp.bmp, 12, 4, _RLE4, depth=4, compression=bmp.RLE4),
     **{f"tiff-{name}": partial(_saved, "TIFF", compression=name) for name in _LOSSLESS_TIFF},

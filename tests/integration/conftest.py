@@ -145,6 +145,12 @@ def server(start_once: Starter) -> Server:
 
 
 @pytest.fixture(scope="session")
+def thorough(start_once: Starter) -> Server:
+    """The service with the two settings that decode more carefully than by default, at more cost."""
+    return start_once(workers=1, handler={"exact_decoding": True, "apply_colour_profiles": True})
+
+
+@pytest.fixture(scope="session")
 def batching(start_once: Starter) -> Server:
     """One worker that takes up to eight requests at a time, and waits for them."""
     return start_once(workers=1, batchSize=8, maxBatchDelay=300)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from torch import nn
 
 from handler.cropping import MIN_SIDE
 from tests.conftest import tutorial_transform
-from tests.integration.conftest import Server, Starter
+from tests.integration.conftest import Server
 from tests.photos import cutouts, encode, small_cutouts
 
 PHOTOS = [encode(image, "PNG" if i % 3 == 0 else "JPEG") for i, image in enumerate(small_cutouts(50))]
@@ -74,11 +74,24 @@ def test_one_by_one(server: Server, expected: Expected, ids: tuple[str, ...], wa
 
 
 def test_large_photos_are_too_where_they_are_decoded_whole(
-    start: Starter, network: nn.Module, ids: tuple[str, ...]
+    thorough: Server, network: nn.Module, ids: tuple[str, ...]
 ) -> None:
-    exact = start(workers=1, handler={"exact_decoding": True})
     assert len(LARGE) >= 4
-    check([raw(exact, photo) for photo in LARGE], by_the_tutorial(network, LARGE), ids)
+    check([raw(thorough, photo) for photo in LARGE], by_the_tutorial(network, LARGE), ids)
+
+
+def test_a_photo_with_a_profile_is_what_its_profile_says(
+    thorough: Server, network: nn.Module, ids: tuple[str, ...]
+) -> None:
+    """A profile of sRGB whose red is green and whose green is red."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"none").replace(b"gXYZ", b"rXYZ").replace(b"none", b"gXYZ")
+    red, green, blue = small_cutouts(1)[0].split()
+    content = encode(Image.merge("RGB", (green, red, blue)), "PNG", icc_profile=swapped)
+    [(values, positions)] = by_the_tutorial(network, [encode(Image.merge("RGB", (red, green, blue)), "PNG")])
+    best = raw(thorough, content)["predictions"][0]
+    assert best["class_id"] == ids[positions[0].item()]
+    assert best["probability"] == pytest.approx(values[0].item(), abs=0.05)
 
 
 def test_eight_in_one_request(server: Server, expected: Expected, ids: tuple[str, ...]) -> None:

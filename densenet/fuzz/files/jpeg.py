@@ -102,6 +102,11 @@ def end_of_band_scans(width: int = 8000, height: int = 8000, scans: int = MAX_SC
     return head + drawn + (scan([1], 1, 63, 0x10) + nothing) * (scans - 2) + EOI
 
 
+def without_end(width: int = 8000, height: int = 8000) -> bytes:
+    """Build a progressive image without its end marker, which is decoded three times."""
+    return end_of_band_scans(width, height, scans=10)[: -len(EOI)]
+
+
 def shared_scans_strip(side: int = 512) -> bytes:
     """Build end-of-band scans as a small stream for a TIFF's strips."""
     return end_of_band_scans(side, side)

@@ -117,6 +117,18 @@ def with_exif_as_text(block: bytes) -> bytes:
     return small(chunk(b"tEXt", b"Raw profile type exif\0" + text.encode()))
 
 
+def with_colours(*, code_points: bytes = bytes((9, 16, 0, 1)), gamma: int = 100_000) -> bytes:
+    """Build a small image that describes its colours in numbers: cICP, gAMA and cHRM."""
+    corners = struct.pack(">8I", 31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000)
+    described = chunk(b"gAMA", struct.pack(">I", gamma)) + chunk(b"cHRM", corners)
+    return small((chunk(b"cICP", code_points) if code_points else b"") + described)
+
+
+def damaged_chunks() -> bytes:
+    """Build an image with 36,000 chunks whose checksums do not fit."""
+    return small((chunk(b"tEXt", b"a\0b" * 80)[:-1] + b"?") * 36_000)
+
+
 def tall(colour: int = RGBA, height: int = 64_000_000) -> bytes:
     """Build an image of width 1, because a row takes far more memory than its pixel."""
     return black(1, height, colour)

@@ -74,7 +74,8 @@ def look(picture: Image.Image, why: ExplainOptions | None) -> Decoded:
 
 def look_at(content: bytes, why: ExplainOptions | None) -> Decoded:
     """An image as the decoder hands it over, without the process."""
-    request = {"max_pixels": 10**8, "pixels_left": 10**8, "min_side": None, "shown": why.shown if why else None}
+    request = {"max_pixels": 10**8, "pixels_left": 10**8, "min_side": None, "colour_profiles": False}
+    request["shown"] = why.shown if why else None
     answer, pixels = decode(request, content)
     return read_answer({**answer, "cpu": 0}, bytearray(b"".join(pixels)))
 

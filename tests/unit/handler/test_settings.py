@@ -20,6 +20,7 @@ DEFAULTS = {
     "request_seconds": 15.0,
     "decode_memory": 1_500_000_000,
     "exact_decoding": False,
+    "apply_colour_profiles": False,
     "max_request_bytes": 10_485_760,
     "max_response_bytes": 6_000_000,
     "threads": 1,
