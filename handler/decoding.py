@@ -162,7 +162,7 @@ def _profile(opened: Opened, info: Mapping[str | tuple[int, int], Any]) -> bytes
             codes = png.code_points(opened.content)
         elif opened.name in ("AVIF", "HEIC") and not embedded:
             codes = boxes.code_points(opened.content)
-    if codes:
+    if codes and profiles.are_known(*codes):
         return profiles.from_code_points(*codes)
     if embedded or opened.name != "PNG" or "srgb" in info or "gamma" not in info:
         return embedded
@@ -199,7 +199,7 @@ def _mended(opened: Opened, error: Exception) -> Image.Image:
     if name == "JPEG" and not jpeg.lacks_only_its_end(content):
         raise error
     first, second = (_open(name, content + end) for end in _COMPLETIONS[name])
-    if ImageChops.difference(first, second).getbbox() is not None:
+    if ImageChops.difference(first, second).getbbox(alpha_only=False) is not None:
         raise error
     return _open(name, content + _COMPLETIONS[name][0])
 

@@ -20,14 +20,14 @@ Vector = tuple[float, float, float]
 _D65 = (0.3127, 0.329)
 # Code points of primaries → x and y of white, red, green and blue, in the order of PNG's cHRM.
 _PRIMARIES = {
-    1: (*_D65, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06),  # BT.709 and sRGB
+    **dict.fromkeys((1, 2), (*_D65, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)),  # BT.709 and sRGB, and unspecified ones
     5: (*_D65, 0.64, 0.33, 0.29, 0.6, 0.15, 0.06),  # BT.601, 625 lines
     6: (*_D65, 0.63, 0.34, 0.31, 0.595, 0.155, 0.07),  # BT.601, 525 lines
     9: (*_D65, 0.708, 0.292, 0.17, 0.797, 0.131, 0.046),  # BT.2020
     11: (0.314, 0.351, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),  # DCI-P3
     12: (*_D65, 0.68, 0.32, 0.265, 0.69, 0.15, 0.06),  # Display P3
 }
-_SRGB_CODES, _UNSPECIFIED = (1, 13), 2
+_SRGB = (1, 13)
 _SRGB_GAMMA = 0.45455
 _D50: Vector = (0.9642, 1.0, 0.8249)
 _BRADFORD: tuple[Vector, ...] = ((0.8951, 0.2664, -0.1614), (-0.7502, 1.7135, 0.0367), (0.0389, -0.0685, 1.0296))
@@ -50,16 +50,17 @@ def affordable(profile: bytes | None) -> bytes | None:
     return bytes(hidden)
 
 
-def from_code_points(primaries: int, transfer: int) -> bytes | None:
-    """Build the profile of two code points of H.273, where unspecified ones are sRGB's.
+def are_known(primaries: int, transfer: int) -> bool:
+    """Return whether two code points of H.273 can be made a profile."""
+    return primaries in _PRIMARIES and transfer in _CURVES
 
-    Returns None for sRGB, and for code points that are not known here.
-    """
-    primaries = _SRGB_CODES[0] if primaries == _UNSPECIFIED else primaries
-    transfer = _SRGB_CODES[1] if transfer == _UNSPECIFIED else transfer
-    if (primaries, transfer) == _SRGB_CODES or primaries not in _PRIMARIES or transfer not in _CURVES:
+
+def from_code_points(primaries: int, transfer: int) -> bytes | None:
+    """Build the profile of two code points that are known; None for sRGB, which unspecified ones count as."""
+    chromaticities, curve = _PRIMARIES[primaries], _CURVES[transfer]
+    if chromaticities == _PRIMARIES[_SRGB[0]] and curve == _CURVES[_SRGB[1]]:
         return None
-    return _profile(_PRIMARIES[primaries], _CURVES[transfer])
+    return _profile(chromaticities, curve)
 
 
 def from_gamma(gamma: float, chromaticities: Sequence[float] | None) -> bytes | None:
@@ -135,7 +136,7 @@ _CURVES = {
     4: _power(2.2),
     5: _power(2.8),
     8: _power(1.0),
-    13: _parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045),  # sRGB
+    **dict.fromkeys((2, 13), _parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)),  # sRGB
     16: _sampled(_pq),
     18: _sampled(_hlg),
 }

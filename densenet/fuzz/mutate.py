@@ -85,7 +85,6 @@ VALID: Mapping[str, Builder] = {
     "png-code-points": png.with_colours,
     "png-gamma": partial(png.with_colours, code_points=b""),
     "png-profile": partial(_saved, "PNG", "RGBA", icc_profile=icc.large_colour_table(5)),
-    "png-damaged-text": partial(png.small, png.chunk(b"tEXt", b"a\0b")[:-1] + b"?"),
     "png-exif": partial(png.with_exif, _EXIF),
     "png-animated": partial(_animated, "PNG"),
     "gif": partial(_saved, "GIF", "P", transparency=3, comment=b"a comment"),

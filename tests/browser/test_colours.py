@@ -2,6 +2,7 @@
 
 import base64
 import io
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -41,6 +42,12 @@ def without_marker() -> bytes:
     return files.without(content, files.adobe_marker(content))
 
 
+def avif_of_code_points() -> bytes:
+    content = encode(PHOTO, "AVIF", quality=100, subsampling="4:4:4")
+    at = content.index(b"colrnclx") + 8
+    return content[:at] + struct.pack(">HH", 12, 13) + content[at + 4 :]
+
+
 def damaged_text() -> bytes:
     content = encode(PHOTO, "PNG")
     return content[:33] + files.chunk(b"tEXt", b"a\0b")[:-1] + b"?" + content[33:]
@@ -68,6 +75,7 @@ def page(browser: Browser) -> Page:
         pytest.param(lambda: encode(PHOTO, "JPEG", quality=95, icc_profile=PROFILE), id="profile of a JPEG"),
         pytest.param(lambda: encode(PHOTO, "WEBP", lossless=True, icc_profile=PROFILE), id="profile of a WebP"),
         pytest.param(lambda: encode(PHOTO.convert("L"), "PNG", icc_profile=colours.LINEAR_GREY), id="profile of grey"),
+        pytest.param(avif_of_code_points, id="code points of an AVIF"),
         pytest.param(without_marker, id="CMYK without Adobe's marker"),
         pytest.param(lambda: encode(PHOTO, "GIF")[:-3], id="GIF without its end"),
         pytest.param(lambda: encode(PHOTO, "PNG")[:-16], id="PNG without its end"),

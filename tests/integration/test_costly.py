@@ -33,6 +33,7 @@ ALONE = (
     *("jpeg-exif-segments", "jpeg-exif-nested", "jpeg-scans", "jpeg-scans-of-nothing-arithmetic", "jpeg-padding"),
     *("png-exif-rationals", "png-profiles", "png-nameless-texts", "png-tall", "webp-exif-rationals", "gif-comments"),
     *("bmp-early-end-of-line", "avif-grid-of-noise", "avif-items", "avif-exif-rationals", "webp-lossless"),
+    *("jpeg-without-end", "png-damaged-chunks"),
 )
 MANY = (
     *("tiff-icc-stages", "tiff-oversized-tiles-more", "tiff-oversized-tile", "tiff-jpeg-strips", "jpeg-scans"),

@@ -242,6 +242,8 @@ def p3(pixels: Pixels) -> Pixels:
         pytest.param([cicp(12, 13, full_range=0)], None, id="not the full range"),
         pytest.param([cicp(200, 13)], None, id="unknown primaries"),
         pytest.param([cicp(12, 200)], None, id="unknown curve"),
+        pytest.param([cicp(2, 8)], power(1.0), id="unspecified primaries"),
+        pytest.param([cicp(200, 13), ICCP], adobe_linear, id="a profile where the primaries are unknown"),
         pytest.param([(b"cICP", b"\x0c")], None, id="code points cut"),
     ],
 )
