@@ -65,6 +65,7 @@ def _from_16_bit(image: Image.Image, white_is_zero: bool) -> Image.Image:
     clear = image.info.get("transparency")  # in a PNG: the one transparent grey value
     if isinstance(clear, int):
         grey.paste(255, mask=wide.point([255 * (value == clear) for value in range(65536)], "L"))
+        grey.info.pop("transparency", None)  # there it would be a value of 8 bits
     return grey
 
 
