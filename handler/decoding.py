@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image, ImageChops, TiffImagePlugin
 
-from handler import boxes, colours, jpeg, png, profiles, structure, tiff
+from handler import boxes, colours, jpeg, png, profiles, structure, tiff, webp
 from handler.errors import ErrorCode, RequestError
 from handler.messages import is_url
 
@@ -50,6 +50,8 @@ _PATTERNS = tuple((name, re.compile(pattern, re.DOTALL)) for name, pattern in _S
 _DECODERS = {name: name for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")} | {"HEIC": "HEIF"}
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a TIFF tag, and one of its values
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+# What removes chunks that no pixel needs from files that cannot be decoded.
+_MENDERS = {"PNG": png.without_damage, "WEBP": webp.without_damage}
 # Ends of two kinds for files that lack theirs: zeros, which decoders assume for missing data, and bytes unlike these.
 _UNLIKE = bytes(range(1, 255)) * 2
 _COMPLETIONS = {
@@ -115,9 +117,9 @@ def open_image(content: bytes, *, max_pixels: int) -> Opened:
         try:
             image = _open(name, content)
         except Exception:  # of any type, as always with damaged files
-            if name != "PNG":
+            if name not in _MENDERS:
                 raise
-            content = png.without_damage(content)
+            content = _MENDERS[name](content)
             image = _open(name, content)
         _check_pixels(image.width * image.height, max_pixels)
         return Opened(content, image, name, max(coded, image.width * image.height))
@@ -185,14 +187,15 @@ def _load(file: Image.Image, min_side: int | None) -> Image.Image:
 def _mended(opened: Opened, error: Exception) -> Image.Image:
     """Open again a file that fails to decode though it has all its picture data.
 
-    A PNG's last chunks may be damaged or cut. A JPEG without its end marker, a GIF without the end of its data, and a
-    BMP without the padding of its last row are completed: if they have all their data, all completions look the same.
+    The last chunks of a PNG or WebP may be damaged or cut. A JPEG without its end marker, a GIF without the end of its
+    data, and a BMP without the padding of its last row are completed: if they have all their data, all completions look
+    the same.
 
     Raises:
         Exception: the same error; picture data is missing.
     """
     name, content = opened.name, opened.content
-    if name == "PNG" and (whole := png.without_damage(content)) != content:
+    if name in _MENDERS and (whole := _MENDERS[name](content)) != content:
         return _open(name, whole)
     if "truncated" not in str(error) or name not in _COMPLETIONS:
         raise error

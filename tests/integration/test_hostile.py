@@ -36,6 +36,7 @@ SEEDS = [encode(SMALL, name) for name in FORMATS] + [
     encode(SMALL, "JPEG")[:-2],
     encode(SMALL, "JPEG", progressive=True)[:-2],
     encode(SMALL, "GIF")[:-3],
+    encode(SMALL, "WEBP", xmp=bytes(40))[:-9],
 ]
 
 

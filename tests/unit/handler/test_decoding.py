@@ -599,6 +599,22 @@ class TestIncompleteFiles:
         assert_near(decoded(content[:-missing]), noise[:, :19], 0)
         assert refusal(content[:-4]).code is ErrorCode.BROKEN_IMAGE
 
+    @pytest.mark.parametrize("options", [{}, {"lossless": True}])
+    @pytest.mark.parametrize("missing", [1, 2, 25, 30, 31, 32, 38])
+    def test_a_webp_without_the_end_of_its_metadata(
+        self, picture: Pixels, options: dict[str, object], missing: int
+    ) -> None:
+        exif = Image.Exif()
+        exif[ORIENTATION] = 6
+        content = stored(LAID_DOWN[6](picture), "WEBP", exif=exif, xmp=bytes(30), **options)
+        assert content[-38:-30] == b"XMP \x1e\0\0\0"
+        assert_near(decoded(content[:-missing]), decoded(content), 0)
+
+    @pytest.mark.parametrize("size", [0, 100, 2**31])
+    def test_a_webp_of_a_wrong_size(self, noise: Pixels, size: int) -> None:
+        content = stored(noise, "WEBP", lossless=True)
+        assert_near(decoded(content[:4] + struct.pack("<I", size) + content[8:]), noise, 0)
+
     @pytest.mark.parametrize("missing", range(1, 17))
     def test_a_png_without_its_end(self, noise: Pixels, missing: int) -> None:
         assert_near(decoded(stored(noise, "PNG")[:-missing]), noise, 0)
