@@ -180,12 +180,16 @@ def _check_scans(main: tiff.Directory, parts: int, tiled: bool) -> None:
     """Check the number of scans in a TIFF's parts that are JPEG streams."""
     scans, count = 0, 0
     tags = (_TILE_OFFSETS, _TILE_SIZES) if tiled else (_STRIP_OFFSETS, _STRIP_SIZES)
-    for offsets, sizes in (tags, _WHOLE_JPEG):
-        for start, size in zip(main.numbers(offsets) or (), main.numbers(sizes) or (), strict=False):
+    for offsets, sizes in ((main.numbers(a), main.numbers(b)) for a, b in (tags, _WHOLE_JPEG)):
+        if offsets and not all(sizes or (0,)):  # decoders read on, to wherever they find an end
+            scans += main.content.count(b"\xff\xda")
+        for start, size in zip(offsets or (), sizes or (), strict=False):
             for segment in jpeg.segments(main.content, start, start + size):
                 count, scans = count + 1, scans + (segment.marker == jpeg.SOS)
-                if scans > 4 * parts + MAX_SCANS_AT_MAX_PIXELS or count > 16 * parts + _MAX_SEGMENTS:
-                    raise too_costly("the TIFF's JPEG parts have too many scans or segments")
+                if count > 16 * parts + _MAX_SEGMENTS:
+                    raise too_costly("the TIFF's JPEG parts have too many segments")
+    if scans > 4 * parts + MAX_SCANS_AT_MAX_PIXELS:
+        raise too_costly("the TIFF's JPEG parts have too many scans")
 
 
 def _tiles(main: tiff.Directory, width: int, height: int) -> tuple[int, int, int]:

@@ -85,6 +85,15 @@ def grey(width: int, height: int, *tags: tuple[int, int, int, int | bytes]) -> b
     return tiff(*(one for one in base if one[0] not in [tag[0] for tag in tags]), *tags)
 
 
+SCANS = b"\xff\xd8" + b"\xff\xda\0\2" * 30
+
+
+def jpeg_tiff(*sizes: tuple[int, int, int, int | bytes]) -> bytes:
+    """One strip of JPEG with thirty scans, behind the directory."""
+    tags = ((259, 3, 1, 7), (278, 3, 1, 8), *sizes)
+    return grey(8, 8, (273, 4, 1, len(grey(8, 8, (273, 4, 1, 0), *tags))), *tags) + SCANS
+
+
 def numbers(count: int, value: int) -> bytes:
     return struct.pack("<I", value) * count
 
@@ -113,6 +122,9 @@ class TestRefused:
             ),
             pytest.param(grey(8, 8, (700, 1, 9_000_000, 0), (701, 1, 9_000_000, 0)), id="tags longer than the file"),
             pytest.param(grey(8, 8, (339, 5, 600_000, 0)), id="rationals that a tiff claims"),
+            pytest.param(jpeg_tiff((279, 4, 1, len(SCANS))), id="scans of a tiff"),
+            pytest.param(jpeg_tiff((279, 4, 1, 0)), id="scans of a tiff without a size"),
+            pytest.param(jpeg_tiff(), id="scans of a tiff without sizes"),
         ],
     )
     def test_as_too_costly(self, content: bytes) -> None:
