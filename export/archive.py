@@ -176,7 +176,7 @@ def read_version(archive: Path) -> str:
 
 def _contents(folder: Path) -> dict[str, Path]:
     """Return path in the archive → file, except for the files that the archiver generates."""
-    page = [path for path in (HANDLER / "page").iterdir() if path.suffix in _PAGE]
+    page = [path for path in (HANDLER / "page").rglob("*") if path.suffix in _PAGE]
     code = [path for path in HANDLER.rglob("*.py") if path.name != "entry.py"]
     modules = {str(path.relative_to(HANDLER.parent)): path for path in (HANDLER / DESCRIPTION, *page, *code)}
     return modules | {"entry.py": HANDLER / "entry.py"} | {name: folder / name for name in FILES}

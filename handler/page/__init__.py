@@ -1,9 +1,10 @@
 """The HTML page: a browser gets it at the service's address, and with result cards when it posts the form.
 
-With JavaScript, page.js sends API requests and renders the JSON. Without it, the browser posts the form, and this
-package renders the results.
+With JavaScript, the scripts in this folder send API requests and render the JSON. Without it, the browser posts the
+form, and this package renders the results.
 """
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,8 @@ from urllib.parse import quote
 from handler import decoding
 from handler.errors import RequestError
 from handler.page import model_info, negotiation, result_cards
-from handler.page.i18n import size, texts
-from handler.page.markup import Markup, data, element, fill, inline, join, policy
+from handler.page.i18n import ERROR, number, size, texts
+from handler.page.markup import Markup, data, element, fill, join, policy, script, style
 from handler.payload import Uploads, wants_explanations
 from handler.protocols import ProtocolAdapter, native
 from handler.ranking import ClassIndex
@@ -69,7 +70,7 @@ class Page:
         return ProtocolAdapter(
             "page",
             read=read,
-            # Only page.js shows explanations, so a form posted to /explanations gets the normal page.
+            # Only scripts show explanations, so a form posted to /explanations gets the normal page.
             explain=read,
             error_reply=lambda error: self.reply(context, [result_cards.refused(words, error)], error.code.status),
         )
@@ -77,41 +78,69 @@ class Page:
     def reply(self, context: PageContext, cards: Sequence[Markup] = (), status: int = 200) -> Reply:
         """Return the page with these result cards."""
         body = self._document(context, cards).encode()
-        language = {"Content-Language": negotiation.LANGUAGES[context.language]}
+        language = {"Content-Language": context.language}
         return Reply(body, status, content_type="text/html; charset=utf-8", headers=_HEADERS | language)
 
     def _context(self, headers: Mapping[str, str]) -> PageContext:
         # TorchServe does not tell the handler the request's path, only whether it is /explanations.
-        path = f"/predictions/{quote(self.model['name'], safe='')}" if wants_explanations(headers) else ""
+        path = self._address if wants_explanations(headers) else ""
         return PageContext(negotiation.language(headers), f"{path}#results")
 
+    @property
+    def _address(self) -> str:
+        return f"/predictions/{quote(self.model['name'], safe='')}"
+
     def _document(self, context: PageContext, cards: Sequence[Markup]) -> Markup:
-        language = context.language
-        words = texts(language)
-        limit = size(self.settings.max_request_bytes)
+        words = texts(context.language)
+        limit = size(self.settings.max_request_bytes, words)
         untrained = self.model["weights"] == "untrained"
+        classes = number(self.card["classes"]["count"], 0, words)
         values = {
-            "lang": negotiation.LANGUAGES[language],
+            "lang": context.language,
             "state": "answered" if cards else "",
             "action": context.action,
-            "banner": element("p", words["untrained"], class_="banner") if untrained else "",
-            "tagline": words["tagline"].format(classes=f"{self.card['classes']['count']:,}"),
+            "language_name": negotiation.LANGUAGES[context.language],
+            "languages": self._languages(context.language),
+            "banner": element("p", words["untrained_banner"], class_="banner") if untrained else "",
+            "tagline": words["tagline"].format(classes=classes),
             "limits": words["limits"].format(formats=decoding.ACCEPTED.replace(" or ", ", "), limit=limit),
             "cards": join(cards),
+            **{f"download_{name.lower()}": words["download"].format(format=name) for name in ("CSV", "JSON")},
             "about_rows": model_info.rows(self.card, self.model, self.settings.min_probability, words),
             "card_template": result_cards.blank(words),
             "class_template": result_cards.blank_class(),
             "facts": data(self._facts(words, limit)),
         }
-        return fill("page.html", style=inline("page.css"), script=inline("page.js"), **{**words, **values})
+        return fill("page.html", style=style(), script=script(), **{**words, **values})
+
+    def _languages(self, chosen: str) -> Markup:
+        """Return a link to the page in each language; the version in it is only there so that TorchServe passes it."""
+        version = quote(self.model["version"], safe="")
+        return join(
+            element(
+                "li",
+                element(
+                    "a",
+                    name,
+                    href=f"{self._address}/{version}/{language}",
+                    lang=language,
+                    hreflang=language,
+                    **({"aria-current": "true"} if language == chosen else {}),
+                ),
+            )
+            for language, name in negotiation.LANGUAGES.items()
+        )
 
     def _facts(self, words: Mapping[str, str], limit: str) -> dict[str, object]:
-        """Return the data that page.js needs."""
+        """Return the data that the scripts need, with the texts that they mention and those of error codes."""
+        used = set(re.findall(r"\btexts\.(\w+)", script()))
         return {
-            "texts": {**words, "limit": limit},
+            "texts": {name: text for name, text in words.items() if name in used or name.startswith(ERROR)}
+            | {"limit": limit},
             "limit": self.settings.max_request_bytes,
             "minimum": self.settings.min_probability,
             "model": self.model["name"],
+            "version": self.model["version"],
         }
 
 

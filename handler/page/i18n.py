@@ -1,4 +1,4 @@
-"""The page's texts, from translations.yaml, and formats of numbers and names."""
+"""The page's texts, from a file per language in translations/, and formats of numbers and names."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -6,19 +6,31 @@ from pathlib import Path
 
 import yaml
 
-TABLE = "translations.yaml"
+TRANSLATIONS = Path(__file__).with_name("translations")
+ERROR = "error_"
+"""What the name of an error code's text begins with."""
+NEGLIGIBLE = 0.001
+"""Probabilities below this are not shown in digits, and their classes are folded away."""
 
 
 @cache
 def texts(language: str) -> Mapping[str, str]:
-    """Return the texts by name, in a language of the table."""
-    table = yaml.safe_load(Path(__file__).with_name(TABLE).read_text(encoding="utf-8"))
-    return {name: row[language] for name, row in table.items()}
+    """Return the texts by name. language: a key of negotiation.LANGUAGES."""
+    content: dict[str, str] = yaml.safe_load((TRANSLATIONS / f"{language}.yaml").read_text(encoding="utf-8"))
+    return content
 
 
-def percent(share: float) -> str:
+def number(value: float, digits: int, words: Mapping[str, str]) -> str:
+    """Format 1234.5 as "1,234.5", or as the language of `words` does."""
+    marks = {ord(","): words["group_separator"], ord("."): words["decimal_separator"]}
+    return f"{value:,.{digits}f}".translate(marks)
+
+
+def percent(share: float, words: Mapping[str, str]) -> str:
     """Format 0.932 as "93.2%". page.js has the same function."""
-    return "< 0.1%" if 0 < share < 0.001 else f"{share:.1%}"
+    if 0 < share < NEGLIGIBLE:
+        return f"< {percent(NEGLIGIBLE, words)}"
+    return words["percent"].format(number=number(100 * share, 1, words))
 
 
 def for_people(label: str) -> str:
@@ -26,6 +38,7 @@ def for_people(label: str) -> str:
     return label.replace("_", " ")
 
 
-def size(count: int) -> str:
+def size(count: int, words: Mapping[str, str]) -> str:
     """Format a number of bytes in MiB."""
-    return f"{count / 2**20:.3g} MiB"
+    mebibytes = count / 2**20
+    return f"{number(mebibytes, 0 if mebibytes == int(mebibytes) else 2, words)} MiB"

@@ -12,6 +12,7 @@ from markupsafe import Markup as Markup  # repeated, so that it is exported
 from markupsafe import escape
 
 _FOLDER = Path(__file__).parent
+_SCRIPTS = ("common.js", "service.js", "images.js", "cards.js", "tiles.js", "export.js", "page.js")
 
 
 def fill(template: str, **values: str) -> Markup:
@@ -40,8 +41,18 @@ def data(content: object) -> Markup:
 
 
 @cache
-def inline(name: str) -> Markup:
-    """Return the content of a file in this folder for a style or script element."""
+def script() -> Markup:
+    """Return the content of the page's script element: the scripts in this folder, in order."""
+    return Markup("").join(_inline(name) for name in _SCRIPTS)
+
+
+@cache
+def style() -> Markup:
+    """Return the content of the page's style element."""
+    return _inline("page.css")
+
+
+def _inline(name: str) -> Markup:
     return Markup("\n" + (_FOLDER / name).read_text(encoding="utf-8"))
 
 
@@ -50,8 +61,8 @@ def policy() -> str:
     """Return the Content-Security-Policy: the page's style and script, data: and blob: images, this service's API."""
     rules = {
         "default-src": "'none'",
-        "script-src": _source(inline("page.js")),
-        "style-src": _source(inline("page.css")),
+        "script-src": _source(script()),
+        "style-src": _source(style()),
         "img-src": "data: blob:",
         "connect-src": "'self'",
         "form-action": "'self'",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from handler.page.i18n import percent
+from handler.page.i18n import number, percent
 from handler.page.markup import Markup, element, join
 
 
@@ -12,12 +12,12 @@ def rows(card: Mapping[str, Any], model: Mapping[str, str], min_probability: flo
     facts = {
         "model": f"{card['architecture']}, {model['name']} {model['version']}",
         "weights": model["weights"],
-        "digest": card["weights"].get("sha256"),
+        "weights_digest": card["weights"].get("sha256"),
         "precision": model["precision"],
-        "classes": str(card["classes"]["count"]),
+        "class_count": number(card["classes"]["count"], 0, words),
         "agreement": _agreement(card["agreement"], words),
-        "exported": ", ".join(f"{name} {version}" for name, version in card["exported_with"].items()),
-        "minimum": percent(min_probability),
+        "exported_with": ", ".join(f"{name} {version}" for name, version in card["exported_with"].items()),
+        "threshold": percent(min_probability, words),
     }
     pairs = ((words[name], value) for name, value in facts.items() if value)
     return join(element(tag, text) for pair in pairs for tag, text in zip(("dt", "dd"), pair, strict=True))
@@ -25,6 +25,6 @@ def rows(card: Mapping[str, Any], model: Mapping[str, str], min_probability: flo
 
 def _agreement(agreement: Mapping[str, Any], words: Mapping[str, str]) -> str:
     if held_out := agreement.get("held_out"):  # int8
-        share = percent(held_out["same_top1"])
+        share = percent(held_out["same_top1"], words)
         return words["same_class"].format(share=share, images=held_out["images"])
     return words["logits_differ"].format(tolerance=f"{agreement['tolerance']:g}")

@@ -65,16 +65,32 @@ class Visit:
     def cards(self) -> Locator:
         return self.page.locator("article")
 
+    @property
+    def tiles(self) -> Locator:
+        return self.page.locator(".tile")
+
     def card(self, name: str) -> Locator:
         return self.cards.filter(has_text=name)
+
+    def tile(self, name: str) -> Locator:
+        return self.tiles.filter(has=self.page.get_by_alt_text(name, exact=True))
+
+    def open(self, name: str) -> Locator:
+        """Opens the card of one of several photos."""
+        self.tile(name).locator(".open").click()
+        return self.card(name)
+
+    def close(self) -> None:
+        self.page.keyboard.press("Escape")
+        expect(self.page.locator("#viewer")).to_be_hidden()
 
     def choose(self, *files: Any) -> None:
         self.page.set_input_files("#file", list(files))
         self.settle()
 
     def settle(self) -> None:
-        """Until there is a card, and no photo waits for its answer."""
-        expect(self.cards.first).to_be_visible()
+        """Until there is a card or a tile, and no photo waits for its answer."""
+        expect(self.page.locator("article, .tile").first).to_be_visible()
         waiting = self.page.locator("[data-state=waiting], [data-state=busy]")
         expect(waiting).to_have_count(0, timeout=60_000)
 

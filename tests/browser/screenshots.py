@@ -73,6 +73,7 @@ def take(browser: Browser, url: str, name: str, photos: list[str], **profile: An
     if photos:
         page.set_input_files("#file", [PHOTOS / photo for photo in photos])
         expect(page.locator("[data-state=waiting], [data-state=busy]")).to_have_count(0, timeout=60_000)
+        expect(page.locator(".tile:not(.blind) img:not([src])")).to_have_count(0)
     if name.endswith("explanation"):
         light_up(page)
     page.wait_for_timeout(1000)  # until nothing moves any more
@@ -99,6 +100,7 @@ def main(url: str) -> None:
     """All pictures."""
     with chromium.launch(chromium.find_or_skip()) as browser:
         take(browser, url, "answers", ["cat.jpg"], **DESKTOP)
+        take(browser, url, "several", [*WANTED, "README.md"], **DESKTOP)
         take(browser, url, "dark", ["coffee.jpg"], color_scheme="dark", **DESKTOP)
         take(browser, url, "explanation", ["cat.jpg"], **DESKTOP)
         take(browser, url, "phone", ["rocket.jpg"], locale="ko-KR", **PHONE)

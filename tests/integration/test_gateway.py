@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import re
 import socket
 import ssl
 from pathlib import Path
@@ -161,6 +162,12 @@ def test_an_explanation_comes_as_a_picture(gateway: Gateway) -> None:
 def test_the_page_needs_no_key_and_its_form_does(gateway: Gateway) -> None:
     page = gateway.ask("GET", "/predictions/densenet", key=None, headers={"Accept": BROWSER, "Accept-Language": "ko"})
     assert (page.status_code, page.headers["content-language"]) == (200, "ko")
+    (link,) = re.findall(r'href="([^"]+/zh-Hant)"', page.text)
+    for address in (link, link.replace("/1.0/", "/another-version/")):
+        answer = gateway.ask("GET", address, key=None, headers={"Accept": BROWSER, "Accept-Language": "ko"})
+        assert (answer.status_code, answer.headers["content-language"]) == (200, "zh-Hant")
+        assert answer.headers["content-encoding"] == "gzip"
+    assert gateway.ask("GET", link.replace("zh-Hant", "xx"), headers={"Accept": BROWSER}).status_code == 404
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
     form = {"files": {"file": PHOTO}, "headers": {"Accept": BROWSER}}

@@ -50,6 +50,18 @@ def test_it_speaks_the_browsers_language(server: Server) -> None:
     assert response.headers["content-language"] == "ko"
 
 
+def test_a_language_in_the_address_comes_before_the_browsers(server: Server) -> None:
+    headers = {"Accept": CHROME, "Accept-Language": "ko"}
+    (address,) = {link for link in re.findall(r'href="([^"]+)"', get(server, **headers).text) if link.endswith("/ja")}
+    url = f"{server.service.inference}{address}"
+    for response in (
+        requests.get(url, headers=headers, timeout=60),
+        requests.post(url, headers=headers, files=FORM, timeout=60),
+    ):
+        assert '<html lang="ja">' in check_page(response)
+        assert response.headers["content-language"] == "ja"
+
+
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "application/json, text/plain, */*", "text/*", JAVA])
 def test_a_program_never_gets_html(server: Server, accept: str) -> None:
     answers = [
@@ -80,7 +92,7 @@ def test_a_form_that_a_browser_posts_is_answered_with_the_photo_and_its_classes(
 def test_options_in_a_form_count_for_the_page_too(server: Server) -> None:
     page = check_page(server.post(files=FORM, data={"top_k": "2", "min_probability": "1"}, headers={"Accept": CHROME}))
     assert len(re.findall(r'class="share">', page)) == 2
-    assert "Nothing I know" in page
+    assert "Not recognized" in page
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ import yaml
 
 from export import ROOT, archive
 from export.console import CliError
+from handler.page.negotiation import LANGUAGES
 
 NETWORK, CLASSES = bytes(range(256)) * 40, b'{"0": ["a", "one"], "1": ["b", "two"]}'
 CARD: dict[str, Any] = {
@@ -70,7 +71,9 @@ def move_temporary_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
 
 def expected_entries() -> list[str]:
     names = [str(path.relative_to(ROOT)) for path in (ROOT / "handler").rglob("*.py")]
-    page = ("page.html", "card.html", "class.html", "page.css", "page.js", "translations.yaml")
+    page = ["page.html", "card.html", "class.html", "page.css"]
+    page += [f"{name}.js" for name in ("common", "service", "images", "cards", "tiles", "export", "page")]
+    page += [f"translations/{language}.yaml" for language in LANGUAGES]
     handler = [name for name in names if name != "handler/entry.py"] + ["handler/openapi.yaml"]
     handler += [f"handler/page/{name}" for name in page]
     export = ["model.pt", "model_card.json", "index_to_name.json"]
