@@ -27,7 +27,7 @@ def number(value: float, digits: int, words: Mapping[str, str]) -> str:
 
 
 def percent(share: float, words: Mapping[str, str]) -> str:
-    """Format 0.932 as "93.2%". page.js has the same function."""
+    """Format 0.932 as "93.2%". common.js has the same function."""
     if 0 < share < NEGLIGIBLE:
         return f"< {percent(NEGLIGIBLE, words)}"
     return words["percent"].format(number=number(100 * share, 1, words))
@@ -40,5 +40,4 @@ def for_people(label: str) -> str:
 
 def size(count: int, words: Mapping[str, str]) -> str:
     """Format a number of bytes in MiB."""
-    mebibytes = count / 2**20
-    return f"{number(mebibytes, 0 if mebibytes == int(mebibytes) else 2, words)} MiB"
+    return f"{count / 2**20:.3g} MiB".replace(".", words["decimal_separator"])

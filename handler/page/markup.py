@@ -12,7 +12,7 @@ from markupsafe import Markup as Markup  # repeated, so that it is exported
 from markupsafe import escape
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("common.js", "service.js", "images.js", "cards.js", "tiles.js", "export.js", "page.js")
+_SCRIPTS = ("common.js", "service.js", "images.js", "cards.js", "tiles.js", "downloads.js", "page.js")
 
 
 def fill(template: str, **values: str) -> Markup:

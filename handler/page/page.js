@@ -42,6 +42,7 @@ function add(files) {
   if (!files.length) return;
   const added = Array.from(files, (file) => ({ file, overlays: new Map() }));
   photos.unshift(...added);
+  chooseFilter(""); // so that the new photos are shown
   begin(added);
 }
 

@@ -72,7 +72,7 @@ def move_temporary_files(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
 def expected_entries() -> list[str]:
     names = [str(path.relative_to(ROOT)) for path in (ROOT / "handler").rglob("*.py")]
     page = ["page.html", "card.html", "class.html", "page.css"]
-    page += [f"{name}.js" for name in ("common", "service", "images", "cards", "tiles", "export", "page")]
+    page += [f"{name}.js" for name in ("common", "service", "images", "cards", "tiles", "downloads", "page")]
     page += [f"translations/{language}.yaml" for language in LANGUAGES]
     handler = [name for name in names if name != "handler/entry.py"] + ["handler/openapi.yaml"]
     handler += [f"handler/page/{name}" for name in page]
