@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from export import CARD, CLASSES, DEFAULT_FOLDER, Precision
-from export.archive import is_current, is_servable, read_card, read_classes, refresh
+from export.archive import DEFAULT_VERSION, is_current, is_servable, read_card, read_classes, refresh
 from export.console import CliError, Unreachable, check_calibration, err, weights_file
 
 # Name of the weights in an archive's card → value of --weights. Any other name is that of a weights file.
@@ -19,12 +19,16 @@ WEIGHTS_OPTIONS = {"IMAGENET1K_V1": "imagenet", "untrained": "untrained"}
 
 @dataclass(frozen=True)
 class ArchiveOptions:
-    """The contents requested for an archive; None accepts any value."""
+    """The contents requested for an archive; None accepts any value.
+
+    version: what to name the archive if it has to be packed.
+    """
 
     weights: str | None = None
     class_index: Path | None = None
     precision: Precision | None = None
     calibration_images: Path | None = None
+    version: str = DEFAULT_VERSION
 
 
 def ensure(archive: Path, requested: ArchiveOptions, *, rebuild: bool, fall_back: bool = False) -> None:
@@ -54,19 +58,28 @@ def ensure(archive: Path, requested: ArchiveOptions, *, rebuild: bool, fall_back
     if outdated:
         err.print("the archive was made by an older export; exporting again")
     if rebuild or outdated or not satisfies(card, requested):
-        _make_again(archive, card, requested)
+        make_again(archive, requested)
     elif _is_of_last_export(card) and not is_current(archive, DEFAULT_FOLDER):
         err.print("the handler has changed; packing the archive again")
         refresh(archive, DEFAULT_FOLDER)
 
 
-def _make_again(archive: Path, card: dict[str, Any], requested: ArchiveOptions) -> None:
-    """Export and pack the archive; keep of the present one what the request does not name, and print it."""
-    weights = requested.weights or _own_weights(archive, card)
+def make_again(
+    present: Path, requested: ArchiveOptions, archive: Path | None = None, folder: Path = DEFAULT_FOLDER
+) -> None:
+    """Export and pack an archive; keep of the present one what the request does not name, and print it.
+
+    archive: the file to write; by default the present one. folder: where to export to.
+
+    Raises:
+        CliError: if the options do not fit together, or what is kept needs another option.
+    """
+    card = read_card(present)
+    weights = requested.weights or _own_weights(present, card)
     precision = requested.precision or Precision(card["precision"])
     if precision is Precision.INT8 and not (requested.precision or requested.calibration_images):
         raise CliError(
-            f"keeping int8, the precision of the present {archive.name}, needs --calibration-images DIR, a folder of "
+            f"keeping int8, the precision of the present {present.name}, needs --calibration-images DIR, a folder of "
             "photos like those you serve; or give another precision, such as --precision fp32"
         )
     kept = [] if requested.weights else [f"the weights {weights}"]
@@ -75,11 +88,12 @@ def _make_again(archive: Path, card: dict[str, Any], requested: ArchiveOptions) 
         class_index = requested.class_index
         if class_index is None and _has_weights(card, requested.weights):
             class_index = Path(scratch, CLASSES)
-            class_index.write_bytes(read_classes(archive))
+            class_index.write_bytes(read_classes(present))
             kept.append("the class names")
         if kept:
-            err.print(f"keeping {' and '.join(kept)} of the present {archive.name}", markup=False)
-        _make(archive, weights, replace(requested, precision=precision, class_index=class_index))
+            err.print(f"keeping {' and '.join(kept)} of the present {present.name}", markup=False)
+        options = replace(requested, precision=precision, class_index=class_index)
+        _make(archive or present, weights, options, folder)
 
 
 def _own_weights(archive: Path, card: dict[str, Any]) -> str:
@@ -137,7 +151,9 @@ def _is_of_last_export(card: dict[str, Any]) -> bool:
     return path.exists() and bool(json.loads(path.read_bytes()) == card)
 
 
-def _make(archive: Path, weights: str, requested: ArchiveOptions, *, fall_back: bool = False) -> None:
+def _make(
+    archive: Path, weights: str, requested: ArchiveOptions, folder: Path = DEFAULT_FOLDER, *, fall_back: bool = False
+) -> None:
     """Export the weights and pack the archive. fall_back: use untrained weights if ImageNet's cannot be downloaded.
 
     Raises:
@@ -151,13 +167,14 @@ def _make(archive: Path, weights: str, requested: ArchiveOptions, *, fall_back: 
         ("--calibration-images", requested.calibration_images),
     )
     options = [word for name, value in values if value is not None for word in (name, str(value))]
+    options += ["--output", str(folder)]
     status = _run("export", "--weights", weights, *options, allowed=(Unreachable.status,) if fall_back else ())
     if status == Unreachable.status:
         err.print(
             "WARNING: the ImageNet weights cannot be downloaded; this first start serves UNTRAINED weights instead"
         )
         _run("export", "--weights", "untrained", *options)
-    _run("export.archive", "--output", str(archive))
+    _run("export.archive", "--model", str(folder), "--output", str(archive), "--version", requested.version)
 
 
 def _check_store(folder: Path) -> None:

@@ -7,12 +7,14 @@ rather than hard links, since a program that writes into an existing file, as `c
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from export.archive import read_card, read_version
+from export.archive import DEFAULT_VERSION, read_card, read_version
 from export.console import CliError
 
 LIMIT = "DENSENET_KEPT_ARCHIVES"  # environment variable: how many archives a service keeps, with the one that serves
@@ -80,6 +82,18 @@ class History:
         withdrawn = [entry for entry in self.entries if entry.withdrawn]
         kept = [*reversed(self._not_withdrawn), *reversed(withdrawn)][:count]
         return History(tuple(entry for entry in self.entries if entry in kept))
+
+    def next_version(self, taken: Collection[str] = ()) -> str:
+        """Return a version for the next archive: the last number of the one in service counted up until it is free.
+
+        Args:
+            taken: versions that are not free, in addition to those of the history.
+        """
+        version = self.serving.version if self.serving else DEFAULT_VERSION
+        while version in {*taken, *(entry.version for entry in self.entries)}:
+            number = re.search(r"\d*$", version)
+            version = f"{version[: number.start()]}{int(number[0]) + 1}" if number and number[0] else f"{version}.1"
+        return version
 
     @property
     def _not_withdrawn(self) -> list[Entry]:

@@ -155,14 +155,15 @@ def _choose(properties: Properties, requested: ArchiveOptions, *, rebuild: bool,
         CliError: if an archive cannot be read, or an option would change the weights without naming them.
     """
     common, folder = properties.archive, RUN / str(properties.port)
-    own = history.load(folder).serving
+    past = history.load(folder)
+    own, named = past.serving, replace(requested, version=past.next_version())
     if own is None or (common.exists() and _is_own(folder, common, own)):
-        archive.ensure(common, requested, rebuild=rebuild, fall_back=fall_back)
+        archive.ensure(common, named, rebuild=rebuild, fall_back=fall_back)
         return common
     if rebuild or requested != ArchiveOptions():
         if requested.weights is None:
-            requested = _with_weights_of(history.file(folder, own), common, requested)
-        archive.ensure(common, requested, rebuild=rebuild)
+            named = _with_weights_of(history.file(folder, own), common, named)
+        archive.ensure(common, named, rebuild=rebuild)
         return common
     kept, port = history.file(folder, own), properties.port
     again = f"scripts/serve --port {port} --archive {os.path.relpath(common)}"

@@ -91,6 +91,25 @@ def test_the_same_again_changes_nothing() -> None:
     assert past.with_serving(entry("b")) == past
 
 
+@pytest.mark.parametrize(
+    ("names", "taken", "version"),
+    [
+        ((), (), "1.0"),
+        (("1.0",), (), "1.1"),
+        (("1.9",), (), "1.10"),
+        (("1.0", "1.1"), ("1.2",), "1.3"),
+        (("v007",), (), "v8"),
+        (("2.0-beta",), (), "2.0-beta.1"),
+    ],
+)
+def test_the_next_version_is_the_first_free_one(names: tuple[str, ...], taken: tuple[str, ...], version: str) -> None:
+    assert served(*names).next_version(taken) == version
+
+
+def test_the_name_of_a_withdrawn_version_is_not_free() -> None:
+    assert back(served("1.0", "1.1")).next_version() == "1.2"
+
+
 def test_withdrawn_ones_go_before_those_that_can_be_returned_to() -> None:
     past = back(back(served("a", "b", "c", "d")))
     assert [e.version for e in past.limited(3).entries] == ["a", "b", "d"]
