@@ -60,7 +60,8 @@ class Classifier:
             "weights": card["weights"]["name"],
             "precision": card["precision"],
         }
-        self.control = Control.from_environment(model["version"])
+        self.version = model["version"]
+        self.control = Control.from_environment(self.version)
         self.meter = metrics.Meter(context.metrics, model)
         router = Router(
             page=Page(card, model, settings),
@@ -97,7 +98,7 @@ class Classifier:
         self.meter.record(metrics.observe(completed, clock))
         if request_log.is_enabled():
             for row, request in zip(batch, completed, strict=True):
-                log.info("%s", request_log.line(request, clock, row, batch=len(completed)))
+                log.info("%s", request_log.line(request, clock, row, self.version, batch=len(completed)))
 
 
 def _send(context: Context, i: int, row: Row, answer: Reply) -> bytes:

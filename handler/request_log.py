@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from handler.metrics import Clock, CompletedRequest, error_codes, outcome_of
 from handler.payload import Row
+from handler.results import ImageResult
 
 VARIABLE = "DENSENET_LOG_FORMAT"  # environment variable; log4j2.xml reads it, too
 HEADER = "X-Correlation-Id"  # response header; TorchServe overwrites X-Request-Id with its own id
@@ -39,19 +40,24 @@ def trace(headers: Mapping[str, str]) -> str | None:
     return value if _TRACE.fullmatch(value) else None
 
 
-def line(completed: CompletedRequest, clock: Clock, row: Row, batch: int) -> str:
+def line(completed: CompletedRequest, clock: Clock, row: Row, version: str, batch: int) -> str:
     """Return one request's line. Durations, in milliseconds, are those of its batch of `batch` requests."""
     outcomes = Counter(outcome_of(outcome, completed.min_probability) for outcome in completed.outcomes)
+    results = [outcome for outcome in completed.outcomes if outcome_of(outcome, 0) != "refused"]
+    best = [result.predictions[0] for result in results if isinstance(result, ImageResult)]
     return json.dumps(
         {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request": row.request_id,
             "caller": correlation_id(row.headers),
             "traceparent": trace(row.headers),
+            "version": version,
             "protocol": completed.reply.protocol,
             "status": completed.reply.status,
             "images": len(completed.outcomes),
             "outcomes": outcomes,
+            "classes": [prediction.class_id for prediction in best],
+            "probabilities": [round(prediction.probability, 4) for prediction in best],
             "codes": sorted({code.value for code in error_codes(completed)}),
             "batch": batch,
             "decode_ms": _milliseconds(clock.seconds["decode"]),

@@ -192,7 +192,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 class TestJournal:
     def line(self, answered: CompletedRequest) -> dict[str, Any]:
         row = Row.make({}, {"traceparent": TRACE, "X-Request-Id": "no id"}, "abc")
-        text = request_log.line(answered, clock(), row, batch=1)
+        text = request_log.line(answered, clock(), row, "1.1", batch=1)
         assert text.startswith('{"time": "')
         return dict(json.loads(text))
 
@@ -203,10 +203,13 @@ class TestJournal:
             "request": "abc",
             "caller": None,
             "traceparent": TRACE,
+            "version": "1.1",
             "protocol": "native",
             "status": 200,
             "images": 3,
             "outcomes": {"recognized": 1, "refused": 1, "not_recognized": 1},
+            "classes": ["n01440764", "n01440764"],
+            "probabilities": [0.9, 0.1],
             "codes": ["not_an_image"],
             "batch": 1,
             "decode_ms": 10.0,
