@@ -33,9 +33,6 @@ Upstream = Annotated[list[str] | None, typer.Option(metavar="URL[,FOLDER]", help
 UpstreamCA = Annotated[
     Path | None, typer.Option(metavar="PEM", help="CA certificate for https upstreams.", callback=console.existing_file)
 ]
-Canary = Annotated[
-    str | None, typer.Option(metavar="VERSION=PERCENT", help="Send a share of the requests to another version.")
-]
 Cors = Annotated[
     list[str] | None,
     typer.Option(
@@ -63,7 +60,6 @@ def main(
     no_keys: NoKeys = False,
     upstream: Upstream = None,
     upstream_ca: UpstreamCA = None,
-    canary: Canary = None,
     cors: Cors = None,
     rate: Rate = 50,
     burst: Burst = 100,
@@ -91,7 +87,6 @@ def main(
         keys=keys,
         upstreams=tuple(map(upstreams.parse, upstream)) if upstream else upstreams.of_this_checkout(),
         ca=upstream_ca and upstream_ca.absolute(),
-        canary=_canary_line(canary),
         cors=tuple(map(_origin, cors or ())),
         access_log=_log_file(access_log),
         limits=Limits(**rates, **seconds, **ending, body_bytes=_body_bytes()),
@@ -133,16 +128,6 @@ def _check_access(host: str, *, plain: bool, tls: bool, keys: bool, no_keys: boo
         raise CliError("give --certificate and --key, or --plain on loopback" + (", not both" if tls else ""))
     if keys == no_keys:
         raise CliError("give --keys FILE, or --no-keys to accept requests without one" + (", not both" if keys else ""))
-
-
-def _canary_line(canary: str | None) -> str:
-    """Return the canary's line for nginx's split_clients."""
-    if canary is None:
-        return ""
-    match = re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]{0,63})=([0-9]{1,2}(?:\.[0-9]{1,2})?)%?", canary)
-    if match is None or not float(match[2]):
-        raise CliError(f"--canary must be a version and a percentage below 100 such as 2.0=10, not {canary}")
-    return f'{match[2]}% "/{match[1]}";'
 
 
 def _origin(origin: str) -> str:

@@ -79,6 +79,10 @@ class Nginx:
             self.reload_pending = False
         self._running = configuration
 
+    def settled(self) -> bool:
+        """Whether no worker of an earlier configuration is still finishing requests."""
+        return self._process is None or not _workers(self._process.pid) - _accepting(self._process.pid)
+
     def ended(self) -> bool:
         """Whether the master process has ended."""
         return self._process is not None and self._process.poll() is not None
@@ -136,8 +140,12 @@ def _reason(output: str) -> str:
 
 def _accepting(master: int) -> set[psutil.Process]:
     """Return nginx's worker processes without those whose title says that they are shutting down."""
+    return {child for child in _workers(master) if "shutting down" not in _title(child)}
+
+
+def _workers(master: int) -> set[psutil.Process]:
     try:
-        return {child for child in psutil.Process(master).children() if "shutting down" not in _title(child)}
+        return set(psutil.Process(master).children())
     except psutil.NoSuchProcess:
         return set()
 

@@ -14,6 +14,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,10 @@ from types import FrameType
 from densenet import __version__, processes
 from densenet.gateway import api_keys, certificates, upstream_health, upstreams
 from densenet.gateway.nginx import Nginx, fill
-from densenet.gateway.upstreams import Replica
+from densenet.gateway.upstreams import Replica, RunningTrial
 from densenet.paths import NGINX_TEMPLATES
 from densenet.polling import wait_until
+from densenet.service import trial
 from densenet.service.properties import host_and_port
 from export.console import CliError, err, out
 from handler.payload import OPTION_HEADERS
@@ -80,7 +82,6 @@ class Settings:
     keys: Path | None
     upstreams: tuple[Replica, ...]
     ca: Path | None
-    canary: str
     cors: tuple[str, ...]
     access_log: str
     limits: Limits
@@ -107,6 +108,10 @@ class Gateway:
         self._gateway = Nginx("gateway", folder)
         self.sockets = upstreams.sockets(settings.upstreams, folder)
         self.unhealthy: frozenset[Path] = frozenset()
+        self.trial = upstreams.running_trial(settings.upstreams)
+        self._configured: RunningTrial | None = None
+        self._taken_up: RunningTrial | None = None
+        self._next_report = 0.0
 
     def run(self, *, force: bool = False) -> None:
         """Start or reload the nginxes whose configuration has changed, or both.
@@ -127,6 +132,25 @@ class Gateway:
         self._replicas.run(replicas, force=force)
         gateway = fill(NGINX_TEMPLATES / "nginx.conf.template", common | self._gateway_values())
         self._gateway.run(gateway, force=force)
+        self._configured = self.trial
+
+    def report_trial(self) -> None:
+        """Tell the commands of each service, at least once a second, which trial all nginx processes have taken up."""
+        changed = self._taken_up != self._configured and self._gateway.settled()
+        if not changed and time.monotonic() < self._next_report:
+            return
+        self._next_report = time.monotonic() + trial.RENEWAL
+        self._taken_up = self._configured if changed else self._taken_up
+        for replica in self._settings.upstreams:
+            if replica.folder:
+                running = self._taken_up if self._taken_up and self._taken_up.replica == replica else None
+                trial.report(replica.folder, self._settings.port, running.trial.id if running else "")
+
+    def withdraw_reports(self) -> None:
+        """Tell the commands of each service that this gateway is no longer before it."""
+        for replica in self._settings.upstreams:
+            if replica.folder:
+                trial.withdraw_report(replica.folder, self._settings.port)
 
     @property
     def reload_pending(self) -> bool:
@@ -171,14 +195,13 @@ class Gateway:
             "KEYS": api_keys.as_map(api_keys.read(settings.keys)) if settings.keys else "",
             "WITHOUT_KEY": "" if settings.keys else "-",
             "SERVERS": upstreams.servers(settings.upstreams, self._folder, self.unhealthy),
-            "CANARY": settings.canary,
             "CORS": " ".join(
                 f'"{origin}" $http_origin;' if origin != "*" else 'default "*";' for origin in settings.cors
             ),
             "CORS_HEADERS": ", ".join(_CORS_HEADERS),
             "VERSION": __version__,
             "ACCESS_LOG": "off" if settings.access_log == "off" else f'"{settings.access_log}" json',
-        }
+        } | upstreams.trial_values(self.trial, settings.upstreams, self._folder)
 
 
 def run(settings: Settings) -> None:
@@ -203,11 +226,12 @@ def run(settings: Settings) -> None:
             _watch_files(settings, gateway, signals, applied)
             gateway.finish()
         finally:
+            gateway.withdraw_reports()
             gateway.kill()
 
 
 def _watch_files(settings: Settings, gateway: Gateway, signals: "_Signals", applied: object) -> None:
-    """Apply changed files and changes of the replicas' health until a signal ends the gateway.
+    """Apply changed files, trials, and changes of the replicas' health until a signal ends the gateway.
 
     A file that is invalid or half written changes nothing.
 
@@ -223,6 +247,11 @@ def _watch_files(settings: Settings, gateway: Gateway, signals: "_Signals", appl
             gateway.unhealthy = unhealthy
             messages.append(_describe_health(gateway))
             _apply(gateway, messages, force=False)
+        if (running := upstreams.running_trial(settings.upstreams)) != gateway.trial:
+            gateway.trial = running
+            messages.append(str(running.trial) if running else "the trial is over: no request goes to a new version")
+            _apply(gateway, messages, force=False)
+        gateway.report_trial()
         reload_requested = signals.reload.is_set()
         signals.reload.clear()
         current = _signature(settings.files)

@@ -6,8 +6,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from densenet.gateway.nginx import fill
-from densenet.service import lookup, tokens, torchserve
+from densenet.service import lookup, tokens, torchserve, trial
 from densenet.service.properties import host_and_port
+from densenet.service.trial import Trial
 from export.console import CliError
 
 
@@ -24,6 +25,14 @@ class Replica:
     def address(self) -> str:
         """HOST:PORT in nginx's format."""
         return host_and_port(self.host, self.port)
+
+
+@dataclass(frozen=True)
+class RunningTrial:
+    """A trial of a new version, and the replica that has the version."""
+
+    replica: Replica
+    trial: Trial
 
 
 def parse(text: str) -> Replica:
@@ -76,6 +85,25 @@ def token(replica: Replica) -> str | None:
     return key
 
 
+def running_trial(replicas: Sequence[Replica]) -> RunningTrial | None:
+    """Return the trial that a command makes of one of the replicas; of several, the first."""
+    found = ((replica, trial.current(replica.folder)) for replica in replicas if replica.folder)
+    return next((RunningTrial(replica, made) for replica, made in found if made), None)
+
+
+def trial_values(running: RunningTrial | None, replicas: Sequence[Replica], run: Path) -> dict[str, str]:
+    """Return the template's values for a trial. The new version's requests go to the replica that has it."""
+    made = running.trial if running else None
+    copies, _, path = made.copies.partition("/") if made and made.copies else ("127.0.0.1:1", "", "")
+    return {
+        "CANARY": f'{made.percent:.2f}% "/{made.version}";' if made and made.percent else "",
+        "TRIAL_SERVERS": _entries([sockets(replicas, run)[replicas.index(running.replica) if running else 0]]),
+        "MIRROR": "/-/shadow" if path else "off",
+        "COPIES": copies,
+        "COPIES_PATH": path,
+    }
+
+
 def blocks(template: Path, replicas: Sequence[Replica], run: Path, ca: Path | None) -> str:
     """Return nginx's configuration for the replicas, each behind its own socket."""
     trusted = f'proxy_ssl_trusted_certificate "{ca}";' if ca else ""
@@ -108,9 +136,12 @@ def servers(replicas: Sequence[Replica], run: Path, unhealthy: Collection[Path] 
         unhealthy: the sockets to use only after all others; never all of them.
     """
     everywhere = sockets(replicas, run)
-    healthy = [path for path in everywhere if path not in unhealthy]
-    entries = [(path, "") for path in (healthy if len(healthy) > 1 else healthy * 2)]
-    entries += [(path, " backup") for path in everywhere if path in unhealthy]
+    return _entries([path for path in everywhere if path not in unhealthy], [p for p in everywhere if p in unhealthy])
+
+
+def _entries(first: Sequence[Path], backups: Sequence[Path] = ()) -> str:
+    entries = [(path, "") for path in (first if len(first) > 1 else [*first, *first])]
+    entries += [(path, " backup") for path in backups]
     return "\n        ".join(f"server unix:{path} max_fails=0{suffix};" for path, suffix in entries)
 
 

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -83,14 +82,10 @@ class History:
         kept = [*reversed(self._not_withdrawn), *reversed(withdrawn)][:count]
         return History(tuple(entry for entry in self.entries if entry in kept))
 
-    def next_version(self, taken: Collection[str] = ()) -> str:
-        """Return a version for the next archive: the last number of the one in service counted up until it is free.
-
-        Args:
-            taken: versions that are not free, in addition to those of the history.
-        """
+    def next_version(self) -> str:
+        """Return a version for the next archive: the last number of the one in service counted up until it is free."""
         version = self.serving.version if self.serving else DEFAULT_VERSION
-        while version in {*taken, *(entry.version for entry in self.entries)}:
+        while version in {entry.version for entry in self.entries}:
             number = re.search(r"\d*$", version)
             version = f"{version[: number.start()]}{int(number[0]) + 1}" if number and number[0] else f"{version}.1"
         return version

@@ -1,7 +1,10 @@
 """Read what a service writes to its logs from now on."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 
 class Tail:
@@ -23,3 +26,35 @@ class Tail:
     def _size(self, name: str) -> int:
         path = self._folder / name
         return path.stat().st_size if path.exists() else 0
+
+
+class Follower:
+    """Reads the lines that are appended to a log, from its current end on; after a rotation, those of the new file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._log: BinaryIO | None = None
+        with suppress(FileNotFoundError):
+            self._log = path.open("rb")
+            self._log.seek(0, os.SEEK_END)
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log:
+            self._log.close()
+
+    def lines(self) -> Iterator[str]:
+        """Return the whole lines that were written since the last call."""
+        while True:
+            if self._log:
+                while (line := self._log.readline()).endswith(b"\n"):
+                    yield line.decode("utf-8", "replace")
+                self._log.seek(-len(line), os.SEEK_CUR)  # half a line
+            try:
+                if self._log and os.path.samestat(self._path.stat(), os.fstat(self._log.fileno())):
+                    return
+                rotated = self._path.open("rb")
+            except FileNotFoundError:
+                return
+            self.close()
+            self._log = rotated

@@ -1,35 +1,45 @@
 """scripts/rollout: start a new version beside the current one, compare the two, and replace the old one."""
 
+import re
 import shutil
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
-import requests
 import typer
 
 from densenet import tables
 from densenet.paths import PHOTO, PHOTOS
-from densenet.service import authenticated_session, drain, history, management, quiesce, readiness, torchserve
+from densenet.service import (
+    authenticated_session,
+    comparison,
+    drain,
+    history,
+    management,
+    quiesce,
+    readiness,
+    torchserve,
+    trial,
+)
+from densenet.service.archive import ArchiveOptions, make_again
+from densenet.service.comparison import Bounds
 from densenet.service.history import Entry, History
 from densenet.service.lookup import PortOption
 from densenet.service.management import LOADING
 from densenet.service.properties import Properties
+from densenet.service.readout import Limits
+from densenet.service.serve import CalibrationImages, ClassIndex
 from densenet.service.torchserve import Service
+from densenet.service.trial import Plan
 from densenet.service.workers import introduce
-from export import console
+from export import Precision, console
 from export.archive import copy_with_workers, is_servable, read_card, read_version
 from export.console import CliError
 from handler import worker_control
-
-_RETRY_SECONDS = 60  # how long to send a photo to a busy version again
-_RETRY_INTERVAL = 0.2
-_MIN_AGREEMENT = 0.9
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
 def main(
@@ -41,6 +51,22 @@ def main(
             callback=console.existing_file,
         ),
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of an archive: weights to export, pack and roll out; imagenet, untrained or a file.",
+            callback=console.named_weights,
+        ),
+    ] = None,
+    class_index: ClassIndex = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="With --weights: precision of the network. [default: that of the version in service]"),
+    ] = None,
+    calibration_images: CalibrationImages = None,
+    version: Annotated[
+        str | None, typer.Option(help="With --weights: the new version's name. [default: the next free one]")
+    ] = None,
     rollback: Annotated[
         bool, typer.Option("--rollback", help="Return to the version before the one in service, one step in --history.")
     ] = False,
@@ -48,7 +74,8 @@ def main(
         bool, typer.Option("--history", help="Show the versions that were in service, and which one is.")
     ] = False,
     abort: Annotated[
-        bool, typer.Option("--abort", help="Remove what an interrupted rollout left: all versions not in service.")
+        bool,
+        typer.Option("--abort", help="End a trial, and remove what a rollout left: all versions not in service."),
     ] = False,
     photos: Annotated[
         Path, typer.Option(help="Photos to compare the versions on, similar to those you serve.", metavar="DIR")
@@ -58,10 +85,43 @@ def main(
         typer.Option(
             min=0,
             max=1,
-            help="Minimum share of photos whose best class is the same in both versions; 0 does not compare. "
-            f"[default: {_MIN_AGREEMENT}; with --rollback 0]",
+            help="Minimum share of photos, and of a shadow's requests, whose best class is the same in both versions; "
+            f"0 does not compare. [default: {comparison.MIN_AGREEMENT}; for --rollback, --labelled, other classes 0]",
         ),
     ] = None,
+    labelled: Annotated[
+        Path | None,
+        typer.Option(
+            help="Labelled photos, as for scripts/evaluate, to compare the accuracy on.",
+            metavar="DIR",
+            callback=console.existing_folder,
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="With --labelled: the new version's minimum accuracy. [default: the old one's less "
+            f"{comparison.MAX_LOSS:g}]",
+        ),
+    ] = None,
+    canary: Annotated[
+        str | None,
+        typer.Option(metavar="PERCENT", help="First send the new version this share of the gateway's requests."),
+    ] = None,
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="First send the new version copies of the gateway's requests.")
+    ] = False,
+    duration: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="How long: 90s, 10m, 2h; for --canary and --shadow.")
+    ] = None,
+    max_errors: Annotated[
+        float, typer.Option(min=0, max=1, help="Maximum share of 5xx among the new version's requests meanwhile.")
+    ] = 0.01,
+    min_requests: Annotated[
+        int, typer.Option(min=0, help="Minimum number of requests that the new version gets meanwhile.")
+    ] = 20,
     port: PortOption = None,
     seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0, help="How long the old version may work on a request.")
@@ -71,12 +131,22 @@ def main(
     serves, check its model card and predictions, make it the default, drain the old one and unregister it. If a step
     fails, the old version continues to serve. The next start serves the new version.
 
+    With --canary or --shadow, the new version first proves itself on clients' requests: when the time is over, it is
+    put into service if it is within --max-errors and --min-agreement, and removed if not.
+
     The service must have been started with scripts/serve --model-api."""
-    if [archive is not None, rollback, show_history, abort].count(True) != 1:
-        raise CliError("give an archive, --rollback, --history or --abort")
-    if min_agreement is not None and (show_history or abort):
-        raise CliError("--min-agreement is for rollouts and --rollback")
-    with torchserve.lock():
+    if [archive is not None, weights is not None, rollback, show_history, abort].count(True) != 1:
+        raise CliError("give an archive, --weights, --rollback, --history or --abort")
+    new = ArchiveOptions(weights, class_index, precision, calibration_images)
+    if weights is None and (version or new != ArchiveOptions()):
+        raise CliError("--class-index, --precision, --calibration-images and --version belong to --weights")
+    bounds = Bounds(photos, min_agreement, labelled, min_accuracy)
+    limits = Limits(min_requests, max_errors)
+    plan = _plan(canary, duration, limits, shadow=shadow)
+    if (show_history or abort) and (plan or bounds != Bounds(photos)):
+        raise CliError("--min-agreement, --labelled, --min-accuracy, --canary and --shadow are for rollouts")
+    with ExitStack() as stack:
+        lock = stack.enter_context(torchserve.lock())
         service = torchserve.find(port)
         introduce(service)
         if show_history:
@@ -84,13 +154,54 @@ def main(
         elif abort:
             clean_up(service, seconds)
         else:
+            if weights is not None:
+                archive = stack.enter_context(_packed(service, new, version, plan, lock))
             if archive is None:
-                archive, min_agreement = _previous_archive(service), min_agreement or 0.0
-            agreement = _MIN_AGREEMENT if min_agreement is None else min_agreement
+                archive, bounds = _previous_archive(service), replace(bounds, min_agreement=min_agreement or 0.0)
             try:
-                roll(service, archive, _photos(photos), agreement, seconds)
+                roll(service, archive, bounds, seconds, plan, lock)
             finally:
                 history.clean(Path(service.folder))
+
+
+def _plan(canary: str | None, duration: str | None, limits: Limits, *, shadow: bool) -> Plan | None:
+    """Return the trial that the options ask for, if any.
+
+    Raises:
+        CliError: if they contradict each other, or cannot be read.
+    """
+    if bool(canary or shadow) != bool(duration) or (canary and shadow):
+        raise CliError("give --canary PERCENT or --shadow, together with --for TIME")
+    if duration is None:
+        return None
+    time = re.fullmatch(r"(\d+)([smh])", duration)
+    if time is None:
+        raise CliError(f"--for must be a time such as 90s, 10m or 2h, not {duration}")
+    percent = re.fullmatch(r"(\d{1,2}(?:\.\d{1,2})?)%?", canary or "0")
+    if percent is None or (canary and not float(percent[1])):
+        raise CliError(f"--canary must be a percentage below 100 such as 10%, not {canary}")
+    return Plan(float(percent[1]), int(time[1]) * {"s": 1, "m": 60, "h": 3600}[time[2]], limits)
+
+
+@contextmanager
+def _packed(
+    service: Service, new: ArchiveOptions, version: str | None, plan: Plan | None, lock: TextIO
+) -> Iterator[Path]:
+    """Export weights and pack them, in a folder that exists for the time of the block.
+
+    What the options do not name, and the version in service has, is kept. Checks first, since an export takes a minute
+    or more, what would refuse the archive afterwards.
+    """
+    _model_store(service)
+    past, serving = _only_in_service(service)
+    named = replace(new, version=version or past.next_version())
+    if plan:
+        trial.check(service, named.version)
+    with tempfile.TemporaryDirectory(prefix="densenet-rollout-") as scratch:
+        packed = Path(scratch, f"{service.model}.mar")
+        with torchserve.unlocked(lock):
+            make_again(history.file(Path(service.folder), serving), named, packed, Path(scratch, "export"))
+        yield packed
 
 
 def show(service: Service) -> None:
@@ -111,8 +222,18 @@ def _row(past: History, entry: Entry) -> tuple[str, ...]:
     return entry.version, entry.weights, entry.precision, entry.short, since, state
 
 
-def roll(service: Service, archive: Path, photos: Sequence[Path], min_agreement: float, seconds: float) -> None:
+def roll(
+    service: Service,
+    archive: Path,
+    bounds: Bounds,
+    seconds: float,
+    plan: Plan | None = None,
+    lock: TextIO | None = None,
+) -> None:
     """Replace the default version by the version of an archive.
+
+    Args:
+        plan: the trial to make first. lock: what torchserve.lock() has returned, to let other commands run meanwhile.
 
     Raises:
         CliError: if a check or a step fails; the message says which version serves.
@@ -121,17 +242,27 @@ def roll(service: Service, archive: Path, photos: Sequence[Path], min_agreement:
     card, version = read_card(archive), read_version(archive)
     if not is_servable(card):
         raise CliError(f"{archive} was made by an older export; run scripts/export and scripts/archive again")
-    past, serving = _in_service(service)
-    if others := _others(service, serving):
-        raise CliError(_explain(service, others, serving))
-    if read_card(history.file(folder, serving)) != service.card:
+    past, serving = _only_in_service(service)
+    if read_card(before := history.file(folder, serving)) != service.card:
         raise CliError(_unknown(service))
     entry = history.keep(folder, archive)
     _check_name(service, serving, entry, archive)
+    photos, same_classes = comparison.files(bounds.photos), comparison.have_same_classes(before, archive)
+    min_agreement = bounds.agreement(same_classes=same_classes)
+    if plan:
+        trial.check(service, version)
+        plan = replace(plan, limits=replace(plan.limits, agreement=min_agreement))
     old = management.describe_default(service)
     with _registered(service, archive, store, version, workers=max(old.min_workers, 1)):
         _check_card(service, version, card)
-        _check_answers(service, serving.version, version, photos, min_agreement)
+        comparison.check_answers(service, serving.version, version, photos, min_agreement)
+        comparison.check_accuracy(service, serving.version, version, (before, archive), bounds)
+        if plan and lock:
+            with torchserve.unlocked(lock):
+                trial.conduct(service, plan, serving.version, version, seconds)
+            if {*management.versions(service)} != {serving.version, version}:
+                raise CliError(f"another command has changed the service's versions; {serving} stays in service")
+            entry = history.keep(folder, archive)  # another command may have removed what the history does not name
         follow = _copy_to_model_store(service, archive, serving)
         _switch(service, serving.version, version, lambda: history.save(folder, past.with_serving(entry)))
     follow()
@@ -158,6 +289,7 @@ def clean_up(service: Service, seconds: float) -> None:
     """
     _, serving = _in_service(service)
     folder, others = Path(service.folder), _others(service, serving)
+    trial.end(folder, seconds)
     quiesce.release_all(service)
     (_properties(service).archive.parent / _served(service)).unlink(missing_ok=True)
     if others:
@@ -183,15 +315,29 @@ def _in_service(service: Service) -> tuple[History, Entry]:
     return past, past.serving
 
 
+def _only_in_service(service: Service) -> tuple[History, Entry]:
+    """Return the history and the archive in service, if no other version is registered.
+
+    Raises:
+        CliError: as `_in_service` does, and if another version is registered.
+    """
+    past, serving = _in_service(service)
+    if others := _others(service, serving):
+        raise CliError(_explain(service, others, serving))
+    return past, serving
+
+
 def _others(service: Service, serving: Entry) -> list[str]:
     """Return the versions that TorchServe has beside the one in service."""
     return sorted({*management.versions(service)} - {serving.version})
 
 
 def _explain(service: Service, others: Sequence[str], serving: Entry) -> str:
+    running = trial.current(Path(service.folder))
+    why = f"a rollout makes a trial, {running}" if running else "a rollout was interrupted, or somebody registered it"
     return (
-        f"version {', '.join(others)} is registered beside version {serving.version}, which is in service: a rollout "
-        f"was interrupted, or somebody registered it; remove it with {_command(service, '--abort')}"
+        f"version {', '.join(others)} is registered beside version {serving.version}, which is in service: {why}; "
+        f"remove it with {_command(service, '--abort')}"
     )
 
 
@@ -234,7 +380,8 @@ def _registered(service: Service, archive: Path, store: Path, version: str, work
         readiness.wait(service, watch, version)
         yield
     except BaseException:
-        _drain_and_unregister(service, version, LOADING)
+        if service.alive and version in management.versions(service):  # another command may have ended either
+            _drain_and_unregister(service, version, LOADING)
         raise
 
 
@@ -244,66 +391,12 @@ def _check_card(service: Service, version: str, card: dict[str, Any]) -> None:
         raise CliError(f"version {version} does not serve its archive's network; the old version stays in service")
 
 
-def _check_answers(service: Service, old: str, new: str, photos: Sequence[Path], min_agreement: float) -> None:
-    """Check that the new version accepts every photo and mostly predicts the same class as the old one.
-
-    A photo that the old version refuses counts as one on which they differ. With a minimum of 0 the old version is not
-    asked: it may be too broken to answer.
-
-    Raises:
-        CliError: if it refuses a photo, or too few predictions agree.
-    """
-    same = refused = 0
-    with (
-        authenticated_session.session(service) as http,
-        console.err.status(f"comparing both versions on {len(photos)} photos"),
-    ):
-        for photo in photos:
-            after = _predict(http, service.at(new), photo)
-            if not after.get("success"):
-                raise CliError(f"version {new} refused {photo}: {after.get('error')}; version {old} stays in service")
-            if min_agreement:
-                before = _predict(http, service.at(old), photo)
-                refused += not before.get("success")
-                same += before.get("class_id") == after["class_id"]
-    if not min_agreement:
-        _report(f"version {new} accepts all {len(photos)} photos; its answers were not compared with version {old}'s")
-        return
-    _report(f"{same} of {len(photos)} photos have the same best class in both versions")
-    if same / len(photos) < min_agreement:
-        because = f" (version {old} refused {refused})" if refused else ""
-        raise CliError(
-            f"only {same} of {len(photos)} photos agree{because}, fewer than --min-agreement {min_agreement:g} requires"
-            f"; version {old} stays in service"
-        )
-
-
-def _predict(http: requests.Session, url: str, photo: Path) -> dict[str, Any]:
-    """Return the handler's answer to a photo; send it again while the queue is full or a worker has died.
-
-    Raises:
-        CliError: if the handler does not answer.
-    """
-    deadline = time.monotonic() + _RETRY_SECONDS
-    while True:
-        try:
-            response = http.post(url, data=photo.read_bytes(), timeout=LOADING)
-            body: dict[str, Any] = response.json()
-        except (requests.RequestException, ValueError) as error:
-            raise CliError(f"{url} did not answer {photo}: {error}") from error
-        if "success" in body:
-            return body
-        if response.status_code < requests.codes.server_error or time.monotonic() > deadline:
-            raise CliError(f"{url} did not answer {photo}: {body.get('message')}")
-        time.sleep(_RETRY_INTERVAL)
-
-
 def _switch(service: Service, old: str, new: str, commit: Callable[[], None]) -> None:
     """Make the new version the default, check that it answers, and commit; restore the old default if any fails."""
     management.set_default(service, new)
     try:
         with authenticated_session.session(service) as http:
-            prediction = _predict(http, service.url, PHOTO)
+            prediction = comparison.predict(http, service.url, PHOTO)
         if not prediction.get("success") or prediction["model"]["version"] != new:
             raise CliError(f"version {new} does not answer as the default; version {old} stays in service")
         commit()
@@ -359,13 +452,6 @@ def _previous_archive(service: Service) -> Path:
         raise CliError(f"the history of the service on port {service.port} has nothing before {serving}")
     _report(f"returning from {serving} to {past.previous}")
     return history.file(Path(service.folder), past.previous)
-
-
-def _photos(folder: Path) -> list[Path]:
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES and path.is_file())
-    if not photos:
-        raise CliError(f"{folder} contains no photos ({', '.join(_IMAGES)}); choose another folder with --photos")
-    return photos
 
 
 def _report(message: str, *, final: bool = False) -> None:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
@@ -109,7 +109,7 @@ def has_heic() -> bool:
 
 
 @contextlib.contextmanager
-def lock(run: Path = RUN) -> Iterator[None]:
+def lock(run: Path = RUN) -> Iterator[TextIO]:
     """Allow one start or stop at a time in this checkout; a second one waits."""
     run.mkdir(exist_ok=True)
     with (run / "lock").open("w") as handle:
@@ -118,7 +118,17 @@ def lock(run: Path = RUN) -> Iterator[None]:
         except BlockingIOError:
             err.print("waiting for another scripts/serve or scripts/stop of this checkout to finish")
             fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+
+
+@contextlib.contextmanager
+def unlocked(handle: TextIO) -> Iterator[None]:
+    """Let other commands run for the time of the block. handle: what lock() has returned."""
+    fcntl.flock(handle, fcntl.LOCK_UN)
+    try:
         yield
+    finally:
+        fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def running(run: Path = RUN) -> list[Service]:

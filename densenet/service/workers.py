@@ -12,7 +12,7 @@ import requests
 import typer
 
 from densenet import tables
-from densenet.service import lookup, management, quiesce, readiness, torchserve
+from densenet.service import lookup, management, quiesce, readiness, torchserve, trial
 from densenet.service.lookup import KeysOption, ManagementOption, PortOption, UrlOption
 from densenet.service.management import Model, Worker
 from densenet.service.torchserve import Service, private_memory
@@ -134,8 +134,11 @@ def show(service: Service) -> None:
 def warn_of(service: Service, names: Collection[str]) -> None:
     """Print a line if TorchServe has versions beside the default one."""
     if names:
+        made = trial.read(Path(service.folder))
+        running = trial.current(Path(service.folder)) is not None
+        what = f" for a trial{'' if running else ' whose command was killed'}: {made};" if made else ";"
         console.err.print(
-            f"beside the default version, {', '.join(names)} is registered; scripts/rollout --port {service.port} "
+            f"beside the default version, {', '.join(names)} is registered{what} scripts/rollout --port {service.port} "
             "--history shows what is in service, and --abort removes the rest",
             markup=False,
         )

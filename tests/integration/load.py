@@ -1,6 +1,6 @@
 """A steady load whose every answer is compared with the known one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,24 @@ PHOTOS = [encode(image) for image in cutouts(4)]
 
 
 @contextmanager
-def loading(url: str, known: Sequence[str], keys: Path | None = None, clients: int = 3) -> Iterator[Load[str]]:
+def loading(
+    url: str,
+    known: Sequence[str],
+    keys: Path | None = None,
+    clients: int = 3,
+    others: Mapping[str, Sequence[str]] | None = None,
+    **more: str,
+) -> Iterator[Load[str]]:
     """Clients that send photos one after another for the time of the block.
 
-    known: for each of PHOTOS its best class. An outcome is the version that answered rightly, or what else came.
+    known: for each of PHOTOS its best class. others: the same, of versions that answer differently. more: headers. An
+    outcome is the version that answered rightly, or what else came.
     """
 
     def send(session: requests.Session, number: int) -> str:
         which = number % len(PHOTOS)
         token = tokens.current(keys, "inference") if keys else None
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = more | ({"Authorization": f"Bearer {token}"} if token else {})
         try:
             response = session.put(url, data=PHOTOS[which], headers=headers, timeout=60)
             answer: dict[str, Any] = response.json()
@@ -32,7 +40,9 @@ def loading(url: str, known: Sequence[str], keys: Path | None = None, clients: i
             return type(error).__name__
         if not response.ok:
             return f"{response.status_code} {response.text[:80]}"
-        return answer["model"]["version"] if answer["class_id"] == known[which] else f"wrong: {answer['class_id']}"
+        version: str = answer["model"]["version"]
+        right = (others or {}).get(version, known)[which]
+        return version if answer["class_id"] == right else f"wrong: {version}, {answer['class_id']}"
 
     with Load(send).running(clients) as load:
         load.wait_for_answers(5, "at first")

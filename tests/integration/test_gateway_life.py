@@ -19,8 +19,9 @@ from densenet_client import Client
 from densenet.chaos.load import Load
 from densenet.gateway import nginx
 from densenet.polling import wait_until
-from densenet.service import management, temporary_instance, torchserve
+from densenet.service import management, temporary_instance, torchserve, trial
 from densenet.service.properties import Properties
+from densenet.service.trial import Trial
 from export.console import CliError
 from tests.integration.conftest import Server, Starter, build_archive, free_properties, same
 from tests.integration.gateways import (
@@ -443,20 +444,78 @@ def test_keys_and_cookies_are_not_passed_on(open_gateway: Opener) -> None:
         assert headers["x-request-id"] == "a"
 
 
-def test_a_canary_takes_its_share(open_gateway: Opener) -> None:
-    with standing_in(lambda _: (200, JSON, b"{}")) as behind:
-        opened = open_gateway("--rate", "10000", "--burst", "5000", "--canary", "2.0=30", upstreams=(behind.address,))
-        with requests.Session() as session:
-            session.headers["X-API-Key"] = opened.key
-            for _ in range(500):
-                session.put(opened.url, data=b"x", verify=str(opened.ca), timeout=60)
-        share = sum(path == "/predictions/densenet/2.0" for _, path, *_ in behind.seen) / 500
-        assert 0.15 < share < 0.45
-        assert {path for _, path, *_ in behind.seen} == {"/predictions/densenet", "/predictions/densenet/2.0"}
+@contextlib.contextmanager
+def trying(opened: Gateway, folder: Path, made: Trial) -> Iterator[None]:
+    """A trial for the time of the block; whoever makes it stays alive."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(1):
+            os.utime(folder / "trial.json")
+
+    with trial._offered(folder, made, 30), ThreadPoolExecutor(1) as pool:
+        assert str(made) in opened.said()
+        renewing = pool.submit(renew)
+        try:
+            yield
+        finally:
+            over.set()
+            renewing.result()
+
+
+def test_a_canary_takes_its_share(open_gateway: Opener, tmp_path: Path) -> None:
+    with standing_in(lambda _: (200, JSON, b"{}")) as other, standing_in(lambda _: (200, JSON, b"{}")) as behind:
+        upstreams = (other.address, f"{behind.address},{tmp_path}")
+        opened = open_gateway("--rate", "10000", "--burst", "5000", upstreams=upstreams)
+        with trying(opened, tmp_path, Trial("a", "2.0", 30)):
+            with requests.Session() as session:
+                session.headers["X-API-Key"] = opened.key
+                for _ in range(500):
+                    session.put(opened.url, data=b"x", verify=str(opened.ca), timeout=60)
+            asked = [path for server in (other, behind) for method, path, *_ in server.seen if method == "PUT"]
+            share = sum(path == "/predictions/densenet/2.0" for path in asked) / 500
+            assert 0.15 < share < 0.45
+            assert {*asked} == {"/predictions/densenet", "/predictions/densenet/2.0"}
+            assert "/predictions/densenet/2.0" not in {path for _, path, *_ in other.seen}  # which does not have it
+            behind.seen.clear()
+            for _ in range(20):
+                opened.ask("PUT", "/predictions/densenet/1.0", data=b"x")
+            assert "/predictions/densenet/2.0" not in {path for _, path, *_ in behind.seen}
+        other.seen.clear()
         behind.seen.clear()
-        for _ in range(20):
-            opened.ask("PUT", "/predictions/densenet/1.0", data=b"x")
-        assert {path for _, path, *_ in behind.seen} == {"/predictions/densenet/1.0"}
+        for _ in range(50):
+            assert opened.predict(b"x").ok
+        assert {path for server in (other, behind) for _, path, *_ in server.seen} == {"/predictions/densenet"}
+
+
+def test_a_shadow_gets_copies_and_whatever_it_does_clients_see_nothing(open_gateway: Opener, tmp_path: Path) -> None:
+    over = threading.Event()
+    with (
+        standing_in(lambda _: (200, JSON, b"{}")) as behind,
+        standing_in(lambda count: (204, {}, b"" if count <= 3 else str(over.wait(60)).encode())) as slow,
+    ):
+        opened = open_gateway(*MANY, upstreams=(f"{behind.address},{tmp_path}",))
+        copied = Trial("a", "2.0", 0, f"{slow.address}/secret")
+        with trying(opened, tmp_path, copied), requests.Session() as session:
+            session.headers["X-API-Key"] = opened.key
+            for number in range(40):  # on one connection, whose next request waits for the copy of the one before
+                answer = session.put(
+                    opened.url, data=PHOTO, headers={"X-Request-Id": f"id-{number}"}, verify=str(opened.ca)
+                )
+                assert (answer.status_code, answer.headers["x-request-id"]) == (200, f"id-{number}")
+            assert opened.predict(b"x", key="wrong").status_code == 401
+            assert opened.ask("PUT", "/predictions/densenet/1.0", data=b"x").ok
+            assert opened.ask("GET", "/readyz").ok
+            copies = slow.seen[:]
+            assert [(method, path, body) for method, path, _, body in copies] == [("PUT", "/secret", PHOTO)] * len(
+                copies
+            )
+            assert [headers["x-request-id"] for *_, headers, _ in copies[:3]] == ["id-0", "id-1", "id-2"]
+            assert 3 < len(copies) < 20  # it was left alone once it did not answer
+            over.set()
+        assert len([1 for method, *_ in behind.seen if method == "PUT"]) == 41
+        with trying(opened, tmp_path, Trial("b", "2.0", 0, "127.0.0.1:1/secret")):
+            assert [opened.predict(PHOTO).status_code for _ in range(8)] == [200] * 8
 
 
 @pytest.fixture(scope="module")

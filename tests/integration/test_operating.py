@@ -3,13 +3,14 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,8 +31,10 @@ from export.console import CliError
 from handler import worker_control
 from tests.conftest import make_network
 from tests.integration.conftest import Starter
+from tests.integration.gateways import Gateway, gateway, wants_nginx
 from tests.integration.load import PHOTOS, best_classes, loading
 from tests.integration.test_scripts import Checkout, one_line
+from tests.integration.truth import CLASSES, preprocessed
 from tests.photos import encode
 
 # Six times 64 megapixels, in 200 kB: seconds of work.
@@ -71,8 +74,14 @@ class Live(Checkout):
         wait_until_working(folder, [pid], [slow])
         return slow
 
-    def load(self) -> contextlib.AbstractContextManager[Load[str]]:
-        return loading(self.url, best_classes(self.url, **self.authorized), keys=self.folder)
+    def load(
+        self, before: Gateway | None = None, others: Mapping[str, Sequence[str]] | None = None
+    ) -> contextlib.AbstractContextManager[Load[str]]:
+        """before: a gateway to send the requests to, on new connections, since a reload closes those that are idle."""
+        known = best_classes(self.url, **self.authorized)
+        if before:
+            return loading(before.url, known, others=others, Connection="close")
+        return loading(self.url, known, keys=self.folder)
 
 
 def ask_by_name(live: Live, version: str) -> Counter[int]:
@@ -114,17 +123,27 @@ def standing_still(pids: Iterable[int]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def archives(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def other(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """Weights with another best class for every photo, and these classes by the eager network."""
+    network = make_network()
+    with torch.no_grad():
+        network.classifier.weight.mul_(-1)
+        positions = network(torch.stack([preprocessed(photo) for photo in PHOTOS])).argmax(dim=1)
+    path = tmp_path_factory.mktemp("other") / "other.pth"
+    torch.save(network.state_dict(), path)
+    return path, [CLASSES.ids[position] for position in positions]
+
+
+@pytest.fixture(scope="module")
+def archives(
+    exported: Path, other: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """The same network as versions 1.0, 2.0 and 2.1, another one as 3.0, and one that cannot be loaded as 4.0."""
     folder = tmp_path_factory.mktemp("archives")
     paths = {version: folder / version / "densenet.mar" for version in ("1.0", "2.0", "2.1", "3.0", "4.0")}
     for version in ("1.0", "2.0", "2.1"):
         archiving.build(exported, paths[version], version=version, workers=2)
-    other = make_network()
-    with torch.no_grad():
-        other.classifier.weight.mul_(-1)
-    torch.save(other.state_dict(), folder / "other.pth")
-    bundle.make(weights.load(str(folder / "other.pth")), None).write(folder / "other")
+    bundle.make(weights.load(str(other[0])), None).write(folder / "other")
     archiving.build(folder / "other", paths["3.0"], version="3.0", workers=1)
     paths["4.0"].parent.mkdir()
     archiving.build(exported, folder / "whole.mar", version="4.0", workers=1)
@@ -139,10 +158,18 @@ def archives(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 def live(archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     checkout = Live(tmp_path_factory.mktemp("live") / "repository")
     (checkout.root / "model_store" / "densenet.mar").write_bytes(archives["1.0"].read_bytes())
-    done = checkout.serve("--model-api")
+    done = checkout.serve("--model-api", "--log-format", "json")
     assert done.returncode == 0, done.stderr
     yield checkout
     checkout.run("stop", "--all")
+
+
+@pytest.fixture(scope="module")
+def before(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway before it."""
+    options, upstream = ("--no-keys", "--rate", "1000", "--burst", "1000"), f"127.0.0.1:{live.port},{live.folder}"
+    with gateway(tmp_path_factory.mktemp("gateway"), *options, upstreams=(upstream,), tls=False) as opened:
+        yield opened
 
 
 def test_nobody_notices_when_workers_come_and_go(live: Live) -> None:
@@ -214,16 +241,64 @@ def test_rollouts_and_rollbacks_are_not_noticed(live: Live, archives: dict[str, 
     ]
 
 
-@pytest.mark.parametrize(("moment", "stays"), [("starting version", "1.0"), ("draining version", "2.0")])
-def test_a_rollout_that_is_killed_is_shown_and_cleaned_up(
-    live: Live, archives: dict[str, Path], moment: str, stays: str
+def test_a_trial_without_a_gateway_is_refused(live: Live, archives: dict[str, Path]) -> None:
+    line = one_line(live.run("rollout", archives["2.0"], "--shadow", "--for", "10m"), "rollout")
+    assert "a trial needs a gateway" in line
+    assert f"--upstream http://127.0.0.1:{live.port},{live.folder}" in line
+    assert live.versions() == {"1.0"}
+
+
+@wants_nginx
+def test_other_weights_are_tried_on_clients_requests_and_rolled_out(
+    live: Live, archives: dict[str, Path], other: tuple[Path, list[str]], before: Gateway
 ) -> None:
-    with live.load() as load:
-        command = [live.root / "scripts" / "rollout", archives["2.0"]]
+    weights_file, classes = other
+    with live.load(before, {"1.1": classes}) as load:
+        canary = ("--canary", "50%", "--for", "3s")
+        line = one_line(live.run("rollout", archives["2.0"], *canary, "--min-requests", 100000), "rollout")
+        assert re.search(r"version 2\.0 got \d+ requests, too few to judge it by.*; version 1\.0 stays", line)
+        assert live.versions() == {"1.0"}
+        tried = len(load.outcomes)
+        shadow = ("--shadow", "--for", "4s", "--min-requests", 1)
+        done = live.run("rollout", "--weights", weights_file, "--min-agreement", 0, *shadow)
+        assert done.returncode == 0, done.stderr
+        assert live.versions() == {"1.1"}
+        rows = {line[:22].strip(): line[22:].split() for line in done.stdout.splitlines()}
+        assert rows["errors (5xx)"] == ["0", "0"]
+        assert int(rows["requests"][1]) > 0
+        compared = int(rows["same answer"][2])
+        assert (rows["same answer"][0], compared > 0) == ("0", True)  # of so many
+        assert "weights other.pth" in done.stdout
+        load.wait_for_answers(10, "afterwards")
+        assert live.run("rollout", "--rollback").returncode == 0
+        load.wait_for_answers(10, "afterwards")
+    assert load.sent == len(load.outcomes)
+    assert set(load.outcomes) == {"1.0", "1.1", "2.0"}
+    assert set(load.outcomes[tried:]) == {"1.0", "1.1"}  # none went to the version that was withdrawn
+    assert not (live.root / "build").exists()
+    assert before.said().count("the trial is over") == 2
+
+
+@pytest.mark.parametrize(
+    ("moment", "stays"),
+    [
+        ("starting version", "1.0"),
+        ("draining version", "2.0"),
+        pytest.param("answers 50% of the requests", "1.0", marks=wants_nginx),
+    ],
+)
+def test_a_rollout_that_is_killed_is_shown_and_cleaned_up(
+    live: Live, archives: dict[str, Path], moment: str, stays: str, request: pytest.FixtureRequest
+) -> None:
+    canary = ["--canary", "50%", "--for", "10m"] if "answers" in moment else []
+    opened: Gateway | None = request.getfixturevalue("before") if canary else None
+    with live.load(opened) as load:
+        command = [live.root / "scripts" / "rollout", archives["2.0"], *canary]
         rollout = subprocess.Popen(command, env=live.environment, stderr=subprocess.PIPE, text=True)
         assert rollout.stderr
         assert any(moment in line for line in rollout.stderr)
         assert wait_until(lambda: live.versions() >= {"2.0"}, 60, 0.01)
+        assert not canary or wait_until(lambda: "2.0" in load.outcomes, 60)
         rollout.kill()
         rollout.wait()
         rollout.stderr.close()
@@ -234,11 +309,16 @@ def test_a_rollout_that_is_killed_is_shown_and_cleaned_up(
             assert all(f"version {version}" in seen.stdout for version in ("1.0", "2.0"))
             assert ", not the default" in seen.stdout
             assert f"scripts/rollout --port {live.port} --history" in seen.stderr
+            assert ("registered for a trial" in seen.stderr) == bool(canary)
             line = one_line(live.run("rollout", archives["2.1"]), "rollout")
             assert f"scripts/rollout --port {live.port} --abort" in line
+        if opened:
+            opened.wait(lambda: opened.said().rstrip().endswith("no request goes to a new version"))
+            assert "a trial whose command was killed" in live.run("workers").stderr
         done = live.run("rollout", "--abort")
         assert done.returncode == 0, done.stderr
         assert f"version {stays}" in done.stdout
+        assert not (live.folder / "trial.json").exists()
         assert live.versions() == {stays}
         assert len(live.workers()) == 2
         if stays == "1.0":

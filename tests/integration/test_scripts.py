@@ -260,7 +260,7 @@ class TestWithoutANetwork:
             assert "weights untrained" in other.stdout, other.stderr
             again = offline.serve()
             assert "weights IMAGENET1K_V1" in again.stdout, again.stderr
-            assert f"the service on port {offline.port} keeps version 1.0 (weights IMAGENET1K_V1" in again.stderr
+            assert f"the service on port {offline.port} keeps version 1.1 (weights IMAGENET1K_V1" in again.stderr
             assert f"scripts/serve --port {offline.port} --archive" in again.stderr
             answer = requests.put(offline.url, data=encode(cutouts(1)[0]), timeout=60)
             assert answer.json()["model"]["weights"] == "IMAGENET1K_V1"

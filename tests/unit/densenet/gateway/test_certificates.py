@@ -80,7 +80,7 @@ def test_the_gateway_checks_its_files_before_nginx_does(
     pairs = [(folder / name, folder / "key.pem", None), (None, None, folder / name)]
     for certificate, key, ca in pairs:
         settings = Settings(
-            host="127.0.0.1", port=1, certificate=certificate, key=key, keys=None, ca=ca, canary="", cors=(),
+            host="127.0.0.1", port=1, certificate=certificate, key=key, keys=None, ca=ca, cors=(),
             access_log="off", upstreams=(upstreams.parse("127.0.0.1:9"),), limits=LIMITS,
         )  # fmt: skip
         with pytest.raises(CliError, match="--certificate" if certificate else "--upstream-ca"):

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from densenet.service import drain, history, management, rollout, torchserve
+from densenet.service import comparison, drain, history, management, rollout, torchserve
+from densenet.service.archive import ArchiveOptions
+from densenet.service.comparison import Bounds
 from densenet.service.history import Entry, History
 from densenet.service.torchserve import Service
 from export.console import CliError
@@ -31,7 +34,7 @@ def ask(answers: Sequence[tuple[int, dict[str, Any]]], folder: Path) -> tuple[An
         return status, {}, json.dumps(told).encode()
 
     with standing_in(answer) as server, requests.Session() as http:
-        taken = rollout._predict(http, f"http://{server.address}/predictions/densenet", folder / "photo.jpg")
+        taken = comparison.predict(http, f"http://{server.address}/predictions/densenet", folder / "photo.jpg")
         assert {body for *_, body in server.seen} == {b"photo"}
         return taken, len(server.seen)
 
@@ -50,7 +53,7 @@ def test_a_version_that_is_gone_is_not_asked_again(tmp_path: Path) -> None:
 
 
 def test_a_queue_that_stays_full_ends_the_rollout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout, "_RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(comparison, "_RETRY_SECONDS", 0.5)
     with pytest.raises(CliError, match="no worker to serve"):
         ask([(503, FULL)], tmp_path)
 
@@ -80,11 +83,74 @@ def test_photos_that_the_old_version_refuses_do_not_agree(
             raise answer
         return answer
 
-    monkeypatch.setattr(rollout, "_predict", predict)
-    monkeypatch.setattr(rollout.authenticated_session, "session", lambda service: nullcontext())
+    monkeypatch.setattr(comparison, "predict", predict)
+    monkeypatch.setattr(comparison.authenticated_session, "session", lambda service: nullcontext())
     photos = [Path(str(number)) for number in range(4)]
     with nullcontext() if reason is None else pytest.raises(CliError, match=reason):
-        rollout._check_answers(SERVICE, "1.0", "2.0", photos, agreement)
+        comparison.check_answers(SERVICE, "1.0", "2.0", photos, agreement)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "same_classes", "required"),
+    [
+        (Bounds(), True, 0.9),
+        (Bounds(), False, 0.0),
+        (Bounds(labelled=Path("labelled")), True, 0.0),  # which decide
+        (Bounds(labelled=Path("labelled"), min_agreement=0.7), True, 0.7),
+        (Bounds(labelled=Path("labelled"), min_accuracy=0.7), False, 0.0),
+        (Bounds(labelled=Path("labelled")), False, "different classes, so --labelled needs --min-accuracy"),
+        (Bounds(min_agreement=0.7), False, "different classes, .* leave out --min-agreement"),
+        (Bounds(min_agreement=0.0), False, 0.0),
+    ],
+)
+def test_what_is_required_depends_on_the_classes_and_on_labelled_photos(
+    bounds: Bounds, same_classes: bool, required: float | str
+) -> None:
+    if isinstance(required, str):
+        with pytest.raises(CliError, match=required):
+            bounds.agreement(same_classes=same_classes)
+    else:
+        assert bounds.agreement(same_classes=same_classes) == required
+
+
+@pytest.mark.parametrize(
+    ("right", "same_classes", "minimum", "reason"),
+    [
+        ((8, 8), True, None, None),
+        ((8, 7), True, None, "version 2.0 is right on 70.00% of the labelled photos; 79.00% are required"),
+        ((2, 7), True, 0.8, "70.00% of the labelled photos; 80.00% are required"),
+        ((9, 7), True, 0.7, None),
+        ((None, 7), False, 0.7, None),  # the old version is not asked
+        ((None, 6), False, 0.7, "60.00% of the labelled photos; 70.00% are required"),
+    ],
+)
+def test_a_new_version_may_not_be_right_on_fewer_labelled_photos(
+    right: tuple[int | None, int],
+    same_classes: bool,
+    minimum: float | None,
+    reason: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number in range(10):
+        (tmp_path / ("cat", "dog")[number % 2]).mkdir(exist_ok=True)
+        (tmp_path / ("cat", "dog")[number % 2] / f"{number}.jpg").touch()
+
+    def predict(_: object, url: str, photo: Path) -> Any:
+        limit = right[url.endswith("/2.0")]
+        assert limit is not None
+        return {"success": True, "class_id": photo.parent.name} if int(photo.stem) < limit else REFUSES
+
+    monkeypatch.setattr(comparison, "predict", predict)
+    monkeypatch.setattr(comparison.authenticated_session, "session", lambda service: nullcontext())
+    monkeypatch.setattr(comparison, "have_same_classes", lambda *_: same_classes)
+    monkeypatch.setattr(comparison, "read_classes", lambda path: b'{"0": ["cat", "a cat"], "1": ["dog", "a dog"]}')
+    bounds = Bounds(labelled=tmp_path, min_accuracy=minimum)
+    with nullcontext() if reason is None else pytest.raises(CliError, match=reason):
+        comparison.check_accuracy(SERVICE, "1.0", "2.0", (Path("old.mar"), Path("new.mar")), bounds)
+    shown = "accuracy on 10 labelled photos: version 1.0 " if same_classes else "labelled photos: version 2.0 "
+    assert shown in capsys.readouterr().err
 
 
 SERVICE = Service(1, 5.0, 9000, "http://127.0.0.1:9000", "", "densenet", "", "", {"old": "card"})
@@ -93,11 +159,18 @@ SERVICE = Service(1, 5.0, 9000, "http://127.0.0.1:9000", "", "densenet", "", "",
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({}, "give an archive, --rollback, --history or --abort"),
-        ({"archive": Path("new.mar"), "rollback": True}, "give an archive, --rollback, --history or --abort"),
-        ({"show_history": True, "abort": True}, "give an archive, --rollback, --history or --abort"),
-        ({"abort": True, "min_agreement": 0.5}, "--min-agreement is for rollouts and --rollback"),
-        ({"show_history": True, "min_agreement": 0.0}, "--min-agreement is for rollouts and --rollback"),
+        ({}, "give an archive, --weights, --rollback, --history or --abort"),
+        (
+            {"archive": Path("new.mar"), "rollback": True},
+            "give an archive, --weights, --rollback, --history or --abort",
+        ),
+        ({"show_history": True, "abort": True}, "give an archive, --weights, --rollback, --history or --abort"),
+        ({"abort": True, "min_agreement": 0.5}, "--min-agreement, .* are for rollouts"),
+        ({"show_history": True, "min_agreement": 0.0}, "--min-agreement, .* are for rollouts"),
+        ({"abort": True, "shadow": True, "duration": "10m"}, "--canary and --shadow are for rollouts"),
+        ({"archive": Path("new.mar"), "weights": "imagenet"}, "give an archive, --weights,"),
+        ({"archive": Path("new.mar"), "version": "2.0"}, "--version belong to --weights"),
+        ({"rollback": True, "class_index": Path("classes.json")}, "--version belong to --weights"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], reason: str) -> None:
@@ -122,7 +195,9 @@ def test_a_rollback_requires_the_agreement_that_is_asked_for(
     monkeypatch.setattr(torchserve, "find", lambda port: SERVICE)
     monkeypatch.setattr(rollout, "introduce", lambda service: None)
     monkeypatch.setattr(rollout, "_previous_archive", lambda service: Path("old.mar"))
-    monkeypatch.setattr(rollout, "roll", lambda service, archive, photos, agreement, seconds: asked.append(agreement))
+    monkeypatch.setattr(
+        rollout, "roll", lambda service, archive, bounds, *_: asked.append(bounds.agreement(same_classes=True))
+    )
     rollout.main(**options)
     assert asked == [required]
 
@@ -185,7 +260,7 @@ def test_an_interrupted_rollout_is_refused_by_the_next_and_cleaned_up(
     (tmp_path / "control" / f"hold-{'0' * 32}").mkdir()
     (tmp_path / "densenet-rollout.mar").touch()
     with pytest.raises(CliError, match=r"is registered beside .* scripts/rollout --port 9000 --abort"):
-        rollout.roll(made.service, Path("3.0.mar"), [], 0.9, 1)
+        rollout.roll(made.service, Path("3.0.mar"), Bounds(), 1)
     rollout.clean_up(made.service, 1)
     assert (made.versions, made.default) == ([stays], stays)
     assert json.loads((tmp_path / "service.json").read_text())["card"]["card"] == stays
@@ -212,7 +287,29 @@ def test_a_history_that_does_not_tell_what_is_served_is_refused(served: list[str
 def test_a_service_that_serves_another_network_than_its_history_says_is_refused(having: Any) -> None:
     made = having(["1.0"], "1.0", ["1.0"])
     with pytest.raises(CliError, match="does not tell what it serves"):
-        rollout.roll(made.service, Path("2.0.mar"), [], 0.9, 1)
+        rollout.roll(made.service, Path("2.0.mar"), Bounds(), 1)
+
+
+def test_weights_are_packed_as_the_next_version_in_a_folder_of_their_own(
+    having: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = having(["1.0"], "1.0", ["0.9", "1.0"])
+    asked: list[tuple[Path, ArchiveOptions, Path, Path]] = []
+    monkeypatch.setattr(rollout, "make_again", lambda *arguments: asked.append(arguments))
+    options = ArchiveOptions("new.pth")
+    with torchserve.lock(tmp_path) as lock:
+        for version in (None, "7"):
+            with rollout._packed(made.service, options, version, None, lock) as packed:
+                present, named, archive, folder = asked[-1]
+                assert (present, archive) == (Path("1.0"), packed)
+                assert named == replace(options, version=version or "1.1")
+                assert packed.name == "densenet.mar"
+                assert packed.parent in folder.parents
+            assert not packed.parent.exists()
+        made.versions.append("2.0")
+        with pytest.raises(CliError, match="--abort"), rollout._packed(made.service, options, None, None, lock):
+            pytest.fail("exports")
+    assert len(asked) == 2
 
 
 def test_the_first_version_has_nothing_to_return_to(having: Any) -> None:
