@@ -321,11 +321,11 @@ def test_a_rollout_that_is_killed_is_shown_and_cleaned_up(
         assert not (live.folder / "trial.json").exists()
         assert live.versions() == {stays}
         assert len(live.workers()) == 2
-        if stays == "1.0":
+        if stays == "1.0" and not canary:
             done = live.run("rollout", archives["2.0"])
             assert done.returncode == 0, done.stderr
             assert live.versions() == {"2.0"}
-        assert live.run("rollout", "--rollback").returncode == 0
+        assert canary or live.run("rollout", "--rollback").returncode == 0
         assert live.versions() == {"1.0"}
         load.wait_for_answers(10, "afterwards")
     assert set(load.outcomes) == {"1.0", "2.0"}
