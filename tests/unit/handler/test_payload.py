@@ -140,7 +140,11 @@ SHORT = ErrorCode.BAD_ENCODING
 @pytest.mark.parametrize(
     ("encoding", "body"),
     [
-        *(("gzip", gzip.compress(CONTENT, mtime=0)), ("X-GZip ", gzip.compress(CONTENT, mtime=0)), ("deflate", zlib.compress(CONTENT))),
+        *(
+            ("gzip", gzip.compress(CONTENT, mtime=0)),
+            ("X-GZip ", gzip.compress(CONTENT, mtime=0)),
+            ("deflate", zlib.compress(CONTENT)),
+        ),
         *(("deflate", zlib.compress(CONTENT, level)) for level in (0, 1, 9)),
         *(("deflate", zlib.compress(CONTENT, level, wbits=-15)) for level in (0, 1, 9)),
         *(("", CONTENT), ("identity", CONTENT), ("Identity", CONTENT)),
