@@ -52,16 +52,17 @@ class _Copy(http.server.BaseHTTPRequestHandler):
     timeout = 5
 
     def _receive(self) -> None:
+        if not secrets.compare_digest(self.path, self.server.path):
+            self.send_error(http.HTTPStatus.NOT_FOUND)
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        known = secrets.compare_digest(self.path, self.server.path)
-        self.send_response(http.HTTPStatus.NO_CONTENT if known else http.HTTPStatus.NOT_FOUND)
+        self.send_response(http.HTTPStatus.NO_CONTENT)
         self.end_headers()
-        if known:
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_COPIED}
-            try:
-                self.server.copies.put_nowait((headers, body))
-            except queue.Full:
-                self.server.dropped += 1
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in _NOT_COPIED}
+        try:
+            self.server.copies.put_nowait((headers, body))
+        except queue.Full:
+            self.server.dropped += 1
 
     do_POST = do_PUT = _receive  # noqa: N815
 
