@@ -166,8 +166,6 @@ function listenTo(input) {
 function listen() {
   const zone = document.querySelector(".zone");
   for (const input of zone.querySelectorAll("input")) listenTo(input);
-  byId("file").multiple = true;
-  zone.querySelector(".choose").textContent = texts.choose_photos;
   zone.addEventListener("submit", (event) => event.preventDefault());
   document.addEventListener("paste", (event) => add(event.clipboardData.files));
   document.addEventListener("dragover", (event) => {

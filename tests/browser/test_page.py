@@ -451,8 +451,14 @@ class TestWithoutJavaScript:
 
     def test_nothing_that_needs_it_is_shown(self, visit: Visitor) -> None:
         visited = visit(java_script_enabled=False)
-        expect(visited.page.locator("button:visible, label:visible")).to_have_text(["Photo", "Recognize"])
-        assert visited.page.locator("#file").get_attribute("multiple") is None
+        expect(visited.page.locator("button:visible, label:visible")).to_have_text(["Choose photos", "Recognize"])
+
+    def test_several_photos_are_answered_on_one_page(self, visit: Visitor) -> None:
+        visited = visit(java_script_enabled=False)
+        visited.page.set_input_files("#file", [photo(), NOTES])
+        visited.page.get_by_role("button", name="Recognize").click()
+        expect(visited.page.locator("#results .card")).to_have_count(2)
+        expect(visited.page.locator(".message")).to_have_text("This file is not a photo.")
 
 
 # A form with a file in it is not shown to Playwright.
@@ -986,7 +992,7 @@ def test_every_text_fits_on_a_phone(visit: Visitor, guarded: Guarded, language: 
     everything = re.sub(r"\s+", " ", " ".join(seen))
     missing = [name for name, text in words.items() if not all(part in everything for part in parts(text))]
     # Those of int8, of trained weights, of a form without JavaScript, and of a mouse.
-    elsewhere = {"same_class", "weights_digest", "photo_label", "classify", "sent_photo", "drop_hint"}
+    elsewhere = {"same_class", "weights_digest", "classify", "sent_photo", "drop_hint"}
     assert set(missing) <= elsewhere
 
 
