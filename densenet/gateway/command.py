@@ -1,8 +1,10 @@
 """scripts/gateway: run nginx in front of TorchServe, with keys, limits and timeouts; docs/gateway.md describes it."""
 
+import fcntl
 import ipaddress
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -94,7 +96,15 @@ def main(
     for replica in settings.upstreams:
         if replica.folder and not replica.folder.is_dir():  # in a pod, TorchServe may make it later
             err.print(f"no folder {replica.folder} yet; until it is there, requests have no token", markup=False)
+    _append_to_output()
     proxy.run(settings)
+
+
+def _append_to_output() -> None:
+    """Append to a file that standard output or error leads to: nginx does, and neither must overwrite the other."""
+    for descriptor in (1, 2):
+        with suppress(OSError):  # it is closed
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_APPEND)
 
 
 def _address(listen: str) -> tuple[str, int]:

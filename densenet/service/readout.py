@@ -112,7 +112,7 @@ class ReadOut:
         """Return why the new version is not fit to be put into service, or None if it is."""
         new, name = self.new, f"version {self.new.version}"
         if new.requests < limits.requests:
-            return f"{name} got {new.requests} requests, too few to judge it by; --min-requests {limits.requests}"
+            return f"{name} got {new.requests} requests, too few to judge it by (--min-requests {limits.requests})"
         if self.has_errors(limits):
             return f"{new.errors} of {new.requests} requests to {name} failed, more than --max-errors {limits.errors:g}"
         count, same = self.pairs

@@ -1,10 +1,13 @@
 """scripts/serve: export and pack whatever is missing, start TorchServe and wait until it is ready."""
 
+import json
 import os
 import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +27,7 @@ from export import UNTRAINED, Precision, console
 from export.archive import copy_with_workers, is_servable, read_card, read_version
 from export.console import CliError
 
+_OPTIONS = "options.json"
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Weights = Annotated[
@@ -128,11 +132,32 @@ def main(
         plain = requested == ArchiveOptions() and not (foreground or config or tokens or model_api or rebuild)
         fall_back = plain and not torchserve.has_served_trained()
         chosen = given or _choose(properties, requested, rebuild=rebuild, fall_back=fall_back)
+        options = {
+            f"--config {config}": config,
+            "--tokens": tokens or model_api,
+            "--model-api": model_api,
+            f"--log-format {log_format}": log_format,
+        }
+        name_missing_options(RUN / str(properties.port), [option for option, given_now in options.items() if given_now])
         service, ready = _start(properties, chosen, workers, log_format or LogFormat.TEXT)
     if foreground:
         _run_in_foreground(service, ready, drain_seconds)
     else:
         _report_in_background(service, ready, "up")
+
+
+def name_missing_options(folder: Path, options: Sequence[str]) -> None:
+    """Print which options of the service's last start this one lacks, and remember this one's.
+
+    A service keeps its archive, but not these options: one that is forgotten would quietly change who may do what.
+    """
+    path = folder / _OPTIONS
+    with suppress(OSError, ValueError):
+        before = json.loads(path.read_text())
+        if missing := [option for option in before if option not in options]:
+            console.err.print(f"the last start on this port had {' '.join(missing)}; this one does not", markup=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(options))
 
 
 def _check_start(config: Path, properties: Properties) -> None:

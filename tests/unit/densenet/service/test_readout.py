@@ -93,7 +93,7 @@ def test_a_shadows_answers_are_compared_by_the_gateways_id(logs: Logs) -> None:
 
 def test_too_few_requests_too_many_errors_and_nothing_to_compare_are_failures(logs: Logs) -> None:
     watched = logs.watch()
-    assert watched.failure(LIMITS) == "version 1.1 got 0 requests, too few to judge it by; --min-requests 2"
+    assert watched.failure(LIMITS) == "version 1.1 got 0 requests, too few to judge it by (--min-requests 2)"
     for status in (200, 500):
         assert not watched.has_errors(LIMITS)
         logs.add("PUT /predictions/densenet/1.1", status)

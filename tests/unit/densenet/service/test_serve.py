@@ -261,3 +261,17 @@ def test_an_archive_and_options_for_another_contradict_each_other(tmp_path: Path
     for options in ({"rebuild": True}, {"weights": "imagenet"}, {"precision": Precision.BF16}):
         with pytest.raises(CliError, match="give --archive, or options for an archive to make"):
             serve.main(given=tmp_path / "densenet.mar", **options)
+
+
+def test_options_that_a_restart_leaves_out_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "9000"
+
+    def said(*options: str) -> str:
+        serve.name_missing_options(folder, options)
+        return " ".join(capsys.readouterr().err.split())
+
+    assert said("--tokens", "--model-api", "--log-format json") == ""
+    assert said("--tokens") == "the last start on this port had --model-api --log-format json; this one does not"
+    assert said("--tokens", "--model-api") == ""
+    (folder / "options.json").write_text("no JSON")
+    assert said() == ""
