@@ -152,7 +152,7 @@ def test_ctrl_c_leaves_a_valid_file_and_reports_how_to_go_on(folder: Path, tmp_p
         process = subprocess.Popen([*TOOLS, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
         _, errors = process.communicate(timeout=60)
         count = len({row["file"] for row in read(path)})
-        assert process.returncode == 130
+        assert process.returncode == 130, errors
         assert errors.splitlines()[1:] == [
             f"predict: stopped; {path} has {count} images; the same command with --resume adds the others"
         ]
