@@ -458,7 +458,7 @@ class TestWithoutJavaScript:
         visited.page.set_input_files("#file", [photo(), NOTES])
         visited.page.get_by_role("button", name="Recognize").click()
         expect(visited.page.locator("#results .card")).to_have_count(2)
-        expect(visited.page.locator(".message")).to_have_text("This file is not a photo.")
+        expect(visited.page.locator("[data-state=refused] .message")).to_have_text("This file is not a photo.")
 
 
 # A form with a file in it is not shown to Playwright.
