@@ -6,7 +6,8 @@ Sources: ICC.1:2022, sections 7.3 (tag table), 9.2.34 ff. (D2B and B2D tags), 10
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 _MAX_PROFILE_BYTES = 4_000_000  # profiles of printing presses have up to 3 MB
 _HEADER, _ENTRY = 128, 12
@@ -57,8 +58,8 @@ def are_known(primaries: int, transfer: int) -> bool:
 
 def from_code_points(primaries: int, transfer: int) -> bytes | None:
     """Build the profile of two code points that are known; None for sRGB, which unspecified ones count as."""
-    chromaticities, curve = _PRIMARIES[primaries], _CURVES[transfer]
-    if chromaticities == _PRIMARIES[_SRGB[0]] and curve == _CURVES[_SRGB[1]]:
+    chromaticities, curve = _PRIMARIES[primaries], _CURVES[transfer]()
+    if chromaticities == _PRIMARIES[_SRGB[0]] and curve == _CURVES[_SRGB[1]]():
         return None
     return _profile(chromaticities, curve)
 
@@ -130,15 +131,15 @@ def _hlg(value: float) -> float:
     return _PEAK * math.pow(scene, 1.2)
 
 
-# Code points of transfer functions → curves from values to light.
-_CURVES = {
-    **dict.fromkeys((1, 6, 14, 15), _power(2.4)),  # BT.709, 601 and 2020: the curve of their screens, BT.1886
-    4: _power(2.2),
-    5: _power(2.8),
-    8: _power(1.0),
-    **dict.fromkeys((2, 13), _parametric(3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)),  # sRGB
-    16: _sampled(_pq),
-    18: _sampled(_hlg),
+# Code points of transfer functions → curves from values to light. Every worker imports this, and few need a curve.
+_CURVES: Mapping[int, Callable[[], bytes]] = {
+    **dict.fromkeys((1, 6, 14, 15), partial(_power, 2.4)),  # BT.709, 601 and 2020: the curve of their screens, BT.1886
+    4: partial(_power, 2.2),
+    5: partial(_power, 2.8),
+    8: partial(_power, 1.0),
+    **dict.fromkeys((2, 13), partial(_parametric, 3, 2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)),  # sRGB
+    16: partial(_sampled, _pq),
+    18: partial(_sampled, _hlg),
 }
 
 

@@ -21,7 +21,7 @@ MIN_AGREEMENT = 0.9
 MAX_LOSS = 0.01  # of accuracy on labelled photos, unless a minimum is given
 _RETRY_SECONDS = 60  # how long to send a photo to a busy version again
 _RETRY_INTERVAL = 0.2
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def files(folder: Path) -> list[Path]:
     Raises:
         CliError: if there are none.
     """
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGES and path.is_file())
+    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _IMAGES and path.is_file())
     if not photos:
-        raise CliError(f"{folder} contains no photos ({', '.join(IMAGES)}); choose another folder with --photos")
+        raise CliError(f"{folder} contains no photos ({', '.join(_IMAGES)}); choose another folder with --photos")
     return photos
 
 
