@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from export import DEFAULT_FOLDER, NETWORK, UNTRAINED, Precision, bundle, console, progress, weights
-from export.bundle import Quantization
+from export import DEFAULT_FOLDER, NETWORK, UNTRAINED, Precision, console, progress
 
 
 def main(
@@ -41,7 +40,9 @@ def main(
     Writes model.pt, model_card.json and index_to_name.json, or nothing if the networks disagree.
     """
     console.check_calibration(precision, calibration_images)
-    how = Quantization(calibration_images, min_agreement) if calibration_images else precision
+    from export import bundle, weights  # imports torch and torchvision, which takes seconds; --help needs neither
+
+    how = bundle.Quantization(calibration_images, min_agreement) if calibration_images else precision
     bundle.check_writable(output)
     console.out.print(f"loading weights: {weights_from}", markup=False)
     loaded = weights.load(weights_from)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.models import DenseNet121_Weights
 
 from export import PHOTOS, Precision
 from export.console import CliError
@@ -35,6 +34,8 @@ def check(
 
     Raises: CliError if the difference exceeds the tolerance or, in fp32, if the order of the best classes differs.
     """
+    from torchvision.models import DenseNet121_Weights  # takes seconds; see network.build()
+
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(4, 3, CROP, CROP, generator=generator)
     # torchvision's own transform, so that the comparison does not depend on the code under test.

@@ -14,13 +14,14 @@ from pathlib import Path
 from urllib.error import URLError
 
 import torch
-from torchvision.models import DenseNet121_Weights
 
 from export import checkpoint, network
 from export.checkpoint import Weights
 from export.console import CliError, Unreachable
 
-IMAGENET = DenseNet121_Weights.IMAGENET1K_V1
+# torchvision's DenseNet121_Weights.IMAGENET1K_V1; importing torchvision takes seconds, and a download may fail.
+NAME = "IMAGENET1K_V1"
+URL = "https://download.pytorch.org/models/densenet121-a639ec97.pth"
 CLASSES = 1000
 HUB_REPOSITORY, HUB_FILE = "timm/densenet121.tv_in1k", "model.safetensors"
 DOWNLOAD_TIMEOUT = 10  # seconds without a byte; a network that drops packets costs this for each address of a host
@@ -35,7 +36,7 @@ _HUB_DEFAULTS = {
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def load(url: str = IMAGENET.url) -> Weights:
+def load(url: str = URL) -> Weights:
     """Load the published weights; those that are on this machine need no network.
 
     Raises:
@@ -65,7 +66,7 @@ def load(url: str = IMAGENET.url) -> Weights:
 
 def _read_published(path: Path, url: str) -> Weights:
     """Read torchvision's file, whose name ends in the first digits of its sha256 (Torch Hub's convention)."""
-    return checkpoint.read(path, IMAGENET.name, url, sha256=path.stem.rpartition("-")[2])
+    return checkpoint.read(path, NAME, url, sha256=path.stem.rpartition("-")[2])
 
 
 def _download(path: Path, url: str) -> Weights:
@@ -113,7 +114,7 @@ def _read_of_hub(path: Path) -> Weights:
     """
     blob = path.readlink().name if path.is_symlink() else ""
     source = f"hf://{HUB_REPOSITORY}@{path.parent.name}/{HUB_FILE}"
-    weights = checkpoint.read(path, IMAGENET.name, source, sha256=blob if _SHA256.fullmatch(blob) else "")
+    weights = checkpoint.read(path, NAME, source, sha256=blob if _SHA256.fullmatch(blob) else "")
     try:
         classes = len(network.build(weights.state).get_parameter("classifier.weight"))
         if classes != CLASSES:

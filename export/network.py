@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import densenet121
 
 from export.console import CliError
 from handler.cropping import CROP
@@ -27,6 +26,8 @@ def build(state: Mapping[str, Tensor]) -> nn.Module:
         raise CliError(f"not a DenseNet-121: classifier.weight must be (classes, {FEATURES}), {problem}")
     if classifier.shape[0] < 2:
         raise CliError("this checkpoint has only one class; a classifier needs at least two")
+    from torchvision.models import densenet121  # takes seconds; weights that cannot be loaded fail before
+
     network: nn.Module = densenet121(num_classes=classifier.shape[0]).eval()
     expected = network.state_dict()
     # num_batches_tracked counts training steps. Older files lack it, and eval mode does not use it.
@@ -85,7 +86,8 @@ def to_torchscript(network: Network) -> bytes:
     """
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
         warnings.simplefilter("ignore")  # TorchScript is deprecated; versions are pinned
-        traced = torch.jit.trace(network, torch.zeros(1, 3, CROP, CROP))
+        # Tracing's own check would trace again, and find no more than the comparison with the eager network does.
+        traced = torch.jit.trace(network, torch.zeros(1, 3, CROP, CROP), check_trace=False)
         # Saved to a buffer, because torch writes a file's name into its content and hides the OSError of a full disk.
         buffer = io.BytesIO()
         torch.jit.save(traced, buffer)

@@ -1,7 +1,6 @@
 """Weights: load `imagenet`, `untrained` or a file."""
 
 import torch
-from torchvision.models import densenet121
 
 from export import UNTRAINED, checkpoint, imagenet
 from export.checkpoint import Weights
@@ -18,6 +17,8 @@ def load(source: str) -> Weights:
     if source == "imagenet":
         return imagenet.load()
     if source == UNTRAINED:
+        from torchvision.models import densenet121  # takes seconds, and loading other weights may fail before
+
         torch.manual_seed(SEED)
         return Weights(UNTRAINED, f"torchvision's initialisation, seed {SEED}", None, densenet121().state_dict())
     path = weights_file(source)

@@ -22,7 +22,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
-from torchvision.models import densenet121
+from torchvision.models import DenseNet121_Weights, densenet121
 
 from export import ROOT, imagenet
 from export.console import CliError, Unreachable
@@ -161,8 +161,9 @@ def files_in(folder: Path) -> list[str]:
 
 
 def test_imagenet_means_the_file_that_torchvision_publishes() -> None:
-    assert imagenet.IMAGENET.url == "https://download.pytorch.org/models/densenet121-a639ec97.pth"
-    assert imagenet.load.__defaults__ == (imagenet.IMAGENET.url,)
+    published = DenseNet121_Weights.IMAGENET1K_V1
+    assert (published.name, published.url) == (imagenet.NAME, imagenet.URL)
+    assert imagenet.load.__defaults__ == (imagenet.URL,)
 
 
 class TestTorchHubsCache:
