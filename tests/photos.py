@@ -2,16 +2,23 @@
 
 import io
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
-import skimage
-import sklearn
 from PIL import Image
 
 from handler.cropping import MIN_SIDE
 
-_SKIMAGE = Path(skimage.__file__).parent / "data"
-_SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
+
+def _folder(package: str) -> Path:
+    """Where a package is installed; importing it would take seconds."""
+    spec = find_spec(package)
+    assert spec
+    assert spec.origin
+    return Path(spec.origin).parent
+
+
+_SKIMAGE, _SKLEARN = _folder("skimage") / "data", _folder("sklearn") / "datasets" / "images"
 _FILES = (
     *(_SKIMAGE / name for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")),
     *(_SKIMAGE / name for name in ("ihc.png", "retina.jpg", "hubble_deep_field.jpg")),

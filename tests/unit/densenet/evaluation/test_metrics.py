@@ -1,11 +1,12 @@
-"""Metrics against scikit-learn's and against cases worked out by hand."""
+"""Metrics against scikit-learn's and against cases worked out by hand.
+
+Only the tests that need scikit-learn import it: that takes seconds, and every process of tests imports every module.
+"""
 
 import math
 
 import numpy as np
 import pytest
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 
 from densenet.evaluation import metrics
 from densenet.evaluation.answers import Outcome
@@ -43,11 +44,15 @@ def scores(probabilities: np.ndarray, truth: np.ndarray) -> Scores:
 
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_accuracy_is_scikit_learns(scores: Scores, probabilities: np.ndarray, truth: np.ndarray, k: int) -> None:
+    from sklearn.metrics import top_k_accuracy_score
+
     expected = top_k_accuracy_score(truth, probabilities, k=k, labels=range(len(CLASSES)))
     assert metrics.accuracy(scores, k).share == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_confusion_matrix_is_scikit_learns(scores: Scores, probabilities: np.ndarray, truth: np.ndarray) -> None:
+    from sklearn.metrics import confusion_matrix
+
     classes = [7, 0, 3, 11]
     expected = confusion_matrix(truth, probabilities.argmax(axis=1), labels=classes)
     assert (metrics.confusion_matrix(scores, classes) == expected).all()
@@ -56,6 +61,8 @@ def test_the_confusion_matrix_is_scikit_learns(scores: Scores, probabilities: np
 def test_confusions_and_classes_count_what_the_matrix_counts(
     scores: Scores, probabilities: np.ndarray, truth: np.ndarray
 ) -> None:
+    from sklearn.metrics import confusion_matrix
+
     matrix = confusion_matrix(truth, probabilities.argmax(axis=1), labels=range(len(CLASSES)))
     found = metrics.confusions(scores)
     assert [count for _, _, count in found] == sorted((c for _, _, c in found), reverse=True)
@@ -68,6 +75,8 @@ def test_confusions_and_classes_count_what_the_matrix_counts(
 
 
 def test_the_reliability_diagram_is_scikit_learns(scores: Scores, probabilities: np.ndarray, truth: np.ndarray) -> None:
+    from sklearn.calibration import calibration_curve
+
     right = probabilities.argmax(axis=1) == truth
     accuracy, confidence = calibration_curve(right, probabilities.max(axis=1), n_bins=metrics.BINS)
     found = metrics.calibrate(scores)
