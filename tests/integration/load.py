@@ -1,5 +1,6 @@
 """A steady load whose every answer is compared with the known one."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from densenet.service import tokens
 from tests.photos import cutouts, encode
 
 PHOTOS = [encode(image) for image in cutouts(4)]
+# Seconds between a client's answer and its next request. Without, the load would take all processor time from workers
+# that start meanwhile.
+PAUSE = 0.2
 
 
 @contextmanager
@@ -20,6 +24,7 @@ def loading(
     known: Sequence[str],
     keys: Path | None = None,
     clients: int = 3,
+    pause: float = PAUSE,
     others: Mapping[str, Sequence[str]] | None = None,
     **more: str,
 ) -> Iterator[Load[str]]:
@@ -31,6 +36,7 @@ def loading(
 
     def send(session: requests.Session, number: int) -> str:
         which = number % len(PHOTOS)
+        time.sleep(pause)
         token = tokens.current(keys, "inference") if keys else None
         headers = more | ({"Authorization": f"Bearer {token}"} if token else {})
         try:

@@ -1,6 +1,7 @@
 """scripts/workers, rollout, probe and stop as an operator runs them, under a load that must not notice."""
 
 import contextlib
+import copy
 import json
 import os
 import re
@@ -19,6 +20,7 @@ import pytest
 import requests
 import torch
 from PIL import Image
+from torch import nn
 
 from densenet.chaos.load import Load
 from densenet.polling import wait_until
@@ -29,10 +31,9 @@ from export import bundle, weights
 from export.archive import read_version
 from export.console import CliError
 from handler import worker_control
-from tests.conftest import make_network
-from tests.integration.conftest import Starter
+from tests.integration.conftest import Server, Starter
 from tests.integration.gateways import Gateway, gateway, wants_nginx
-from tests.integration.load import PHOTOS, best_classes, loading
+from tests.integration.load import PAUSE, PHOTOS, best_classes, loading
 from tests.integration.test_scripts import Checkout, one_line
 from tests.integration.truth import CLASSES, preprocessed
 from tests.photos import encode
@@ -75,13 +76,13 @@ class Live(Checkout):
         return slow
 
     def load(
-        self, before: Gateway | None = None, others: Mapping[str, Sequence[str]] | None = None
+        self, before: Gateway | None = None, others: Mapping[str, Sequence[str]] | None = None, pause: float = PAUSE
     ) -> contextlib.AbstractContextManager[Load[str]]:
         """before: a gateway to send the requests to, on new connections, since a reload closes those that are idle."""
         known = best_classes(self.url, **self.authorized)
         if before:
-            return loading(before.url, known, others=others, Connection="close")
-        return loading(self.url, known, keys=self.folder)
+            return loading(before.url, known, others=others, pause=pause, Connection="close")
+        return loading(self.url, known, keys=self.folder, pause=pause)
 
 
 def ask_by_name(live: Live, version: str) -> Counter[int]:
@@ -96,7 +97,7 @@ def ask_by_name(live: Live, version: str) -> Counter[int]:
             time.sleep(1)
         return seen[404] > 0
 
-    wait_until(is_gone, 120, 0)
+    wait_until(is_gone, 120, PAUSE)
     return seen
 
 
@@ -123,9 +124,9 @@ def standing_still(pids: Iterable[int]) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def other(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Weights with another best class for every photo, and these classes by the eager network."""
-    network = make_network()
+    network = copy.deepcopy(network)
     with torch.no_grad():
         network.classifier.weight.mul_(-1)
         positions = network(torch.stack([preprocessed(photo) for photo in PHOTOS])).argmax(dim=1)
@@ -173,7 +174,7 @@ def before(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gat
 
 
 def test_nobody_notices_when_workers_come_and_go(live: Live) -> None:
-    with live.load() as load:
+    with live.load(pause=0) as load:
         for arguments, count in (((3,), 3), ((1,), 1), (("--min", 2), 2), (("--max", 1), 1), ((2,), 2)):
             done = live.run("workers", *arguments)
             assert done.returncode == 0, done.stderr
@@ -202,6 +203,42 @@ def test_numbers_that_cannot_be_are_refused(live: Live) -> None:
     assert "give a number, or --min and --max" in one_line(live.run("workers", 2, "--max", 2), "workers")
     assert live.run("workers", 0).returncode == 2
     assert "no service of this checkout is up on port 1" in one_line(live.run("workers", "--port", 1), "workers")
+    assert len(live.workers()) == 2
+
+
+def test_a_probe_tells_ready_and_live_apart(live: Live) -> None:
+    management = f"http://127.0.0.1:{live.port + 1}"
+    for question, words in (("ready", f"ready: {live.url}"), ("live", f"live: 2 worker(s) ready: {management}")):
+        done = live.run("probe", question)
+        assert (done.returncode, done.stdout.partition(",")[0]) == (0, words)
+        assert ", weights " in done.stdout
+    for pid in live.workers():
+        os.kill(pid, signal.SIGKILL)
+    # TorchServe takes a moment to notice.
+    asked = wait_until(lambda: (done := live.run("probe", "ready", "--timeout", 1)).returncode and done, 10)
+    assert asked
+    assert asked.stderr.startswith("not ready: ")
+    assert live.run("probe", "live").returncode == 0
+    gone = live.run("probe", "live", "--patience", 0)
+    assert (gone.returncode, "not live: no worker is ready" in gone.stderr) in ((1, True), (0, False))
+    assert wait_until(lambda: live.run("probe", "ready").returncode == 0, 120)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_lets_the_workers_go(live: Live, number: signal.Signals) -> None:
+    (service,) = torchserve.running(live.root / ".run")
+    with standing_still(live.workers()):
+        command = subprocess.Popen(
+            [live.root / "scripts" / "workers", "1"],
+            env=live.environment,
+            # Whoever runs the tests may have had it ignored, as nohup has.
+            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+        )
+        assert wait_until(lambda: list(service.control.glob("hold-*")), 60)
+        command.send_signal(number)
+        assert command.wait(60) == 128 + number
+        assert list(service.control.glob("hold-*")) == []
+    assert requests.put(live.url, data=PHOTOS[0], headers=live.authorized, timeout=60).ok
     assert len(live.workers()) == 2
 
 
@@ -241,6 +278,14 @@ def test_rollouts_and_rollbacks_are_not_noticed(live: Live, archives: dict[str, 
     ]
 
 
+@pytest.fixture(scope="module")
+def one_worker(live: Live) -> None:
+    """One worker from here on: further tests need no second one, which every version would take seconds to start."""
+    done = live.run("workers", 1)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("one_worker")
 def test_a_trial_without_a_gateway_is_refused(live: Live, archives: dict[str, Path]) -> None:
     line = one_line(live.run("rollout", archives["2.0"], "--shadow", "--for", "10m"), "rollout")
     assert "a trial needs a gateway" in line
@@ -249,6 +294,7 @@ def test_a_trial_without_a_gateway_is_refused(live: Live, archives: dict[str, Pa
 
 
 @wants_nginx
+@pytest.mark.usefixtures("one_worker")
 def test_other_weights_are_tried_on_clients_requests_and_rolled_out(
     live: Live, archives: dict[str, Path], other: tuple[Path, list[str]], before: Gateway
 ) -> None:
@@ -287,6 +333,7 @@ def test_other_weights_are_tried_on_clients_requests_and_rolled_out(
         pytest.param("answers 50% of the requests", "1.0", marks=wants_nginx),
     ],
 )
+@pytest.mark.usefixtures("one_worker")
 def test_a_rollout_that_is_killed_is_shown_and_cleaned_up(
     live: Live, archives: dict[str, Path], moment: str, stays: str, request: pytest.FixtureRequest
 ) -> None:
@@ -320,7 +367,7 @@ def test_a_rollout_that_is_killed_is_shown_and_cleaned_up(
         assert f"version {stays}" in done.stdout
         assert not (live.folder / "trial.json").exists()
         assert live.versions() == {stays}
-        assert len(live.workers()) == 2
+        assert len(live.workers()) == 1
         if stays == "1.0" and not canary:
             done = live.run("rollout", archives["2.0"])
             assert done.returncode == 0, done.stderr
@@ -340,6 +387,7 @@ def test_a_rollout_that_is_killed_is_shown_and_cleaned_up(
         ("1.0", "version 1.0 is already in service"),
     ],
 )
+@pytest.mark.usefixtures("one_worker")
 def test_a_version_that_is_not_fit_leaves_the_old_one_serving(
     live: Live, archives: dict[str, Path], version: str, reason: str
 ) -> None:
@@ -348,7 +396,7 @@ def test_a_version_that_is_not_fit_leaves_the_old_one_serving(
         load.wait_for_answers(10, "afterwards")
     assert set(load.outcomes) == {"1.0"}
     assert live.versions() == {"1.0"}
-    assert len(live.workers()) == 2
+    assert len(live.workers()) == 1
     assert (live.root / "model_store" / "densenet.mar").read_bytes() == archives["1.0"].read_bytes()
 
 
@@ -372,42 +420,6 @@ def test_a_model_from_elsewhere_is_not_registered(live: Live, url: str) -> None:
     assert live.versions() == {"1.0"}
 
 
-def test_a_probe_tells_ready_and_live_apart(live: Live) -> None:
-    management = f"http://127.0.0.1:{live.port + 1}"
-    for question, words in (("ready", f"ready: {live.url}"), ("live", f"live: 2 worker(s) ready: {management}")):
-        done = live.run("probe", question)
-        assert (done.returncode, done.stdout.partition(",")[0]) == (0, words)
-        assert ", weights " in done.stdout
-    for pid in live.workers():
-        os.kill(pid, signal.SIGKILL)
-    # TorchServe takes a moment to notice.
-    asked = wait_until(lambda: (done := live.run("probe", "ready", "--timeout", 1)).returncode and done, 10)
-    assert asked
-    assert asked.stderr.startswith("not ready: ")
-    assert live.run("probe", "live").returncode == 0
-    gone = live.run("probe", "live", "--patience", 0)
-    assert (gone.returncode, "not live: no worker is ready" in gone.stderr) in ((1, True), (0, False))
-    assert wait_until(lambda: live.run("probe", "ready").returncode == 0, 120)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_command_that_is_ended_lets_the_workers_go(live: Live, number: signal.Signals) -> None:
-    (service,) = torchserve.running(live.root / ".run")
-    with standing_still(live.workers()):
-        command = subprocess.Popen(
-            [live.root / "scripts" / "workers", "1"],
-            env=live.environment,
-            # Whoever runs the tests may have had it ignored, as nohup has.
-            preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
-        )
-        assert wait_until(lambda: list(service.control.glob("hold-*")), 60)
-        command.send_signal(number)
-        assert command.wait(60) == 128 + number
-        assert list(service.control.glob("hold-*")) == []
-    assert requests.put(live.url, data=PHOTOS[0], headers=live.authorized, timeout=60).ok
-    assert len(live.workers()) == 2
-
-
 def register_beside(live: Live, archive: Path, workers: int) -> None:
     """A second version, as for a canary."""
     shutil.copyfile(archive, live.root / "model_store" / "beside.mar")
@@ -417,8 +429,8 @@ def register_beside(live: Live, archive: Path, workers: int) -> None:
     assert requests.post(address, params=wanted, headers=headers, timeout=360).ok
 
 
+@pytest.mark.usefixtures("one_worker")
 def test_stop_answers_what_has_begun_and_refuses_the_rest(live: Live, archives: dict[str, Path]) -> None:
-    assert live.run("workers", 1).returncode == 0
     register_beside(live, archives["3.0"], workers=1)
     (service,) = torchserve.running(live.root / ".run")
     with ThreadPoolExecutor(2) as clients:
@@ -469,7 +481,7 @@ def test_a_foreground_service_drains_when_it_is_told_to_end(live: Live) -> None:
 
 def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[str, Path]) -> None:
     live.run("stop")
-    assert live.serve().returncode == 0
+    assert live.serve("--workers", 1).returncode == 0
     try:
         line = one_line(live.run("rollout", archives["2.0"]), "rollout")
         assert line == "rollout: the service does not accept new versions; start it with scripts/serve --model-api"
@@ -481,7 +493,7 @@ def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[st
 
 def test_workers_that_take_batches_end_between_them(start: Starter) -> None:
     server = start(workers=2, batchSize=8, maxBatchDelay=20)
-    with loading(server.url, best_classes(server.url), clients=20) as load:
+    with loading(server.url, best_classes(server.url), clients=20, pause=0) as load:
         for _ in range(5):
             with quiesce.paused(server.service, 60):
                 pass
@@ -492,8 +504,7 @@ def test_workers_that_take_batches_end_between_them(start: Starter) -> None:
     assert len(server.workers()) == 1
 
 
-def test_a_request_that_takes_too_long_keeps_its_worker(start: Starter) -> None:
-    server = start(workers=2)
+def test_a_request_that_takes_too_long_keeps_its_worker(server: Server) -> None:
     with ThreadPoolExecutor(2) as clients:
         slow = [clients.submit(server.post, files=SLOW) for _ in range(2)]
         pids = server.workers()
