@@ -216,7 +216,7 @@ class TestWithoutANetwork:
         assert not list((offline.root / "model_store").glob("*.mar"))
 
     def test_a_plain_first_serve_has_untrained_weights_and_says_how_to_get_others(self, offline: Checkout) -> None:
-        done = offline.serve()
+        done = offline.serve("--workers", 1)
         assert done.returncode == 0, done.stderr
         assert "DenseNet-121 is up" in done.stdout
         assert "UNTRAINED" in done.stderr
@@ -232,8 +232,9 @@ class TestWithoutANetwork:
     def test_the_way_that_it_says_leads_to_real_answers(self, offline: Checkout, checkpoint: Path) -> None:
         hub = keep_in_the_hubs_cache(checkpoint, offline.root / "hf-home")
         assert offline.run("stop", "--port", offline.port).returncode == 0
+        options = ("--foreground", "--port", str(offline.port), "--weights", "imagenet", "--workers", "1")
         process = subprocess.Popen(
-            [offline.root / "scripts" / "serve", "--foreground", "--port", str(offline.port), "--weights", "imagenet"],
+            [offline.root / "scripts" / "serve", *options],
             env=offline.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -258,7 +259,7 @@ class TestWithoutANetwork:
         other = offline.run("serve", "--port", free_port(), "--weights", "untrained", "--workers", 1)
         try:
             assert "weights untrained" in other.stdout, other.stderr
-            again = offline.serve()
+            again = offline.serve("--workers", 1)
             assert "weights IMAGENET1K_V1" in again.stdout, again.stderr
             assert f"the service on port {offline.port} keeps version 1.1 (weights IMAGENET1K_V1" in again.stderr
             assert f"scripts/serve --port {offline.port} --archive" in again.stderr
@@ -274,8 +275,6 @@ class TestWithoutANetwork:
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(checkout: Checkout) -> None:
-    assert checkout.run("export", "--weights", "untrained").returncode == 0
-    assert checkout.run("archive", "--workers", 1).returncode == 0
     for offset in range(5):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", checkout.port + offset))
@@ -298,7 +297,7 @@ def test_a_broken_model_is_told_in_one_line_and_nothing_is_left_running(
     original = path.read_text()
     path.write_text(original + content)
     try:
-        assert reason in one_line(checkout.serve("--weights", "untrained"), "serve")
+        assert reason in one_line(checkout.serve("--workers", 1), "serve")
     finally:
         path.write_text(original)
     assert checkout.processes() == []
@@ -328,14 +327,14 @@ def assert_commands_work_with_what_serve_did_not_start(checkout: Checkout) -> No
         assert checkout.run("probe", "live", *where).stdout.startswith(f"live: 1 worker(s) ready: {management}")
         shown = checkout.run("workers", *where)
         assert shown.returncode == 0, shown.stderr
-        assert f"{checkout.url}: weights untrained, fp32" in shown.stderr
+        assert f"{checkout.url}: weights mine.pth, fp32" in shown.stderr
         assert "1 of 1 ready, version 1.0" in shown.stdout
     more = checkout.run("workers", 2)
     assert "2 of 2 ready, version 1.0" in more.stdout, more.stderr
     assert "cannot be paused" in one_line(checkout.run("workers", 1), "workers")
     assert "2 of 2 ready" in checkout.run("workers").stdout
     photo = checkout.root / "export" / "photos" / "cat.jpg"
-    assert f"{checkout.url}: densenet 1.0, weights untrained" in checkout.run("predict", photo).stderr
+    assert f"{checkout.url}: densenet 1.0, weights mine.pth" in checkout.run("predict", photo).stderr
     assert "torchserve --stop" in one_line(checkout.run("stop"), "stop")
 
 
