@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,7 @@ from densenet_client import Client
 from densenet.chaos.load import Load
 from densenet.gateway import nginx
 from densenet.polling import wait_until
-from densenet.service import management, temporary_instance, torchserve, trial
+from densenet.service import management, torchserve, trial
 from densenet.service.properties import Properties
 from densenet.service.trial import Trial
 from export.console import CliError
@@ -54,10 +55,11 @@ class SteadyLoad(Load[str | None]):
 
     def __init__(self, gateway: Gateway) -> None:
         super().__init__(self._problem)
-        self.gateway, self.key = gateway, ""
+        self.gateway, self.key, self._pause = gateway, "", 0.0
         self.expected = gateway.predict(PHOTO).json()
 
     def _problem(self, _session: requests.Session, _number: int) -> str | None:
+        time.sleep(self._pause)
         try:
             answer = self.gateway.predict(PHOTO, key=self.key)
         except requests.RequestException as failure:
@@ -65,6 +67,15 @@ class SteadyLoad(Load[str | None]):
         if answer.status_code != 200:
             return f"{answer.status_code} {answer.text}"
         return None if same(answer.json(), self.expected) else f"wrong: {answer.text}"
+
+    @contextlib.contextmanager
+    def slower(self) -> Iterator[None]:
+        """Clients pause during the block, so that what starts meanwhile gets processor time."""
+        self._pause = 0.3
+        try:
+            yield
+        finally:
+            self._pause = 0.0
 
     def some(self, count: int = 30) -> None:
         """Returns when that many more were answered rightly."""
@@ -104,7 +115,7 @@ def finish(connection: socket.socket) -> bytes:
 
 @pytest.fixture(scope="module")
 def mortal(start: Starter) -> Server:
-    """A service whose workers are killed here."""
+    """A service whose workers are killed here, and in the end itself."""
     return start(workers=2)
 
 
@@ -285,7 +296,8 @@ def test_workers_that_are_killed_under_load_cost_no_request(open_gateway: Opener
         for _ in range(3):
             victim = min(mortal.workers())
             os.kill(victim, signal.SIGKILL)
-            opened.wait(lambda victim=victim: all_ready(mortal) and not psutil.pid_exists(victim), seconds=90)
+            with running.slower():
+                opened.wait(lambda victim=victim: all_ready(mortal) and not psutil.pid_exists(victim), seconds=90)
             running.some(10)
     statuses = [line["upstream_status"] for line in opened.log()]
     assert any(", " in status for status in statuses)  # some were asked again
@@ -303,19 +315,19 @@ def test_scaling_down_under_load_costs_no_request(open_gateway: Opener, mortal: 
             management.scale(mortal.service, 1, 1)
             running.some(10)
             management.scale(mortal.service, 2, 2)
-            opened.wait(lambda: all_ready(mortal), seconds=90)
+            with running.slower():
+                opened.wait(lambda: all_ready(mortal), seconds=90)
             running.some(10)
 
 
 def test_a_replica_that_is_killed_under_load_costs_no_request(
-    open_gateway: Opener, server: Server, exported: Path, tmp_path: Path
+    open_gateway: Opener, server: Server, mortal: Server
 ) -> None:
-    with temporary_instance.serving(build_archive(exported, tmp_path, 1), tmp_path) as victim:
-        opened = open_gateway(*MANY, upstreams=(server.service.inference, victim.inference))
-        with load(opened) as running:
-            assert {line["upstream"].split("/")[-1][:2] for line in opened.log()} == {"0-", "1-"}
-            os.kill(victim.pid, signal.SIGKILL)
-            running.some(60)
+    opened = open_gateway(*MANY, upstreams=(server.service.inference, mortal.service.inference))
+    with load(opened) as running:
+        assert {line["upstream"].split("/")[-1][:2] for line in opened.log()} == {"0-", "1-"}
+        os.kill(mortal.service.pid, signal.SIGKILL)
+        running.some(60)
 
 
 def test_nothing_behind_is_told_in_our_shape(open_gateway: Opener) -> None:
