@@ -84,8 +84,8 @@ class Bounds(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Apply the bounds: (R, C) → (R, C)."""
-        bounded = torch.maximum(rows, self.low)
-        return bounded if self.only_low else torch.minimum(bounded, self.high)
+        # clamp takes one pass over memory; maximum and minimum would take two.
+        return torch.maximum(rows, self.low) if self.only_low else torch.clamp(rows, self.low, self.high)
 
 
 class Pointwise(nn.Module):
@@ -138,9 +138,9 @@ class Layer(nn.Module):
         self.convolution = kind.convolution
 
     def forward(self, rows: Tensor, side: int) -> Tensor:
-        """Compute the layer's channels: (N · side², I) → (N · side², 32)."""
+        """Compute the layer's channels: (N · side², I) → (N, 32, side, side)."""
         reduced = to_feature_maps(self.reduce(rows), side, BOTTLENECK)
-        return to_rows(self.convolution(reduced, self.weight, self.bias, 1, 1, "none"), GROWTH)
+        return self.convolution(reduced, self.weight, self.bias, 1, 1, "none")
 
 
 def to_feature_maps(rows: Tensor, side: int, channels: int) -> Tensor:
@@ -151,13 +151,6 @@ def to_feature_maps(rows: Tensor, side: int, channels: int) -> Tensor:
 def to_rows(maps: Tensor, channels: int) -> Tensor:
     """Reshape (N, C, S, S), channels last → (N · S², C), without a copy."""
     return maps.permute(0, 2, 3, 1).view(-1, channels)
-
-
-def columns(rows: Tensor, first: int, end: int) -> Tensor:
-    """Slice the channels `first` to `end` (exclusive) of (R, C), without a copy."""
-    # Indexing with brackets is traced as two operators, and narrow() takes as long as two.
-    part: Tensor = torch.ops.aten.slice(rows, 1, first, end)
-    return part
 
 
 class Features(nn.Module):
@@ -205,9 +198,12 @@ class Features(nn.Module):
 def grow(x: Tensor, block: nn.ModuleList, side: int, width: int) -> Tensor:
     """Run a dense block: (N, C, S, S) → rows (N · S², width) of all channels, with width = C + 32 · layers."""
     channels = width - GROWTH * len(block)
-    rows = x.new_empty((x.shape[0], side * side, width)).view(-1, width)
-    columns(rows, 0, channels).copy_(to_rows(x, channels))
-    for layer in block:
-        columns(rows, channels, channels + GROWTH).copy_(layer(columns(rows, 0, channels), side))
+    maps = x.new_empty((x.shape[0], side, side, width))
+    rows = maps.view(-1, width)
+    first, *others = maps.permute(0, 3, 1, 2).split([channels] + [GROWTH] * len(block), 1)
+    first.copy_(x)
+    for layer, added in zip(block, others, strict=True):
+        # Indexing with brackets is traced as two operators, and narrow() takes as long as two.
+        added.copy_(layer(torch.ops.aten.slice(rows, 1, 0, channels), side))
         channels += GROWTH
     return rows

@@ -175,12 +175,12 @@ class Layer(nn.Module):
         self.weights = Weights(weight.double() * source.step.view(1, -1, 1, 1) / target.step.view(-1, 1, 1, 1))
 
     def forward(self, rows: Tensor, side: int) -> Tensor:
-        """Compute the layer's channels: uint8 (N · side², I) → uint8 (N · side², 32)."""
+        """Compute the layer's channels: uint8 (N · side², I) → uint8 (N, 32, side, side)."""
         return self.convolve(to_feature_maps(self.reduce(rows), side, BOTTLENECK), UINT8)
 
     def convolve(self, reduced: Tensor, dtype: int) -> Tensor:
-        """Compute only the 3×3 convolution; return rows."""
-        return to_rows(self.weights.convolve(reduced, dtype, stride=1, after="none"), GROWTH)
+        """Compute only the 3×3 convolution."""
+        return self.weights.convolve(reduced, dtype, stride=1, after="none")
 
 
 class Features(nn.Module):
@@ -315,8 +315,10 @@ class _Calibration:
         layer = Layer(first, next(weights), narrow, wide)
         self._center(first, first.bounds(rows), before, narrow)
         small = to_feature_maps(first(rows), x.shape[2], BOTTLENECK)
-        layer.weights.center(lambda dtype: layer.convolve(small, dtype), (_mean(added) - wide.low) / wide.step)
-        return layer, added, layer.convolve(small, UINT8), wide
+        layer.weights.center(
+            lambda dtype: to_rows(layer.convolve(small, dtype), GROWTH), (_mean(added) - wide.low) / wide.step
+        )
+        return layer, added, to_rows(layer.convolve(small, UINT8), GROWTH), wide
 
     def _transition(
         self, block: int, x: Tensor, rows: Tensor, ranges: Range
