@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -27,7 +26,7 @@ import psutil
 from densenet import processes
 from densenet.paths import LOGS, RUN
 from densenet.polling import wait_until
-from densenet.service import java, tokens
+from densenet.service import allocator, java, tokens
 from densenet.service.properties import Properties
 from export import UNTRAINED
 from export.archive import read_card
@@ -359,8 +358,8 @@ def _launch(
         # the machine can reach, instead of Unix sockets.
         f"-Dio.netty.native.workdir={folder}",
         *properties.vmargs,
-        *("-cp", f"{home}/ts/frontend/*", "org.pytorch.serve.ModelServer", "--python", sys.executable),
-        *("-f", str(folder / "config.properties"), "-ncs"),
+        *("-cp", f"{home}/ts/frontend/*", "org.pytorch.serve.ModelServer"),
+        *("--python", str(allocator.python(folder)), "-f", str(folder / "config.properties"), "-ncs"),
     ]
     # Workers inherit the environment. They must not import from this repository, and they must write bytecode, since
     # compiling torch in every worker triples the time to import it.
