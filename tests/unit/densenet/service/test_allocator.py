@@ -60,5 +60,5 @@ def test_without_the_package_workers_keep_the_c_librarys(tmp_path: Path, monkeyp
 
 def test_a_library_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(allocator.VARIABLE, "nolibrary.so")
-    with pytest.raises(CliError, match="nolibrary.so, which does not exist"):
+    with pytest.raises(CliError, match=r"nolibrary\.so, which does not exist"):
         allocator.find()
