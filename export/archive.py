@@ -23,7 +23,7 @@ import yaml
 import handler
 from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, FILES, NETWORK, Precision, console
 from export.console import CliError
-from handler import PARTS
+from handler import PARTS, cores
 from handler.reply import DESCRIPTION
 from handler.settings import Settings
 
@@ -83,15 +83,10 @@ def is_servable(card: Mapping[str, Any]) -> bool:
 def default_workers(precision: str) -> int:
     """Return one worker per core, or two per GPU, so that one decodes while the other's batch is computed."""
     if precision != Precision.FP16:
-        return cores()
+        return cores.available()
     from torch import cuda  # takes seconds and is needed for this precision only
 
     return max(1, _WORKERS_A_GPU * cuda.device_count())
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use, or, where the system does not tell that, has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_current(archive: Path, folder: Path) -> bool:

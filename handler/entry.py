@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from handler import fair_share, hardware, metrics, ranking, repeated_parts, reply, request_log, scoring
+from handler import cores, fair_share, hardware, metrics, ranking, repeated_parts, reply, request_log, scoring
 from handler.context import Context
 from handler.cropping import CROP
 from handler.decoder import Decoder
@@ -21,7 +21,8 @@ from handler.payload import Row
 from handler.pipeline import Pipeline
 from handler.reply import Reply
 from handler.routing import Router
-from handler.settings import Settings
+from handler.settings import AUTO, Settings
+from handler.threads import Threads
 from handler.worker_control import Control
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Classifier:
         network = scoring.load(
             folder / "model.pt",
             sha256=card["network"]["sha256"],
-            threads=settings.threads,
+            threads=1 if settings.threads == AUTO else int(settings.threads),
             device=hardware.device(card["precision"], context.system_properties.get("gpu_id")),
         )
         outputs = scoring.score(network, torch.zeros(1, 3, CROP, CROP), chunk=1).logits.shape[1]
@@ -62,6 +63,9 @@ class Classifier:
         }
         self.version = model["version"]
         self.control = Control.from_environment(self.version)
+        threads = None
+        if settings.threads == AUTO and self.control.is_recorded and network.device.type == "cpu":
+            threads = Threads(cores.physical(), self.control.count_busy)
         self.meter = metrics.Meter(context.metrics, model)
         router = Router(
             page=Page(card, model, settings),
@@ -71,8 +75,8 @@ class Classifier:
             draining=lambda: self.control.draining,
         )
         batch_seconds = fair_share.batch_seconds(context.model_yaml_config)
-        self.pipeline = Pipeline(settings, classes, network, decoder, router, model, batch_seconds)
-        log.info("ready: %s, torch %s, %d thread(s)", model, torch.__version__, settings.threads)
+        self.pipeline = Pipeline(settings, classes, network, decoder, router, model, batch_seconds, threads)
+        log.info("ready: %s, torch %s, threads: %s", model, torch.__version__, settings.threads)
         if model["weights"] == "untrained":
             log.warning("THE WEIGHTS ARE UNTRAINED: every answer is meaningless")
 

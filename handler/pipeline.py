@@ -8,7 +8,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,6 +27,7 @@ from handler.results import ImageResult
 from handler.routing import Router
 from handler.scoring import Network, Scores
 from handler.settings import Settings
+from handler.threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,8 @@ class Pipeline:
     model: Mapping[str, str]
     batch_seconds: float
     """Limit of processor time in seconds for decoding a batch."""
+    threads: Threads | None = None
+    """Chooses the number of threads for each pass; None for a fixed number."""
     clock: Clock = field(default_factory=Clock)
 
     def run(self, rows: Sequence[Row]) -> list[metrics.CompletedRequest]:
@@ -179,7 +182,8 @@ class Pipeline:
 
     def score_batch(self, batch: torch.Tensor) -> Scores:
         """Return the network's scores of a batch: float32, (N, 3, 224, 224), normalized."""
-        return scoring.score(self.network, batch, chunk=self.settings.network_batch)
+        with self.threads.for_pass(len(batch)) if self.threads else nullcontext():
+            return scoring.score(self.network, batch, chunk=self.settings.network_batch)
 
     def rank(self, images: Sequence[ImageRecord]) -> None:
         """Rank each image's classes by its logits."""

@@ -77,7 +77,7 @@ def is_lost(network: Network) -> bool:
 def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Network:
     """Load the exported network, verify its digest, and warm it up.
 
-    threads: number of CPU threads of this process's network.
+    threads: number of CPU threads of this process's network, until Threads.for_pass() sets another.
 
     Raises:
         ValueError: the file's digest is not the one in the model card, or see read().

@@ -10,6 +10,7 @@ from handler.cropping import MIN_SIDE
 # Pillow rejects images with more than twice its MAX_IMAGE_PIXELS, so a higher limit here would have no effect.
 PILLOW_PIXEL_LIMIT = 2 * 89_478_485
 MAX_TOP_K = 1000
+AUTO = "auto"
 _MIN_PROBABILITY_FLOOR = 0.2
 
 
@@ -43,8 +44,9 @@ class Settings:
     """TorchServe's max_request_size, which handlers cannot read; the page scales larger photos down."""
     max_response_bytes: int = 6_000_000
     """Maximum size of a response. Must be below TorchServe's max_response_size, above which it kills the worker."""
-    threads: int = 1
-    """CPU threads of each worker's network. Workers × threads should not exceed the number of cores."""
+    threads: int | str = AUTO
+    """CPU threads of each worker's network: a number, or `auto` for the worker's share of the cores that are free at
+    that moment (threads.py). Workers × threads should not exceed the number of cores."""
     network_batch: int = 16
     """Maximum number of images per pass through the network, which limits memory; more take several passes."""
 
@@ -106,15 +108,18 @@ _RANGES: dict[str, tuple[float, float]] = {
 }
 
 
-def _checked(name: str, value: object) -> bool | int | float:
+def _checked(name: str, value: object) -> bool | int | float | str:
+    if name == "threads" and value == AUTO:
+        return AUTO
     if name not in _RANGES:
         if not isinstance(value, bool):
             raise ValueError(f"model-config.yaml: handler.{name} must be true or false, not {value!r}")
         return value
     low, high = _RANGES[name]
-    is_integer = {field.name: field.type for field in fields(Settings)}[name] is int
+    is_integer = {field.name: field.type for field in fields(Settings)}[name] is not float
     right_type = isinstance(value, int) if is_integer else isinstance(value, int | float)
     if isinstance(value, bool) or not right_type or not low <= value <= high:  # type: ignore[operator]
         kind = "a whole number" if is_integer else "a number"
-        raise ValueError(f"model-config.yaml: handler.{name} must be {kind} from {low} to {high}, not {value!r}")
+        other = f", or {AUTO}" if name == "threads" else ""
+        raise ValueError(f"model-config.yaml: handler.{name} must be {kind} from {low} to {high}{other}, not {value!r}")
     return value  # type: ignore[return-value]

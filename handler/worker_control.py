@@ -42,6 +42,7 @@ class Control:
         self._folder = folder
         self._draining_files = [] if folder is None else [draining_file(folder), draining_file(folder, version)]
         self._record = None if folder is None else _own_record(folder)
+        self._others: dict[str, mmap.mmap] = {}  # other workers' records, by process id
         self._requests = 0
 
     @classmethod
@@ -74,6 +75,32 @@ class Control:
         with suppress(OSError):  # the worker no longer counts as paused
             (folder / str(os.getpid())).unlink()
         return True
+
+    @property
+    def is_recorded(self) -> bool:
+        """Return whether this worker has a record, from which others see that it is busy."""
+        return self._record is not None
+
+    def count_busy(self) -> int:
+        """Return how many of the service's workers compute a batch, of all versions; at least 1, for this one."""
+        if self._folder is None:
+            return 1
+        own, busy = str(os.getpid()), 1
+        with suppress(OSError):
+            for entry in os.scandir(self._folder / "workers"):
+                busy += entry.name != own and self._is_busy(Path(entry.path))
+        return busy
+
+    def _is_busy(self, path: Path) -> bool:
+        with suppress(OSError, ValueError, struct.error):
+            pid = path.name
+            if pid not in self._others:
+                self._others[pid] = _map(path)
+            _, since = _RECORD.unpack_from(self._others[pid])
+            if since:
+                os.kill(int(pid), 0)  # the record of a worker that was killed stays
+            return bool(since)
+        return False
 
     def begin(self) -> None:
         """Record that a batch begins."""
@@ -111,7 +138,11 @@ def _own_record(folder: Path) -> mmap.mmap | None:
         path.parent.mkdir(exist_ok=True)
         # Allocate the page now: writing through the map with a full disk would kill the worker.
         path.write_bytes(bytes(_RECORD.size))
-        with path.open("r+b") as file:
-            return mmap.mmap(file.fileno(), _RECORD.size)
+        return _map(path)
     except OSError:
         return None
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), _RECORD.size)

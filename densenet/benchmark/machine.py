@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from densenet.processes import cpu_seconds
-from export.archive import cores
+from handler import cores
 
 _PACKAGES = (
     *("torch", "torchvision", "torchserve", "pillow", "flask", "gunicorn", "starlette", "uvicorn"),
@@ -42,7 +42,7 @@ def describe() -> dict[str, Any]:
         "processor": _line(text, "model name") or platform.processor() or platform.machine(),
         "family": " / ".join(filter(None, (_line(text, "cpu family"), _line(text, "model")))),
         "flags": flags(text),
-        "cores": cores(),
+        "cores": cores.available(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": f"{platform.system()} {platform.release()}",
         "load_before": round(os.getloadavg()[0], 2),

@@ -158,7 +158,7 @@ def _with_setting(source: Path, target: Path) -> None:
         for name in old.namelist():
             content = old.read(name)
             if name == "model-config.yaml":
-                content = content.replace(b"threads: 1", b"threads: none")
+                content = content.replace(b"threads: auto", b"threads: none")
             new.writestr(name, content)
 
 

@@ -23,7 +23,7 @@ DEFAULTS = {
     "apply_colour_profiles": False,
     "max_request_bytes": 10_485_760,
     "max_response_bytes": 6_000_000,
-    "threads": 1,
+    "threads": "auto",
     "network_batch": 16,
 }
 LIMITS = {
@@ -51,6 +51,13 @@ def settings(classes: int = 1000, **section: Any) -> Settings:
 def test_what_is_not_set_has_its_default(config: dict[str, object] | None) -> None:
     assert asdict(Settings.from_config(config, 1000)) == DEFAULTS
     assert asdict(Settings.from_config(config, 2)) == DEFAULTS | {"min_probability": 0.71}
+
+
+def test_threads_are_a_number_or_auto() -> None:
+    assert settings(threads="auto").threads == "auto"
+    assert settings(threads=2).threads == 2
+    with pytest.raises(ValueError, match=r"threads must be a whole number from 1 to 1024, or auto, not 'all'"):
+        settings(threads="all")
 
 
 def test_one_setting_leaves_the_others_alone() -> None:
@@ -120,7 +127,7 @@ def test_a_fraction_is_no_whole_number(name: str) -> None:
 @pytest.mark.parametrize("name", LIMITS)
 def test_the_message_names_limits_that_can_be_used_as_they_stand(name: str) -> None:
     low, high = LIMITS[name]
-    with pytest.raises(ValueError, match=rf"from {low} to {high}, not"):
+    with pytest.raises(ValueError, match=rf"from {low} to {high}, (or auto, )?not"):
         settings(**{name: high + 1})
 
 

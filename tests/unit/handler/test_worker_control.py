@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import time
 from pathlib import Path
 from threading import Thread
@@ -99,3 +100,31 @@ def test_one_version_can_drain_alone(tmp_path: Path) -> None:
     assert [version for version, worker in workers.items() if worker.draining] == ["2/0"]
     worker_control.draining_file(tmp_path).touch()
     assert all(worker.draining for worker in workers.values())
+
+
+def test_busy_workers_are_counted(tmp_path: Path) -> None:
+    worker = Control(tmp_path)
+    assert worker.count_busy() == 1
+    with subprocess.Popen(["sleep", "60"]) as other:
+        record = tmp_path / "workers" / str(other.pid)
+        record.write_bytes(worker_control._RECORD.pack(7, time.time()))
+        assert worker.count_busy() == 2
+        record.with_name("12345678").write_bytes(b"not whole")
+        assert worker.count_busy() == 2
+        other.kill()
+        other.wait()
+        assert record.exists()
+        assert worker.count_busy() == 1  # a killed worker's record says for ever that it is busy
+    idle = tmp_path / "workers" / str(os.getppid())
+    idle.write_bytes(worker_control._RECORD.pack(7, 0.0))
+    assert worker.count_busy() == 1
+    # Its record changes while it runs.
+    with idle.open("r+b") as file:
+        file.write(worker_control._RECORD.pack(7, time.time()))
+    assert worker.count_busy() == 2
+
+
+def test_without_a_record_a_worker_knows_of_no_other() -> None:
+    worker = Control(None)
+    assert not worker.is_recorded
+    assert worker.count_busy() == 1

@@ -1,0 +1,75 @@
+"""Threads: choose how many threads of this worker compute a pass through the network.
+
+A worker with one thread leaves all other cores idle while a single client sends. Two workers with two threads each on
+two cores would wait for each other instead: a network's operators end when their slowest thread does. So a worker takes
+its share of the cores: their number divided by the number of workers that are busy, itself included, as their records
+say (worker_control.py). Under load a worker is idle for a moment between two requests, so the highest number counts
+that it has seen lately.
+
+Other programs use cores, too. If a pass with several threads was not faster than those with one, the worker rests: it
+computes with one thread for some passes before it tries again.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+# The last two blocks' feature maps have 196 and 49 positions: more threads would mostly wait for each other.
+_MAX_THREADS = 8
+_LATELY = 8  # looks at the other workers' records, two in a pass
+_SHORT_REST, _LONG_REST = 8, 64  # passes; a rest doubles if the pass after the last one was no better
+_WORTHWHILE = 0.95  # a pass with several threads must take at most this share of one with a single thread
+_WEIGHT = 0.2  # of the latest pass in the average time of passes with one thread
+
+
+class Threads:
+    """The number of threads for each pass, and what was learned from the passes so far.
+
+    cores: cores for all workers together. count_busy: returns the number of workers that are busy, this one included.
+    """
+
+    def __init__(self, cores: int, count_busy: Callable[[], int]) -> None:
+        self._cores = cores
+        self._count_busy = count_busy
+        self._current = torch.get_num_threads()
+        self._seen = deque([1], maxlen=_LATELY)  # numbers of busy workers
+        self._single: float | None = None  # average seconds an image with one thread
+        self._rest = 0  # remaining passes with one thread
+        self._last_rest = _SHORT_REST // 2
+
+    @contextmanager
+    def for_pass(self, images: int) -> Iterator[None]:
+        """Set the number of threads for the block, which computes one pass. images: how many it has."""
+        threads = self.choose(self._count_busy())
+        if threads != self._current:
+            torch.set_num_threads(threads)
+            self._current = threads
+        begun = time.perf_counter()
+        yield
+        self.learn(threads, (time.perf_counter() - begun) / max(1, images), self._count_busy())
+
+    def choose(self, busy: int) -> int:
+        """Return the number of threads for a pass. busy: the number of busy workers at its beginning.
+
+        It is a power of two, because oneDNN compiles kernels for every number that occurs, 20 to 40 MB of them.
+        """
+        self._seen.append(busy)
+        if self._rest:
+            self._rest -= 1
+            return 1
+        share = min(self._cores // max(self._seen), _MAX_THREADS)
+        return 1 << (max(1, share).bit_length() - 1)
+
+    def learn(self, threads: int, seconds: float, busy: int) -> None:
+        """Take note of a pass. seconds: for each image. busy: the number of busy workers at its end."""
+        self._seen.append(busy)
+        if threads == 1:
+            self._single = seconds if self._single is None else self._single + _WEIGHT * (seconds - self._single)
+        elif self._single is not None and seconds > _WORTHWHILE * self._single:
+            self._last_rest = min(2 * self._last_rest, _LONG_REST)
+            self._rest = self._last_rest
+        else:
+            self._last_rest = _SHORT_REST // 2

@@ -1,0 +1,105 @@
+"""How many threads a worker takes for a pass."""
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from handler.threads import Threads
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def threads(cores: int, busy: int = 1) -> Threads:
+    return Threads(cores, lambda: busy)
+
+
+@pytest.mark.parametrize(
+    ("cores", "taken"),
+    [
+        (1, [1, 1, 1]),
+        (2, [2, 1, 1, 1]),
+        (4, [4, 2, 1, 1, 1]),
+        (6, [4, 2, 2, 1, 1, 1]),
+        (16, [8, 8, 4, 4, 2, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_a_worker_takes_its_share_of_the_cores(cores: int, taken: list[int]) -> None:
+    assert [threads(cores).choose(busy) for busy in range(1, len(taken) + 1)] == taken
+    assert all(busy * count <= max(cores, busy) for busy, count in enumerate(taken, 1))
+
+
+def test_the_number_is_set_for_the_pass() -> None:
+    busy = [1]
+    chosen = Threads(2, lambda: busy[0])
+    with chosen.for_pass(1):
+        assert torch.get_num_threads() == 2
+    busy[0] = 2
+    with chosen.for_pass(1):
+        assert torch.get_num_threads() == 1
+
+
+def choices(chosen: Threads, passes: int) -> list[int]:
+    """Passes of one image for a single client that take as long with several threads as with one."""
+    taken = []
+    for _ in range(passes):
+        taken.append(chosen.choose(1))
+        chosen.learn(taken[-1], 0.04, busy=1)
+    return taken
+
+
+def test_it_rests_longer_and_longer_while_several_threads_are_no_faster() -> None:
+    chosen = threads(2)
+    chosen.learn(1, 0.04, busy=1)
+    taken = choices(chosen, 2000)
+    tries = [i for i, count in enumerate(taken) if count > 1]
+    assert [after - before for before, after in itertools.pairwise(tries)][:6] == [9, 17, 33, 65, 65, 65]
+    assert len(tries) < 0.02 * len(taken)
+
+
+def test_a_faster_pass_ends_the_rests() -> None:
+    chosen = threads(2)
+    chosen.learn(1, 0.04, busy=1)
+    choices(chosen, 200)
+    while chosen.choose(1) == 1:
+        chosen.learn(1, 0.04, busy=1)
+    chosen.learn(2, 0.025, busy=1)
+    assert [chosen.choose(1) for _ in range(4)] == [2] * 4
+
+
+def test_the_most_that_were_busy_lately_count() -> None:
+    busy = [2]  # under load another worker is idle only for the moment between two requests
+    chosen = Threads(2, lambda: busy[0])
+
+    def passes(count: int) -> list[int]:
+        taken = []
+        for _ in range(count):
+            with chosen.for_pass(1):
+                taken.append(torch.get_num_threads())
+        return taken
+
+    assert passes(1) == [1]
+    busy[0] = 1
+    assert passes(5) == [1, 1, 1, 1, 2]
+
+
+def test_its_measure_of_one_thread_follows_the_machine() -> None:
+    chosen = threads(2)
+    for _ in range(50):
+        chosen.learn(1, 0.08, busy=1)  # a slow spell
+    chosen.learn(2, 0.06, busy=1)
+    assert chosen.choose(1) == 2
+
+
+def test_an_error_in_a_pass_is_not_a_measurement() -> None:
+    chosen = threads(2)
+    chosen.learn(1, 0.0, busy=1)
+    with pytest.raises(ValueError, match="of the pass"), chosen.for_pass(1):
+        raise ValueError("of the pass")
+    assert chosen.choose(1) == 2
