@@ -67,18 +67,52 @@ def end(root: psutil.Process, grace: float = _GRACE) -> None:
 
     grace: seconds for the process to exit and to end its descendants itself.
     """
-    everything = [root]
+    everything = _family(root)
+    _signal([root], signal.SIGTERM)
+    _wait([root], grace)
+    _signal(everything, signal.SIGTERM)
+    _wait(everything, _GRACE)
+    _kill(everything)
+
+
+def end_when(is_done: Callable[[], bool], root: psutil.Process, grace: float) -> None:
+    """Terminate a process, and kill it and its descendants as soon as is_done() returns true, or after the grace.
+
+    grace: in seconds.
+    """
+    everything = _family(root)
+    _signal([root], signal.SIGTERM)
+    wait_until(lambda: is_done() or _is_over(root), grace)
+    _kill(everything)
+
+
+def _family(root: psutil.Process) -> list[psutil.Process]:
     with suppress(psutil.NoSuchProcess):
-        everything += root.children(recursive=True)
-    for members, number, seconds in (
-        ([root], signal.SIGTERM, grace),
-        (everything, signal.SIGTERM, _GRACE),
-        (everything, signal.SIGKILL, _GRACE),
-    ):
-        for member in members:
-            with suppress(psutil.NoSuchProcess):
-                member.send_signal(number)
-        psutil.wait_procs(members, timeout=seconds)
+        return [root, *root.children(recursive=True)]
+    return [root]
+
+
+def _signal(members: Sequence[psutil.Process], number: int) -> None:
+    for member in members:
+        with suppress(psutil.NoSuchProcess):
+            member.send_signal(number)
+
+
+def _kill(members: Sequence[psutil.Process]) -> None:
+    _signal(members, signal.SIGKILL)
+    _wait(members, _GRACE)
+
+
+def _wait(members: Sequence[psutil.Process], seconds: float) -> None:
+    wait_until(lambda: all(map(_is_over, members)), seconds)
+
+
+def _is_over(process: psutil.Process) -> bool:
+    """Return whether a process has ended; as a zombie it waits for its parent, which may take seconds to reap it."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def last_line(log: Path) -> str:

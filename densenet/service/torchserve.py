@@ -283,7 +283,8 @@ def stop(service: Service, run: Path = RUN) -> None:
     """Stop the service and its workers, and remove its temporary folder and state file."""
     process = _process(service)
     if process is not None:
-        processes.end(process, STOP_SECONDS)
+        # It closes its ports at once, and then waits for two seconds for further requests.
+        processes.end_when(lambda: not _listens(process), process, STOP_SECONDS)
     for orphan in _orphans(service):
         with contextlib.suppress(psutil.NoSuchProcess):
             orphan.kill()
@@ -400,6 +401,16 @@ def _process(service: Service) -> psutil.Process | None:
         return process if _temp_option(service.temp) in process.cmdline() else None
     except psutil.Error:
         return None
+
+
+def _listens(process: psutil.Process) -> bool:
+    """Return whether a process accepts connections, as far as the system tells."""
+    try:
+        return any(connection.status == psutil.CONN_LISTEN for connection in process.connections("tcp"))
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def _temp_option(temp: str) -> str:

@@ -1,6 +1,7 @@
 """Programs that run beside this one: they end with their block, and say why they failed."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -74,6 +75,35 @@ def test_what_a_program_leaves_behind_is_ended_too() -> None:
     processes.end(root)
     process.wait()
     assert over(child)
+
+
+WORKING = """
+import pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(sys.argv[1]).touch())
+print(flush=True)
+while True:
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_program_that_has_done_its_work_is_killed(done: bool) -> None:
+    process = subprocess.Popen([sys.executable, "-c", FAMILY])
+    root = psutil.Process(process.pid)
+    (child,) = wait_until(root.children, 20)
+    processes.end_when(lambda: done, root, grace=0.2)
+    process.wait()
+    assert over(child)
+
+
+def test_a_program_has_time_to_do_its_work(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    with subprocess.Popen([sys.executable, "-c", WORKING, work], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        processes.end_when(work.exists, psutil.Process(process.pid), grace=20)
+        assert process.wait() == -signal.SIGKILL
+    assert work.exists()
 
 
 def test_processor_time_is_also_that_of_ended_children() -> None:
