@@ -19,7 +19,7 @@ import torch
 
 # The last two blocks' feature maps have 196 and 49 positions: more threads would mostly wait for each other.
 _MAX_THREADS = 8
-_LATELY = 8  # looks at the other workers' records, two in a pass
+_LATELY = 16  # looks at the other workers' records, two in a pass
 _SHORT_REST, _LONG_REST = 8, 64  # passes; a rest doubles if the pass after the last one was no better
 _WORTHWHILE = 0.95  # a pass with several threads must take at most this share of one with a single thread
 _WEIGHT = 0.2  # of the latest pass in the average time of passes with one thread

@@ -74,19 +74,19 @@ def test_a_faster_pass_ends_the_rests() -> None:
 
 
 def test_the_most_that_were_busy_lately_count() -> None:
-    busy = [2]  # under load another worker is idle only for the moment between two requests
-    chosen = Threads(2, lambda: busy[0])
+    chosen = threads(2)
 
-    def passes(count: int) -> list[int]:
+    def passes(busy: int, count: int) -> list[int]:
         taken = []
         for _ in range(count):
-            with chosen.for_pass(1):
-                taken.append(torch.get_num_threads())
+            taken.append(chosen.choose(busy))
+            chosen.learn(taken[-1], 1 / taken[-1], busy=busy)
         return taken
 
-    assert passes(1) == [1]
-    busy[0] = 1
-    assert passes(5) == [1, 1, 1, 1, 2]
+    assert passes(busy=1, count=3) == [2, 2, 2]
+    assert passes(busy=2, count=1) == [1]
+    # Under load another worker is idle only for the moment between two requests.
+    assert passes(busy=1, count=12) == [1] * 8 + [2] * 4
 
 
 def test_its_measure_of_one_thread_follows_the_machine() -> None:
