@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from handler.errors import ErrorCode, RequestError
 from handler.messages import join_words, quote_for_message
@@ -13,20 +14,38 @@ from handler.settings import MAX_TOP_K, Settings
 MAX_TARGETS = 10
 LONGEST = 512  # pixels; longer side of an explanation's whole image, which as a PNG takes up to half a megabyte
 _LONGEST_TARGETS = 10_000  # characters
+_Word = TypeVar("_Word", bound=StrEnum)
 # A number as text. float() alone would also accept "0_1" and digits of other scripts.
 _NUMBER = re.compile(r"\s*(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?\s*")
 
 
+class Encoding(StrEnum):
+    """How an answer contains embeddings: not at all, as numbers, or as base64 of little-endian float32."""
+
+    NONE = "none"
+    FLOAT = "float"
+    BASE64 = "base64"
+
+
+class Norm(StrEnum):
+    """The length of embeddings: as the network computes them, or 1."""
+
+    RAW = "raw"
+    L2 = "l2"
+
+
 @dataclass(frozen=True)
 class Options:
-    """Options of a prediction: top_k in 1..1000, min_probability in 0..1."""
+    """Options of a prediction: top_k in 1..1000, min_probability in 0..1, and its embeddings."""
 
     top_k: int
     min_probability: float
+    embedding: Encoding = Encoding.NONE
+    embedding_norm: Norm = Norm.RAW
 
     @classmethod
     def read(cls, values: Mapping[str, object], settings: Settings) -> "Options":
-        """Read the two options, given by name as numbers or text. Defaults come from the settings.
+        """Read the options, given by name as numbers or text. Defaults come from the settings.
 
         Raises:
             RequestError: bad_option.
@@ -35,6 +54,8 @@ class Options:
         return cls(
             top_k=settings.top_k if top_k is None else read_count("top_k", top_k),
             min_probability=settings.min_probability if min_probability is None else _read_share(min_probability),
+            embedding=read_word("embedding", values.get("embedding"), Encoding.NONE),
+            embedding_norm=read_word("embedding_norm", values.get("embedding_norm"), Norm.RAW),
         )
 
 
@@ -68,7 +89,7 @@ class ExplainOptions:
         target, overlays = values.get("target"), values.get("overlays")
         return cls(
             targets=() if target is None else _read_targets(target, classes),
-            overlays=(Overlays.CROP if png else Overlays.BOTH) if overlays is None else _read_overlays(overlays, png),
+            overlays=_read_overlays(overlays, png),
             png=png,
         )
 
@@ -118,14 +139,28 @@ def _read_share(value: object) -> float:
 
 
 def _read_overlays(value: object, png: bool) -> Overlays:
-    allowed = [Overlays.CROP, Overlays.PICTURE] if png else list(Overlays)
+    if png:
+        return read_word("overlays", value, Overlays.CROP, [Overlays.CROP, Overlays.PICTURE], " for a PNG")
+    return read_word("overlays", value, Overlays.BOTH)
+
+
+def read_word(name: str, value: object, default: _Word, allowed: Sequence[_Word] = (), where: str = "") -> _Word:
+    """Read an option that is one of several words: those of the default's type, or `allowed`, which holds `where`.
+
+    None means the default.
+
+    Raises:
+        RequestError: bad_option.
+    """
+    if value is None:
+        return default
+    allowed = allowed or list(type(default))
     if value not in allowed:
-        where = " for a PNG" if png else ""
         raise RequestError(
             ErrorCode.BAD_OPTION,
-            f"overlays must be one of {join_words(allowed)}{where}, not {quote_for_message(value)}",
+            f"{name} must be one of {join_words(allowed)}{where}, not {quote_for_message(value)}",
         )
-    return Overlays(str(value))
+    return type(default)(str(value))
 
 
 def _read_targets(value: object, classes: ClassIndex) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Process a batch in six steps: read, decode, transform, score, rank, reply.
+"""Process a batch in six steps: read, decode, transform, score, rank, reply. On request, embed and explain follow rank.
 
 Each request and each image has a record. Each step goes over the records without an error and fills in their next
 field. An error affects only its own record, never other images or requests.
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from handler import explaining, fair_share, json_images, metrics, ranking, scoring, transform
+from handler import embedding, explaining, fair_share, json_images, metrics, ranking, scoring, transform
 from handler.decoder import Decoded, Decoder
 from handler.errors import ErrorCode, RequestError
 from handler.fair_share import Task
@@ -106,6 +106,7 @@ class Pipeline:
         self.transform(images)
         self.score(images)
         self.rank(images)
+        self.embed(images)
         self.explain(images)
         self.reply(requests)
         return [_completed(request) for request in requests]
@@ -195,6 +196,17 @@ class Pipeline:
                 ranked = ranking.top_k(image.logits, self.classes, image.parsed.request.top_k)
                 image.result = ImageResult(ranked, shown=image.decoded.shown if image.decoded else None)
 
+    def embed(self, images: Sequence[ImageRecord]) -> None:
+        """Compute the embeddings of the images whose requests ask for them."""
+        for image in _without_error(images):
+            if not image.parsed.request.embeds:
+                continue
+            with _isolated(image):
+                assert image.result is not None
+                assert image.activations is not None
+                values = embedding.embed(image.activations, image.parsed.request.options.embedding_norm)
+                image.result = replace(image.result, embedding=values)
+
     def explain(self, images: Sequence[ImageRecord]) -> None:
         """Compute explanations for the images whose requests ask for them."""
         for image in _without_error(images):
@@ -225,7 +237,7 @@ class Pipeline:
             raise RequestError(
                 ErrorCode.ANSWER_TOO_LARGE,
                 f"the answer has {len(answer.body)} bytes, more than {self.settings.max_response_bytes}; request a "
-                "smaller top_k, or fewer targets, overlays or images",
+                "smaller top_k, or fewer targets, overlays, embeddings or images",
             )
         return replace(answer, protocol=parsed.protocol.name)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from handler.errors import ErrorCode, RequestError
-from handler.options import ExplainOptions, Options
+from handler.options import Encoding, ExplainOptions, Options
 from handler.reply import Reply
 from handler.results import ImageResult
 from handler.settings import Settings
@@ -52,6 +52,11 @@ class Request(ABC):
         return self.options.top_k
 
     @property
+    def embeds(self) -> bool:
+        """Return whether the answer contains embeddings."""
+        return self.options.embedding is not Encoding.NONE
+
+    @property
     def shown(self) -> int | None:
         """Return the longer side in pixels of the whole images that the answer contains, or None."""
         return self.explain_options.shown if self.explain_options else None
@@ -63,6 +68,20 @@ class Request(ABC):
         Raises:
             RequestError: one image's error, if the protocol can only report it for the whole request.
         """
+
+
+def require_results(outcomes: Sequence[ImageResult | RequestError]) -> list[ImageResult]:
+    """Return the results of all images, for an answer that cannot contain errors.
+
+    Raises:
+        RequestError: the first image's error, with its place among the images.
+    """
+    results = []
+    for i, outcome in enumerate(outcomes, start=1):
+        if isinstance(outcome, RequestError):
+            raise RequestError(outcome.code, f"image {i} of {len(outcomes)}: {outcome.message}")
+        results.append(outcome)
+    return results
 
 
 def check_count(count: int, settings: Settings) -> None:

@@ -26,7 +26,7 @@ class Explanation:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """The result of one image: its ranked classes and, if requested, explanations.
+    """The result of one image: its ranked classes and, if requested, explanations and embedding.
 
     crop: the crop's box in fractions of the upright image's width and height; None for a preprocessed tensor.
     """
@@ -36,6 +36,8 @@ class ImageResult:
     crop: Box | None = None
     shown: Image | None = None
     """The upright image, scaled down, if the answer contains it."""
+    embedding: Sequence[float] = ()
+    """float32 numbers, (1024,); empty unless requested."""
 
     def recognized(self, min_probability: float) -> bool:
         """Return whether the best class reaches the threshold in 0..1."""

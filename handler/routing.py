@@ -3,7 +3,7 @@
 images as bytes       native (and the tutorials')      protocols/native.py
 {"instances": […]}    KServe v1, TensorFlow Serving    protocols/kserve_v1.py
 {"inputs": […]}       Open Inference Protocol (v2)     protocols/open_inference.py
-{"inputs": "…"}       Hugging Face                     protocols/hugging_face.py
+{"inputs": "…"}       Hugging Face, also ["…"]         protocols/hugging_face.py
 """
 
 from collections.abc import Callable, Mapping
@@ -106,6 +106,8 @@ def detect_protocol(content: Payload, headers: Mapping[str, str]) -> ProtocolAda
     match content.content:
         case {"instances": _}:
             protocol = protocols.KSERVE_V1 if _on_kserve_route(headers) else protocols.NATIVE_INSTANCES
+        case {"inputs": [str(), *_]}:
+            protocol = protocols.HUGGING_FACE
         case {"inputs": list()}:
             return protocols.OPEN_INFERENCE
         case {"inputs": _}:

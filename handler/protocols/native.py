@@ -4,10 +4,11 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from handler import embedding
 from handler.accept import qualities
 from handler.errors import ErrorCode, RequestError
 from handler.options import ExplainOptions, Options, read_parameters
-from handler.payload import EXPLAINING, Uploads
+from handler.payload import EXPLAINING, PREDICTING, Uploads
 from handler.ranking import ClassIndex, Prediction
 from handler.repeated_parts import part_name
 from handler.reply import Reply, document
@@ -15,7 +16,7 @@ from handler.request import Request, Upload, check_count, check_overlays
 from handler.results import Explanation, ImageResult
 from handler.settings import Settings
 
-OPTIONS = ("top_k", "min_probability")
+OPTIONS = tuple(option for option in PREDICTING if option != "format")  # which chooses another protocol
 IMAGES_READ = "X-Images-Read"
 """Response header: the number of images that arrived. TorchServe drops the last part of a form that is cut short."""
 PNG = "image/png"
@@ -107,6 +108,7 @@ def result(outcome: ImageResult | RequestError, options: Options, model: Mapping
         "predictions": rows,
         "recognized": outcome.recognized(options.min_probability),
         "model": model,
+        **({"embedding": embedding.encode(outcome.embedding, options.embedding)} if outcome.embedding else {}),
     }
 
 

@@ -15,20 +15,20 @@ from typing import Any
 
 import torch
 
-from handler import json_images
+from handler import embedding, json_images
 from handler.errors import ErrorCode, RequestError
 from handler.messages import quote_for_message
 from handler.options import Options, read_count, read_document_parameters, read_parameters, whole_number
 from handler.payload import Document
 from handler.ranking import Prediction
 from handler.reply import Reply, encode
-from handler.request import Content, Request, Upload, check_count
+from handler.request import Content, Request, Upload, check_count, require_results
 from handler.results import ImageResult
 from handler.settings import Settings
 
 # Datatype and shape of one image. Clients of Triton send BYTES as [N, 1], with a batch dimension.
 _INPUTS: tuple[tuple[str, list[int]], ...] = (("BYTES", []), ("BYTES", [1]), ("FP32", [*json_images.IMAGE_SHAPE]))
-_PARAMETERS = ("top_k", "min_probability", "classification", "binary_data_output")
+_PARAMETERS = ("top_k", "min_probability", "embedding_norm", "classification", "binary_data_output")
 _OUTPUT_PARAMETERS = ("classification", "binary_data")
 _CLASSIFIED = "probabilities"
 # Outputs with one value per class: datatype, and the function that returns the value.
@@ -38,7 +38,9 @@ _CLASS_OUTPUTS: dict[str, tuple[str, Callable[[Prediction], object]]] = {
     "labels": ("BYTES", lambda row: row.label),
     "indices": ("INT64", lambda row: row.index),
 }
-_OUTPUTS = (*_CLASS_OUTPUTS, "recognized")
+_DEFAULT_OUTPUTS = (*_CLASS_OUTPUTS, "recognized")
+_EMBEDDING = "embedding"
+_OUTPUTS = (*_DEFAULT_OUTPUTS, _EMBEDDING)
 METADATA = "application/vnd.open-inference+json"
 """Accept of a request for metadata(), which the gateway sends when it is asked at the protocol's own addresses."""
 _BINARY_DATA = "application/octet-stream"
@@ -67,17 +69,18 @@ class OpenInferenceRequest(Request):
         """Return the number of classes that the largest output needs."""
         return max(output.count for output in self.outputs)
 
+    @property
+    def embeds(self) -> bool:
+        """Return whether the embedding is one of the outputs."""
+        return any(output.name == _EMBEDDING for output in self.outputs)
+
     def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
-        """Return all outputs.
+        """Return the requested outputs.
 
         Raises:
             RequestError: the first image's error, because a tensor cannot contain errors.
         """
-        results = []
-        for i, outcome in enumerate(outcomes, start=1):
-            if isinstance(outcome, RequestError):
-                raise RequestError(outcome.code, f"image {i} of {len(outcomes)}: {outcome.message}")
-            results.append(outcome)
+        results = require_results(outcomes)
         document: dict[str, object] = {"model_name": model["name"], "model_version": model["version"]}
         if self.id is not None:
             document["id"] = self.id
@@ -101,7 +104,11 @@ def metadata(model: Mapping[str, str]) -> Reply:
         "versions": [model["version"]],
         "platform": "pytorch_torchscript",
         "inputs": [{"name": "images", "datatype": "BYTES", "shape": [-1]}],
-        "outputs": [*outputs, {"name": "recognized", "datatype": "BOOL", "shape": [-1]}],
+        "outputs": [
+            *outputs,
+            {"name": "recognized", "datatype": "BOOL", "shape": [-1]},
+            {"name": _EMBEDDING, "datatype": "FP32", "shape": [-1, embedding.WIDTH]},
+        ],
         "ready": True,
     }
     return Reply(encode(document))
@@ -249,7 +256,7 @@ def _read_outputs(requested: object, parameters: Mapping[str, object], top_k: in
     binary = _read_switch("binary_data_output", parameters.get("binary_data_output"), default=False)
     classes = parameters.get("classification")
     if requested is None or requested == []:
-        names = [_CLASSIFIED] if classes is not None else list(_OUTPUTS)
+        names = [_CLASSIFIED] if classes is not None else list(_DEFAULT_OUTPUTS)
         requested = [{"name": name} for name in names]
     if not isinstance(requested, list) or len(requested) > len(_OUTPUTS):
         raise RequestError(
@@ -290,6 +297,10 @@ def _tensor(output: Output, results: Sequence[ImageResult], options: Options) ->
     if output.name == "recognized":
         recognized = [result.recognized(options.min_probability) for result in results]
         return {"name": output.name, "datatype": "BOOL", "shape": [len(results)], "data": recognized}
+    if output.name == _EMBEDDING:
+        numbers = [number for result in results for number in result.embedding]
+        numbers = numbers if output.binary else embedding.shorten(numbers)
+        return {"name": output.name, "datatype": "FP32", "shape": [len(results), embedding.WIDTH], "data": numbers}
     datatype, value = _CLASS_OUTPUTS[output.name]
     if output.classification:
         datatype, value = "BYTES", lambda row: f"{row.probability}:{row.index}:{row.label}"

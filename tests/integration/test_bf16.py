@@ -9,9 +9,12 @@ from torch import nn
 
 from densenet.service import temporary_instance
 from export import Precision, bundle, weights
+from handler import cropping, embedding, scoring, transform
+from handler.options import Norm
 from handler.ranking import load_class_index
 from tests.conftest import tutorial_transform
 from tests.integration.conftest import build_archive
+from tests.integration.truth import eager_embeddings
 from tests.photos import cutouts, encode
 from tests.precisions import needs
 
@@ -30,3 +33,14 @@ def test_it_is_served_and_says_so(network: nn.Module, checkpoint: Path, exported
     indices = load_class_index(tmp_path / "export" / "index_to_name.json").ids
     for result, probabilities in zip(results, expected, strict=True):
         assert abs(probabilities[indices.index(result["class_id"])] - result["predictions"][0]["probability"]) < 0.2
+
+
+@needs("bf16")
+def test_an_embedding_points_where_the_eager_networks_does(
+    network: nn.Module, checkpoint: Path, tmp_path: Path
+) -> None:
+    bundle.make(weights.load(str(checkpoint)), None, Precision.BF16).write(tmp_path)
+    batch = transform.normalize([cropping.crop(image).tobytes() for image in cutouts(4)])
+    activations = scoring.score(scoring.read((tmp_path / "model.pt").read_bytes()), batch, chunk=4).activations
+    embeddings = torch.tensor([embedding.embed(image, Norm.RAW) for image in activations])
+    assert torch.cosine_similarity(embeddings, eager_embeddings(network, batch)).min() > 0.999

@@ -162,7 +162,9 @@ def test_an_answer_too_large_for_torchserve_is_refused_not_tried(start: Any) -> 
     small = start(workers=1, handler={"max_response_bytes": 20_000})
     response = small.send(PHOTOS[0], **{"X-Top-K": "1000"})
     assert (response.status_code, response.json()["error"]["code"]) == (413, "answer_too_large")
-    assert small.send(PHOTOS[0]).status_code == 200
+    response = small.post(files={"a": PHOTOS[0], "b": PHOTOS[1]}, data={"embedding": "float"})
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "answer_too_large")
+    assert small.send(PHOTOS[0], **{"X-Embedding": "float"}).status_code == 200
 
 
 class TestTutorialClients:

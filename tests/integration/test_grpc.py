@@ -15,13 +15,14 @@ from typing import Any
 import grpc
 import pytest
 import requests
+import torch
 from google.protobuf.empty_pb2 import Empty
 from torch import nn
 
 from densenet.service.properties import Properties
 from export import ROOT
 from tests.integration.conftest import Server, same
-from tests.integration.truth import PHOTOS, TEXTS, Truth, alike, check, preprocessed, truths
+from tests.integration.truth import PHOTOS, TEXTS, Truth, alike, check, eager_embeddings, preprocessed, truths
 from tests.photos import cutouts, encode
 
 
@@ -107,6 +108,15 @@ def test_options_are_entries(client: Client, server: Server, expected: list[Trut
     assert answer["recognized"] is False
     rows = client.ask(data=PHOTOS[0], top_k=b"2", format=b"huggingface")
     assert alike(rows, server.send(PHOTOS[0], **{"X-Top-K": "2", "X-Format": "huggingface"}).json())
+
+
+def test_an_embedding_is_an_option_like_any_other(client: Client, server: Server, network: nn.Module) -> None:
+    expected = eager_embeddings(network, preprocessed(PHOTOS[0]).unsqueeze(0))[0]
+    answer = client.ask(data=PHOTOS[0], embedding=b"float")
+    torch.testing.assert_close(torch.tensor(answer["embedding"]), expected, rtol=0, atol=1e-4)
+    headers = {"X-Embedding": "base64", "X-Embedding-Norm": "l2"}
+    answer = client.ask(data=PHOTOS[0], embedding=b"base64", embedding_norm=b"l2")
+    assert answer["embedding"] == server.send(PHOTOS[0], **headers).json()["embedding"]
 
 
 def test_several_images_are_answered_each_under_its_name(client: Client, expected: list[Truth]) -> None:

@@ -12,9 +12,10 @@ from densenet.service import temporary_instance
 from export import bundle, weights
 from export.bundle import Quantization
 from export.console import CliError
-from handler import cropping, explaining, scoring, transform
+from handler import cropping, embedding, explaining, scoring, transform
+from handler.options import Norm
 from tests.integration.conftest import build_archive, same
-from tests.integration.truth import eager_maps
+from tests.integration.truth import eager_embeddings, eager_maps
 from tests.photos import cutouts, encode
 from tests.precisions import needs
 
@@ -59,6 +60,13 @@ def test_a_map_is_nearly_that_of_the_eager_network(exported_int8: Path, network:
         maps, bias = explaining.class_activation_maps(served, activations)
         torch.testing.assert_close(maps.mean((1, 2)) + bias, logits, rtol=0, atol=1e-4)
         assert torch.corrcoef(torch.stack([maps.flatten(), expected.flatten()]))[0, 1] > 0.9
+
+
+def test_an_embedding_points_nearly_where_the_eager_networks_does(exported_int8: Path, network: nn.Module) -> None:
+    batch = transform.normalize([cropping.crop(image).tobytes() for image in cutouts(4)])
+    activations = scoring.score(scoring.read((exported_int8 / "model.pt").read_bytes()), batch, chunk=4).activations
+    embeddings = torch.tensor([embedding.embed(image, Norm.RAW) for image in activations])
+    assert torch.cosine_similarity(embeddings, eager_embeddings(network, batch)).min() > 0.99
 
 
 def test_it_is_served_and_says_so(exported_int8: Path, tmp_path: Path) -> None:

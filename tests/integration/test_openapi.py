@@ -119,6 +119,13 @@ INSTANCES: dict[str, Row] = {
     "17 instances": (instances(*[BASE64] * 17), 413, ErrorCode.TOO_MANY_IMAGES),
     "broken JSON": (raw(b'{"instances": [', "application/json"), 400, ErrorCode.BAD_JSON),
 }
+EMBEDDED_INSTANCES: dict[str, Row] = {
+    "embeddings of instances": (
+        instances(BASE64, "?", embedding="float", embedding_norm="l2", top_k=1),
+        200,
+        "Predictions",
+    ),
+}
 TENSORS: dict[str, Row] = {
     "images": (tensors(bytes_tensor(BASE64, BASE64), id="42"), 200, "Tensors"),
     "images in a batch dimension": (
@@ -146,6 +153,16 @@ TENSORS: dict[str, Row] = {
             bytes(4 * 150528),
             outputs=[{"name": "labels"}, {"name": "recognized", "parameters": {"binary_data": True}}],
         ),
+        200,
+        "Tensors",
+    ),
+    "embeddings": (
+        tensors(bytes_tensor(BASE64, BASE64), outputs=[{"name": "embedding"}], parameters={"embedding_norm": "l2"}),
+        200,
+        "Tensors",
+    ),
+    "binary embeddings": (
+        tensors(bytes_tensor(BASE64), outputs=[{"name": "embedding", "parameters": {"binary_data": True}}]),
         200,
         "Tensors",
     ),
@@ -202,10 +219,22 @@ IMAGES: dict[str, Row] = {
         "TorchServeError",
     ),
 }
+EMBEDDED: dict[str, Row] = {
+    "an embedding": (raw(PHOTO, **{"X-Embedding": "float"}), 200, "Prediction"),
+    "embeddings of a form": (form(PHOTO, PHOTO, embedding="base64", embedding_norm="l2"), 200, "Results"),
+    "no embedding": (raw(PHOTO, **{"X-Embedding": "yes"}), 400, ErrorCode.BAD_OPTION),
+}
 HUGGING_FACE: dict[str, Row] = {
     "for Hugging Face": (hugging_face(BASE64, top_k=3), 200, "Scores"),
     "logits": (hugging_face(BASE64, function_to_apply="none"), 200, "Scores"),
     "bytes for Hugging Face": (raw(PHOTO, **{"X-Format": "huggingface"}), 200, "Scores"),
+    "features": (hugging_face(BASE64, embedding="float"), 200, "Embeddings"),
+    "features of several": (
+        {"json": {"inputs": [BASE64, BASE64], "normalize": True}, "headers": {"X-Embedding": "float"}},
+        200,
+        "Embeddings",
+    ),
+    "several without embeddings": ({"json": {"inputs": [BASE64, BASE64]}}, 400, ErrorCode.BAD_JSON),
     "no base64 for Hugging Face": (hugging_face("?"), 400, ErrorCode.BAD_BASE64),
     "text for Hugging Face": (raw(b"text", **{"X-Format": "huggingface"}), 415, ErrorCode.NOT_AN_IMAGE),
     "several for Hugging Face": (form(PHOTO, PHOTO, format="huggingface"), 413, ErrorCode.TOO_MANY_IMAGES),
@@ -248,7 +277,7 @@ EXPLAINED_INSTANCES: dict[str, Row] = explained(INSTANCES) | {
     "no class of instances": (instances(BASE64, target=1000), 400, ErrorCode.BAD_OPTION),
 }
 EXPLAINED = ALWAYS | explained(IMAGES) | EXPLAINED_INSTANCES | TARGETS
-ANYTHING = ALWAYS | IMAGES | INSTANCES | TENSORS | HUGGING_FACE
+ANYTHING = ALWAYS | IMAGES | EMBEDDED | INSTANCES | EMBEDDED_INSTANCES | TENSORS | HUGGING_FACE
 DESCRIPTION: dict[str, Row] = {
     "no Accept": ({}, 400, ErrorCode.NO_IMAGE),
     "a browser": ({"headers": {"Accept": "text/html,*/*;q=0.8"}}, 200, None),
@@ -265,9 +294,11 @@ TABLE: dict[tuple[str, str], dict[str, Row]] = {
     ("post", INVOKE): ANYTHING
     | {
         "a query": (raw(PHOTO) | {"params": {"format": "huggingface"}}, 200, "Scores"),
+        "an embedding by query": (raw(PHOTO) | {"params": {"embedding": "base64"}}, 200, "Prediction"),
+        "features by query": ({"json": {"inputs": BASE64}, "params": {"embedding": "float"}}, 200, "Embeddings"),
         "an option twice": (form(PHOTO, top_k="2") | {"params": {"top_k": "3"}}, 200, "Prediction"),
     },
-    ("post", V1): ALWAYS | INSTANCES,
+    ("post", V1): ALWAYS | INSTANCES | EMBEDDED_INSTANCES,
     ("post", V1_EXPLAIN): ALWAYS | EXPLAINED_INSTANCES,
     ("post", V2): ALWAYS | TENSORS,
     ("get", "/ping"): {"up": ({}, 200, "Health")},
@@ -381,6 +412,7 @@ def load(*, systematic: bool) -> Any:
     for request in ("InstancesRequest", "ExplainInstancesRequest"):
         schemas[request]["properties"]["instances"]["maxItems"] = 3
     schemas["EncodedImages"]["properties"]["data"]["anyOf"][0]["maxItems"] = 3
+    schemas["HuggingFaceRequest"]["properties"]["inputs"]["anyOf"][1]["maxItems"] = 3
     schemas["BareInstance"]["anyOf"].remove(component("PreprocessedImage"))
     schemas["TensorsRequest"]["properties"]["inputs"]["items"]["oneOf"].remove(component("PreprocessedImages"))
     loaded = schemathesis.openapi.from_dict(document, config=schemathesis.Config())
@@ -410,7 +442,11 @@ def make_acceptable(case: schemathesis.Case, form: dict[str, Any] | None) -> Non
         form["file"] = Binary(PHOTO)
     kind = "image" if isinstance(case.body, Binary) else "form" if form is not None else "JSON"
     match case.body:
+        case {"inputs": [str(), *_], **rest} if "instances" not in rest:
+            kind = "hugging face"
+            case.body["parameters"] = case.body.get("parameters", {}) | {"embedding": "float"}
         case {"inputs": [*tensors_], **rest} if "instances" not in rest:
+            kind = "tensors"
             for tensor in tensors_:
                 count = len(tensor["data"]) if isinstance(tensor["data"], list) else 1
                 tensor["shape"] = [count, *tensor["shape"][1:]] if isinstance(tensor["shape"], list) else count
@@ -427,7 +463,9 @@ def make_acceptable(case: schemathesis.Case, form: dict[str, Any] | None) -> Non
         unfit |= {"format", "X-Format"}
     places = (case.headers, case.query, form or {})
     if kind == "hugging face" or (kind == "image" and any({"format", "X-Format"} & {*place} for place in places)):
-        unfit |= {"min_probability", "X-Min-Probability"}
+        unfit |= {"min_probability", "X-Min-Probability", "embedding", "X-Embedding"}  # perhaps base64
+    if kind == "tensors":
+        unfit |= {"embedding", "X-Embedding"}
     for place in places:
         for name in unfit:
             place.pop(name, None)

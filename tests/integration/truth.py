@@ -54,15 +54,27 @@ def truths(network: nn.Module) -> list[Truth]:
 
 def eager_maps(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     """Class activation maps by a hook on the eager network, as the paper has them: float32 (N, classes, 7, 7)."""
-    seen: list[torch.Tensor] = []
-    hook = network.get_submodule("features.norm5").register_forward_hook(lambda *of: seen.append(of[2]))
+    _, seen = _hooked(network, batch, "features.norm5")
+    weights = network.get_submodule("classifier").get_parameter("weight").detach()
+    return torch.einsum("nfyx,cf->ncyx", seen.relu(), weights)
+
+
+def eager_embeddings(network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    """What the eager network's classifier gets, by a hook: float32 (N, 1024)."""
+    (embeddings,), _ = _hooked(network, batch, "classifier")
+    return torch.as_tensor(embeddings)
+
+
+def _hooked(network: nn.Module, batch: torch.Tensor, layer: str) -> list[Any]:
+    """The inputs and the output of a layer."""
+    seen: list[Any] = []
+    hook = network.get_submodule(layer).register_forward_hook(lambda _, inputs, output: seen.extend((inputs, output)))
     try:
         with torch.no_grad():
             network(batch)
-            weights = network.get_submodule("classifier").get_parameter("weight")
-            return torch.einsum("nfyx,cf->ncyx", seen[0].relu(), weights)
     finally:
         hook.remove()
+    return seen
 
 
 def close(numbers: Any) -> Any:

@@ -22,13 +22,16 @@ from tests.photos import encode
 from tests.unit.handler.test_entry import make_context
 
 PHOTO = base64.b64encode(encode(Image.new("RGB", (8, 8), "red"), "PNG")).decode()
-OUTPUTS = ("probabilities", "class_ids", "labels", "indices", "recognized")
+OUTPUTS = ("probabilities", "class_ids", "labels", "indices", "recognized", "embedding")
 KEYS = (
     *("instances", "inputs", "parameters", "outputs", "id", "name", "shape", "datatype", "data", "b64", "image"),
     *("image_bytes", "top_k", "min_probability", "classification", "function_to_apply", "format", "target", "overlays"),
-    *("binary_data", "binary_data_output", "binary_data_size"),
+    *("binary_data", "binary_data_output", "binary_data_size", "embedding_norm", "normalize"),
 )
-WORDS = (*KEYS, *OUTPUTS, PHOTO, "BYTES", "FP32", "softmax", "sigmoid", "none", "huggingface", "3", "0.5", "QUJD")
+WORDS = (
+    *(*KEYS, *OUTPUTS, PHOTO, "BYTES", "FP32", "softmax", "sigmoid", "none", "huggingface", "3", "0.5", "QUJD"),
+    *("float", "base64", "raw", "l2"),
+)
 NUMBERS = (0, 1, 2, 3, 5, 16, 17, 224, 1000, 1001, -1, 0.5, 1e39, float("nan"), 10**400, 2**31, 2**63)
 
 scalars = st.one_of(
@@ -55,6 +58,8 @@ parameters = mostly(
     {"classification": 1},
     {"binary_data_output": True},
     {"min_probability": "0.5"},
+    {"embedding": "float"},
+    {"embedding": "base64", "embedding_norm": "l2"},
 )
 instances = st.lists(mostly(PHOTO, {"b64": PHOTO}, {"image": {"b64": PHOTO}}), min_size=1, max_size=3)
 tensors = st.one_of(
@@ -70,7 +75,10 @@ tensors = st.one_of(
 outputs = st.lists(st.fixed_dictionaries({"name": mostly(*OUTPUTS)}, optional={"parameters": parameters}), max_size=3)
 documents = st.one_of(
     st.fixed_dictionaries({"instances": instances}, optional={"parameters": parameters}),
-    st.fixed_dictionaries({"inputs": mostly(PHOTO)}, optional={"parameters": parameters}),
+    st.fixed_dictionaries(
+        {"inputs": mostly(PHOTO, [PHOTO], [PHOTO, "?"])},
+        optional={"parameters": parameters, "normalize": mostly(True, False)},
+    ),
     st.fixed_dictionaries(
         {"inputs": st.lists(tensors, min_size=1, max_size=1)},
         optional={"parameters": parameters, "outputs": outputs, "id": mostly("42")},
@@ -83,6 +91,7 @@ appended = st.sampled_from([b"", b"", b"\3\0\0\0abc", b"\xff\xff\xff\xff", bytes
 headers = st.sampled_from(
     [
         *({}, {}, {"Content-Type": "application/json"}, {"X-Format": "huggingface"}, {"X-Top-K": "0"}),
+        *({"X-Embedding": "float"}, {"X-Embedding": "base64"}, {"X-Embedding-Norm": "l2"}),
         *({"explain": "False"}, {"explain": "True"}, {"explain": "True", "X-Overlays": "none"}),
     ]
 )

@@ -12,7 +12,7 @@ import pytest
 import torch
 from ts.context import Context, RequestProcessor
 
-from handler import explaining, ranking, scoring
+from handler import embedding, explaining, ranking, scoring
 from handler.entry import Classifier
 from handler.scoring import Scores
 from tests.photos import cutouts, encode
@@ -114,6 +114,19 @@ def test_logits_that_are_no_numbers_are_a_failure_not_broken_json(
 
     monkeypatch.setattr(classifier.pipeline, "score_batch", score)
     assert [status for status, _ in ask(classifier, exported, *PHOTOS)] == [500, 200, 200]
+
+
+def test_only_a_request_for_an_embedding_computes_one(
+    classifier: Classifier, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[torch.Tensor] = []
+    original = embedding.embed
+    monkeypatch.setattr(embedding, "embed", lambda *of: embedded.append(of[0]) or original(*of))
+    context = make_context(exported, 3)
+    context.request_processor[1] = RequestProcessor({"X-Embedding": "base64"})
+    bodies = classifier.handle([{"body": bytearray(photo)} for photo in PHOTOS], context)
+    assert ["embedding" in json.loads(body) for body in bodies] == [False, True, False]
+    assert [tuple(activations.shape) for activations in embedded] == [(49, embedding.WIDTH)]
 
 
 @pytest.mark.parametrize("content", [PHOTOS[0], PHOTOS[0][:1000], b"no photo"], ids=["photo", "truncated", "text"])

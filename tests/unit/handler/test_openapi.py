@@ -12,8 +12,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from densenet.service.properties import Properties
 from export import ROOT
 from handler import explaining, json_images, payload, protocols, reply
+from handler.embedding import WIDTH
 from handler.errors import ErrorCode, RequestError
-from handler.options import LONGEST, MAX_TARGETS, Options, Overlays, read_count
+from handler.options import LONGEST, MAX_TARGETS, Encoding, Norm, Options, Overlays, read_count
 from handler.protocols import hugging_face, kserve_v1, native, open_inference
 from handler.reply import Reply
 from handler.request import MAX_OVERLAY_IMAGES
@@ -21,6 +22,7 @@ from handler.settings import _RANGES, MAX_TOP_K, Settings, default_min_probabili
 from tests.openapi import DOCUMENT, check, resolve
 
 SCHEMAS = DOCUMENT["components"]["schemas"]
+MODEL = {"name": "densenet", "version": "1.0"}
 PROTOCOLS = {
     "image": protocols.NATIVE,
     "instances": protocols.NATIVE_INSTANCES,
@@ -188,6 +190,21 @@ def test_names_that_a_request_may_hold_are_the_handlers() -> None:
     assert SCHEMAS["OutputName"]["enum"] == list(open_inference._OUTPUTS)
     assert SCHEMAS["TensorsRequest"]["properties"]["outputs"]["maxItems"] == len(open_inference._OUTPUTS)
     assert tuple(SCHEMAS["Instance"]["anyOf"][1]["properties"]) == (*kserve_v1._NAMES, *kserve_v1._BESIDE)
+    assert SCHEMAS["EmbeddingEncoding"]["enum"] == list(Encoding)
+    assert SCHEMAS["EmbeddingNorm"]["enum"] == list(Norm)
+    assert hugging_face._NORMALIZE in SCHEMAS["HuggingFaceRequest"]["properties"]
+
+
+def test_embeddings_have_the_networks_width() -> None:
+    numbers, base64 = SCHEMAS["EmbeddingNumbers"], SCHEMAS["Prediction"]["properties"]["embedding"]["anyOf"][1]
+    assert numbers["minItems"] == numbers["maxItems"] == SCHEMAS["OutputShape"]["items"]["maximum"] == WIDTH
+    length = -(-4 * WIDTH // 3) * 4
+    assert (base64["minLength"], base64["maxLength"]) == (length, length)
+    assert SCHEMAS["OutputTensor"]["oneOf"][-1]["properties"]["data"]["minItems"] == WIDTH
+    assert f"{WIDTH} numbers" in SCHEMAS["EmbeddingEncoding"]["description"]
+    outputs = json.loads(open_inference.metadata(MODEL).body)["outputs"]
+    (output,) = (row for row in outputs if row["name"] == "embedding")
+    assert (output["datatype"], output["shape"]) == ("FP32", [-1, WIDTH])
 
 
 def test_explanations_have_the_handlers_numbers() -> None:
@@ -221,6 +238,8 @@ def test_lists_may_be_as_long_as_any_operator_can_allow() -> None:
     for request in ("InstancesRequest", "ExplainInstancesRequest"):
         assert SCHEMAS[request]["properties"]["instances"]["maxItems"] == most
     assert SCHEMAS["EncodedImages"]["properties"]["data"]["anyOf"][0]["maxItems"] == most
+    assert SCHEMAS["HuggingFaceRequest"]["properties"]["inputs"]["anyOf"][1]["maxItems"] == most
+    assert SCHEMAS["Embeddings"]["maxItems"] == most
     answers = [("Results", "results"), ("Predictions", "predictions"), ("ExplainedResults", "results")]
     for answer, images in [*answers, ("Explanations", "predictions"), ("Explanations", "explanations")]:
         assert SCHEMAS[answer]["properties"][images]["maxItems"] == most

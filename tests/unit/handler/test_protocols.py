@@ -5,6 +5,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,8 @@ class TestRecognition:
             (Document({"inputs": [1], "id": 7}, {}), ON_KSERVE, OPEN_INFERENCE),
             (Document({"inputs": ""}, {}), {}, HUGGING_FACE),
             (Document({"inputs": None}, {}), ON_KSERVE, HUGGING_FACE),
+            (Document({"inputs": ["", {}]}, {}), {}, HUGGING_FACE),
+            (Document({"inputs": [{}, ""]}, {}), {}, OPEN_INFERENCE),
             (Document({"inputs": {}}, {}), ON_PREDICTIONS, HUGGING_FACE),
         ],
     )
@@ -361,6 +364,131 @@ def test_parameters_of_a_wrong_kind_and_unknown_ones_are_refused_everywhere(
     assert refusal(protocol, document | {"parameters": parameters}) is code
 
 
+VALUES = tuple(float(f"{value:.9g}") for value in torch.rand(1024, generator=torch.Generator().manual_seed(0)).tolist())
+EMBEDDED = replace(ROBIN, embedding=VALUES)
+IN_BASE64 = base64.b64encode(np.array(VALUES, dtype="<f4").tobytes()).decode()
+
+
+class TestEmbeddings:
+    """An option of every protocol, in each protocol's shape."""
+
+    @pytest.mark.parametrize("name", ["native", "v1"])
+    @pytest.mark.parametrize(
+        ("chosen", "embeds", "found"),
+        [
+            *(({}, False, None), ({"embedding": "none"}, False, None), ({"embedding": None}, False, None)),
+            *(({"embedding": "float"}, True, list(VALUES)), ({"embedding": "base64"}, True, IN_BASE64)),
+        ],
+    )
+    def test_it_stands_in_each_images_result(
+        self, name: str, chosen: dict[str, object], embeds: bool, found: object
+    ) -> None:
+        if name == "native":
+            request = NATIVE.read(Uploads({"a": IMAGES[0], "b": IMAGES[1]}, chosen), Settings())
+        else:
+            request = read(KSERVE_V1, {"instances": TEXTS[:2], "parameters": chosen})
+        assert request.embeds is embeds
+        good, bad = (EMBEDDED if embeds else ROBIN), BROKEN
+        answer = body(request.answer([good, bad], MODEL))
+        rows = answer["results"] if name == "native" else answer["predictions"]
+        assert [row.get("embedding") for row in rows] == [found, None]
+        assert ("embedding" in rows[0]) is embeds
+
+    def test_numbers_are_the_float32s_of_the_base64(self) -> None:
+        decoded = np.frombuffer(base64.b64decode(IN_BASE64), "<f4")
+        assert np.array_equal(np.array(VALUES, dtype=np.float32), decoded)
+
+    @pytest.mark.parametrize("name", GOOD)
+    @pytest.mark.parametrize(("norm", "read_as"), [(None, "raw"), ("raw", "raw"), ("l2", "l2")])
+    def test_every_protocol_has_its_norm(self, name: str, norm: str | None, read_as: str) -> None:
+        protocol, document = GOOD[name]
+        assert read(protocol, document, embedding_norm=norm).options.embedding_norm == read_as
+        document = document | {"parameters": {"embedding_norm": norm}}
+        assert read(protocol, document, embedding_norm=read_as).options.embedding_norm == read_as
+
+    @pytest.mark.parametrize("name", ["v1", "hugging face"])
+    @pytest.mark.parametrize("value", ["", "FLOAT", "floats", "int8", True, False, 1, [], ["float"], {}, "x" * 10_000])
+    def test_other_words_are_refused(self, name: str, value: object) -> None:
+        protocol, document = GOOD[name]
+        for option, words in (("embedding", "none"), ("embedding_norm", "raw and l2")):
+            with pytest.raises(RequestError, match=f"^{option} must be one of {words}") as refused:
+                read(protocol, document | {"parameters": {option: value}})
+            assert refused.value.code is ErrorCode.BAD_OPTION
+            assert len(refused.value.message) < 300
+
+    def test_tensors_have_an_output_for_it_in_place_of_the_option(self) -> None:
+        protocol, document = GOOD["v2"]
+        assert refusal(protocol, document | {"parameters": {"embedding": "float"}}) is ErrorCode.BAD_OPTION
+        assert refusal(protocol, document, embedding="float") is ErrorCode.BAD_OPTION
+        assert not read(protocol, document).embeds
+
+    def test_explanations_have_none(self) -> None:
+        with pytest.raises(RequestError, match="unknown parameter 'embedding'"):
+            TestExplanations.own(1, embedding="float")
+
+    @pytest.mark.parametrize("binary", [True, False])
+    def test_the_output_is_a_tensor_of_float32(self, binary: bool) -> None:
+        outputs = [{"name": "embedding"}, {"name": "recognized", "parameters": {"binary_data": False}}]
+        document = tensor(shape=(2,), data=TEXTS[:2]) | {"outputs": outputs}
+        request = read(OPEN_INFERENCE, document | {"parameters": {"binary_data_output": binary}})
+        assert request.embeds
+        reply = request.answer([EMBEDDED, EMBEDDED], MODEL)
+        end = int(reply.headers["Inference-Header-Content-Length"]) if binary else len(reply.body)
+        row, _ = json.loads(reply.body[:end])["outputs"]
+        assert (row["name"], row["datatype"], row["shape"]) == ("embedding", "FP32", [2, 1024])
+        found = np.frombuffer(reply.body[end:], "<f4") if binary else np.array(row["data"], dtype=np.float32)
+        assert np.array_equal(found, np.array(VALUES * 2, dtype=np.float32))
+
+
+class TestFeatureExtraction:
+    """Hugging Face's other task: embeddings alone, of one image or of several."""
+
+    def test_one_image_or_several_as_bytes_or_as_text(self) -> None:
+        options = {"format": "huggingface", "embedding": "float"}
+        for request, count in (
+            (HUGGING_FACE.read(Uploads({"body": IMAGES[0]}, options), Settings()), 1),
+            (read(HUGGING_FACE, {"inputs": TEXTS[0]}, embedding="float"), 1),
+            (read(HUGGING_FACE, {"inputs": TEXTS, "parameters": {"embedding": "float"}}), 3),
+        ):
+            assert contents(request) == IMAGES[:count]
+            assert body(request.answer([EMBEDDED] * count, MODEL)) == [list(VALUES)] * count
+
+    @pytest.mark.parametrize(
+        ("normalize", "option", "norm"),
+        [(None, None, "raw"), (True, None, "l2"), (False, None, "raw"), (False, "l2", "raw"), (None, "l2", "l2")],
+    )
+    def test_normalize_stands_beside_the_inputs(self, normalize: bool | None, option: str | None, norm: str) -> None:
+        document = {"inputs": TEXTS[0], "normalize": normalize}
+        request = read(HUGGING_FACE, document, embedding="float", embedding_norm=option)
+        assert request.options.embedding_norm == norm
+
+    @pytest.mark.parametrize("normalize", ["true", 1, 0, [], {}])
+    def test_normalize_is_true_or_false(self, normalize: object) -> None:
+        document = {"inputs": TEXTS[0], "normalize": normalize}
+        assert refusal(HUGGING_FACE, document, embedding="float") is ErrorCode.BAD_OPTION
+
+    @pytest.mark.parametrize("embedding", [None, "none"])
+    def test_classification_takes_no_list(self, embedding: str | None) -> None:
+        assert refusal(HUGGING_FACE, {"inputs": TEXTS}, embedding=embedding) is ErrorCode.BAD_JSON
+
+    def test_its_clients_read_no_base64(self) -> None:
+        with pytest.raises(
+            RequestError, match=r"^embedding must be one of none and float in this shape, not 'base64'$"
+        ):
+            read(HUGGING_FACE, {"inputs": TEXTS[0]}, embedding="base64")
+
+    def test_too_many_are_refused(self) -> None:
+        assert refusal(HUGGING_FACE, {"inputs": TEXTS * 6}, embedding="float") is ErrorCode.TOO_MANY_IMAGES
+
+    def test_a_bad_image_of_several_fails_the_request(self) -> None:
+        request = read(HUGGING_FACE, {"inputs": [TEXTS[0], "?", 7]}, embedding="float")
+        assert contents(request) == [IMAGES[0], ErrorCode.BAD_BASE64, ErrorCode.BAD_JSON]
+        with pytest.raises(RequestError, match=r"^image 2 of 2: it is broken$"):
+            request.answer([EMBEDDED, BROKEN], MODEL)
+        with pytest.raises(RequestError, match=r"^it is broken$"):
+            request.answer([BROKEN], MODEL)
+
+
 def tensor(datatype: object = "BYTES", shape: object = (3,), data: object = TEXTS, **more: object) -> dict[str, Any]:
     shape = list(shape) if isinstance(shape, tuple) else shape
     return {"inputs": [{"name": "x", "datatype": datatype, "shape": shape, "data": data} | more]}
@@ -491,7 +619,7 @@ class TestOpenInference:
         [
             ("labels", ErrorCode.BAD_JSON),
             ({"name": "labels"}, ErrorCode.BAD_JSON),
-            ([{"name": "labels"}] * 6, ErrorCode.BAD_JSON),
+            ([{"name": "labels"}] * 7, ErrorCode.BAD_JSON),
             *(([value], ErrorCode.BAD_OPTION) for value in (None, "labels", 7, [], {}, {"name": None}, {"name": []})),
             ([{"name": "Labels"}], ErrorCode.BAD_OPTION),
             ([{"name": "labels", "parameters": {"classification": 1}}], ErrorCode.BAD_OPTION),
@@ -529,7 +657,7 @@ def answer(outputs: object = None, **parameters: object) -> Reply:
 
 
 class TestOpenInferenceAnswers:
-    """All five tensors, or those asked for."""
+    """The five tensors of a prediction, or those asked for."""
 
     @pytest.mark.parametrize("outputs", [None, []])
     def test_all_outputs_as_flat_data_with_their_shapes(self, outputs: object) -> None:
