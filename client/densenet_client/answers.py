@@ -1,6 +1,7 @@
 """The service's answer for one image, and how to read it from an HTTP response."""
 
 import base64
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -65,6 +66,7 @@ class Answer(Sequence[Prediction]):
     """The answer for one image: a sequence of predictions, best first.
 
     recognized: whether the best prediction has at least min_probability.
+    embedding: 1024 numbers, for search and clustering; empty unless requested.
     explanations: one per requested class, empty unless requested. crop: left, top, right and bottom of the network's
     input, as fractions of the upright image's width and height.
     """
@@ -74,6 +76,7 @@ class Answer(Sequence[Prediction]):
     model: Model
     explanations: tuple[Explanation, ...] = ()
     crop: tuple[float, ...] | None = None
+    embedding: tuple[float, ...] = ()
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -105,14 +108,20 @@ def read(response: httpx.Response) -> Answer:
             Model(model["name"], model["version"], model["weights"], model["precision"]),
             tuple(_explanation(row) for row in document.get("explanations", ())),
             tuple(document["crop"]) if "crop" in document else None,
+            _embedding(document["embedding"]) if "embedding" in document else (),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
             raise _too_large(response) from error
         failed = response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR
         if failed or response.status_code == httpx.codes.REQUEST_TIMEOUT:
             raise ServiceError(describe(response)) from error
         raise NotTheService(describe(response)) from error
+
+
+def _embedding(text: str) -> tuple[float, ...]:
+    content = base64.b64decode(text, validate=True)
+    return struct.unpack(f"<{len(content) // 4}f", content)
 
 
 def _explanation(row: Mapping[str, Any]) -> Explanation:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
+from typing import TYPE_CHECKING
 
 import httpx
 import stamina
@@ -12,9 +13,14 @@ import stamina
 from densenet_client import exchange
 from densenet_client.answers import Answer
 from densenet_client.client import Result
+from densenet_client.embeddings import Collector, Norm
 from densenet_client.errors import RequestRejected, ServiceError
 from densenet_client.exchange import BaseClient
 from densenet_client.images import Source, prepare, prepare_or_defer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class AsyncClient(BaseClient[httpx.AsyncClient, stamina.AsyncRetryingCaller]):
@@ -38,10 +44,26 @@ class AsyncClient(BaseClient[httpx.AsyncClient, stamina.AsyncRetryingCaller]):
             await self._opened.aclose()
 
     async def classify(
-        self, image: Source, *, top_k: int | None = None, min_probability: float | None = None
+        self,
+        image: Source,
+        *,
+        top_k: int | None = None,
+        min_probability: float | None = None,
+        embedding: Norm | None = None,
     ) -> Answer:
         """See Client.classify()."""
-        return await self._ask(prepare(image), exchange.options(top_k, min_probability))
+        return await self._ask(prepare(image), exchange.options(top_k, min_probability, embedding=embedding))
+
+    async def embed(
+        self, images: Iterable[Source] | AsyncIterable[Source], *, norm: Norm = "raw"
+    ) -> "NDArray[np.float32]":
+        """See Client.embed(). The images may also be an asynchronous iterable."""
+        exchange.check_several(images, "put one image into a list")
+        rows = Collector()
+        async with aclosing(self.classify_many(images, top_k=1, embedding=norm)) as results:
+            async for result in results:
+                rows.add(result)
+        return rows.array()
 
     async def explain(
         self,
@@ -62,13 +84,14 @@ class AsyncClient(BaseClient[httpx.AsyncClient, stamina.AsyncRetryingCaller]):
         *,
         top_k: int | None = None,
         min_probability: float | None = None,
+        embedding: Norm | None = None,
     ) -> AsyncGenerator[Result, None]:
         """See Client.classify_many().
 
         The images may also be an asynchronous iterable. Closing the generator cancels requests in flight.
         """
         exchange.check_several(images)
-        return self._classify_many(images, exchange.options(top_k, min_probability))
+        return self._classify_many(images, exchange.options(top_k, min_probability, embedding=embedding))
 
     async def _classify_many(
         self, images: Iterable[Source] | AsyncIterable[Source], options: dict[str, str]

@@ -3,18 +3,24 @@
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from threading import Event
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import httpx
 import stamina
 
 from densenet_client import exchange
 from densenet_client.answers import Answer
+from densenet_client.embeddings import Collector, Norm
 from densenet_client.errors import RequestRejected, ServiceError
 from densenet_client.exchange import DEFAULT_URL, BaseClient
 from densenet_client.images import Source, prepare, prepare_or_defer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Result: TypeAlias = Answer | RequestRejected | ServiceError | OSError
 """The result for one of several images."""
@@ -46,16 +52,39 @@ class Client(BaseClient[httpx.Client, stamina.RetryingCaller]):
         if self._opened is not None:
             self._opened.close()
 
-    def classify(self, image: Source, *, top_k: int | None = None, min_probability: float | None = None) -> Answer:
+    def classify(
+        self,
+        image: Source,
+        *,
+        top_k: int | None = None,
+        min_probability: float | None = None,
+        embedding: Norm | None = None,
+    ) -> Answer:
         """Classify an image: the path of a file, its bytes, or a Pillow image, which is sent losslessly.
 
         top_k: number of classes, 1..1000. min_probability: threshold of `recognized`, 0..1. None: the service's
-        default.
+        default. embedding: "raw" or "l2" to get the answer's `embedding`, too.
 
         Raises: RequestRejected for an image or option that the service rejects; ServiceError without an answer;
         OSError for a file or image that cannot be read.
         """
-        return self._ask(prepare(image), exchange.options(top_k, min_probability), Event())
+        options = exchange.options(top_k, min_probability, embedding=embedding)
+        return self._ask(prepare(image), options, Event())
+
+    def embed(self, images: Iterable[Source], *, norm: Norm = "raw") -> "NDArray[np.float32]":
+        """Return the embeddings of many images, float32 (N, 1024), a row each.
+
+        norm: "raw", or "l2" for rows of length 1, whose products are cosines. To go on after a bad image, use
+        classify_many() with `embedding`.
+
+        Raises: the errors of classify(), for the first image that has one; ImportError without numpy.
+        """
+        exchange.check_several(images, "put one image into a list")
+        rows = Collector()
+        with closing(self.classify_many(images, top_k=1, embedding=norm)) as results:
+            for result in results:
+                rows.add(result)
+        return rows.array()
 
     def explain(
         self,
@@ -78,7 +107,12 @@ class Client(BaseClient[httpx.Client, stamina.RetryingCaller]):
         return self._ask(prepare(image), options, Event(), exchange.explaining(self._url))
 
     def classify_many(
-        self, images: Iterable[Source], *, top_k: int | None = None, min_probability: float | None = None
+        self,
+        images: Iterable[Source],
+        *,
+        top_k: int | None = None,
+        min_probability: float | None = None,
+        embedding: Norm | None = None,
     ) -> Generator[Result, None, None]:
         """Classify many images, `parallel` at a time. An error of one image takes the place of its answer.
 
@@ -89,7 +123,7 @@ class Client(BaseClient[httpx.Client, stamina.RetryingCaller]):
         Raises: ServiceUnavailable, Unauthorized and NotTheService, because they would affect all other images.
         """
         exchange.check_several(images)
-        return self._classify_many(images, exchange.options(top_k, min_probability))
+        return self._classify_many(images, exchange.options(top_k, min_probability, embedding=embedding))
 
     def _classify_many(self, images: Iterable[Source], options: dict[str, str]) -> Generator[Result, None, None]:
         stopped = Event()

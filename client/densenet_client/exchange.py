@@ -16,6 +16,7 @@ import stamina
 
 from densenet_client import answers
 from densenet_client.answers import Answer
+from densenet_client.embeddings import Norm
 from densenet_client.errors import NotTheService, ServiceError, ServiceUnavailable, Unauthorized, Unavailable
 
 DEFAULT_URL = "http://127.0.0.1:8080/predictions/densenet"
@@ -172,10 +173,17 @@ def options(
     min_probability: float | None,
     target: str | int | Sequence[str | int] | None = None,
     overlays: str | None = None,
+    embedding: Norm | None = None,
 ) -> dict[str, str]:
     """Return the given options of classify() or explain() as headers."""
-    names = _target(target)
-    chosen = {"X-Top-K": top_k, "X-Min-Probability": min_probability, "X-Target": names, "X-Overlays": overlays}
+    chosen = {
+        "X-Top-K": top_k,
+        "X-Min-Probability": min_probability,
+        "X-Target": _target(target),
+        "X-Overlays": overlays,
+        "X-Embedding": embedding and "base64",
+        "X-Embedding-Norm": embedding,
+    }
     return {name: str(value) for name, value in chosen.items() if value is not None}
 
 
@@ -217,13 +225,13 @@ def as_result(error: _Error) -> _Error:
     return error
 
 
-def check_several(images: object) -> None:
+def check_several(images: object, for_one: str = "use classify() for one image") -> None:
     """Check that the argument is not a single image.
 
     Raises: TypeError if it is.
     """
     if isinstance(images, str | bytes | bytearray | memoryview):
-        raise TypeError("classify_many() needs several images, such as a list of paths; use classify() for one image")
+        raise TypeError(f"this method needs several images, such as a list of paths; {for_one}")
 
 
 def _check(url: str, token: str | None, *, timeout: float, retries: int, parallel: int) -> None:

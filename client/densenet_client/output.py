@@ -1,16 +1,21 @@
 """The rows that densenet-predict writes, and its files, which another run can continue."""
 
+import base64
 import csv
 import importlib.util
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+import struct
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from densenet_client.answers import Answer, Model
 from densenet_client.client import Result
+from densenet_client.embeddings import WIDTH
 from densenet_client.errors import RequestRejected
 
 Options = dict[str, float]
@@ -54,6 +59,25 @@ class Format:
     beginning: str
     rows: Callable[[str, Result, Options], str]
     read: Callable[[Iterator[str]], Iterator[Row]]
+
+
+@dataclass(frozen=True)
+class Final:
+    """A kind of file that cannot grow. suffix: of the file with its rows until they are complete. write: makes it of
+    that file. needs, extra: the package that it takes, and this distribution's extra for it."""
+
+    suffix: str
+    write: Callable[[Path, Path], None]
+    needs: str
+    extra: str
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: the format of its rows, and what becomes of them if that is another file."""
+
+    format: Format
+    final: Final | None = None
 
 
 def reason(error: Exception) -> str:
@@ -101,15 +125,33 @@ def _code(error: Exception) -> str:
     return "unreadable_file" if isinstance(error, OSError) else "no_answer"
 
 
+def _embedding_line(file: str, result: Result, _: Options) -> str:
+    line: dict[str, object] = {"file": file}
+    if isinstance(result, Answer):
+        numbers = struct.pack(f"<{len(result.embedding)}f", *result.embedding)
+        line |= {"embedding": base64.b64encode(numbers).decode("ascii"), "model": asdict(result.model)}
+    return json.dumps(line | {"options": {}}) + "\n"
+
+
+def _json_row(row: Mapping[str, Any]) -> Row:
+    return Row(row["file"], 0, Model(**row["model"]) if "model" in row else None, row["options"])
+
+
 def _read_json(lines: Iterator[str]) -> Iterator[Row]:
+    return map(_json_row, map(json.loads, lines))
+
+
+def _read_embeddings(lines: Iterator[str]) -> Iterator[Row]:
     for row in map(json.loads, lines):
-        yield Row(row["file"], 0, Model(**row["model"]) if "model" in row else None, row["options"])
+        if "predictions" in row:
+            raise ValueError("it has answers, not embeddings")
+        yield _json_row(row)
 
 
 _HEADER = _csv_line(_TYPES)
 CSV = Format(_HEADER, _HEADER, _csv_rows, _read_csv)
 JSON_LINES = Format("", '{"file": ', _json_line, _read_json)
-_FORMATS = {".csv": CSV, ".jsonl": JSON_LINES, ".parquet": CSV}
+_EMBEDDING_LINES = Format("", '{"file": ', _embedding_line, _read_embeddings)
 
 
 def _words(options: Options) -> str:
@@ -118,6 +160,9 @@ def _words(options: Options) -> str:
 
 class Writer:
     """Where results go. count, failed: images, and those of them without an answer."""
+
+    shows_errors = True
+    """Whether an image without an answer has a row."""
 
     def __init__(self) -> None:
         self.files: set[str] = set()  # those that an earlier run has written
@@ -158,31 +203,39 @@ class Printer(Writer):
 class OutputFile(Writer):
     """A file that grows by an image at a time. All its answers have the same model and options.
 
-    A Parquet file has its index at its end and cannot grow. Until all images are there, its rows are in a CSV file.
+    A Parquet file has its index at its end and cannot grow, nor can NumPy's. Until all images are there, the rows are
+    in another file.
     """
 
-    def __init__(self, path: Path, options: Options, *, resume: bool) -> None:
-        """Create the file, or continue it after the last image that is complete.
+    def __init__(self, path: Path, options: Options, *, resume: bool, option: str = "--output") -> None:
+        """Create the file, or continue it after the last image that is complete. option: what names the file.
 
-        Raises: ValueError if its name has another extension, pyarrow is missing, or the file exists and cannot be
+        Raises: ValueError if its name has another extension, a package is missing, or the file exists and cannot be
         continued; OSError.
         """
         super().__init__()
-        if path.suffix not in _FORMATS:
-            raise ValueError(f"--output must end in .csv, .jsonl or .parquet, not {path.name}")
-        self._format = _FORMATS[path.suffix]
+        kinds = _KINDS[option]
+        if path.suffix not in kinds:
+            *first, last = kinds
+            raise ValueError(f"{option} must end in {', '.join(first)} or {last}, not {path.name}")
+        self._format, self._final = kinds[path.suffix].format, kinds[path.suffix].final
+        self.shows_errors = self._format is not _EMBEDDING_LINES
         self._options = options
+        self._option = option
         self._model: Model | None = None
-        self._parquet = path if path.suffix == ".parquet" else None
-        self._path = path.with_name(f"{path.name}.csv") if self._parquet else path
+        self._complete = path
+        self._path = path.with_name(path.name + self._final.suffix) if self._final else path
         self.name = str(self._path)
-        if self._parquet and importlib.util.find_spec("pyarrow") is None:
-            raise ValueError("Parquet needs pyarrow; install it with: pip install 'densenet-client[parquet]'")
-        if self._parquet and path.exists():
-            raise ValueError(f"{path} is complete, and a Parquet file cannot grow; give another --output")
+        if self._final and importlib.util.find_spec(self._final.needs) is None:
+            raise ValueError(
+                f"{path.suffix} needs {self._final.needs}; install it with: "
+                f"pip install 'densenet-client[{self._final.extra}]'"
+            )
+        if self._final and path.exists():
+            raise ValueError(f"{path} is complete, and such a file cannot grow; give another {option}")
         exists = self._path.exists()
         if exists and not resume:
-            raise ValueError(f"{self.name} exists; continue it with --resume, or give another --output")
+            raise ValueError(f"{self.name} exists; continue it with --resume, or give another {option}")
         self._stream: BinaryIO = self._path.open("r+b" if exists else "xb")
         self._stream.truncate(self._read() if exists else 0)
         if not self._stream.seek(0, io.SEEK_END):
@@ -197,7 +250,7 @@ class OutputFile(Writer):
             self._model = self._model or result.model
             if result.model != self._model:
                 raise ValueError(
-                    f"{self.name} has answers of {self._model}; now {result.model} answers; give another --output"
+                    f"{self.name} has answers of {self._model}; now {result.model} answers; give another {self._option}"
                 )
         self._stream.write(self._format.rows(file, result, self._options).encode())
         self._stream.flush()
@@ -210,10 +263,12 @@ class OutputFile(Writer):
     def finish(self) -> None:
         """Complete the file. Raises: OSError."""
         self._stream.close()
-        if self._parquet:
-            _to_parquet(self._path, self._parquet)
+        if self._final:
+            unfinished = self._complete.with_name(f"{self._complete.name}.tmp")
+            self._final.write(self._path, unfinished)
+            unfinished.replace(self._complete)
             self._path.unlink()
-            self.name = str(self._parquet)
+            self.name = str(self._complete)
 
     def close(self) -> None:
         """Close the file; remove it if it has no image."""
@@ -252,7 +307,7 @@ class OutputFile(Writer):
             # A file that was cut off within quotes has no more lines.
             if not (isinstance(error, csv.Error) and lines.at_end()):
                 self._stream.close()
-                raise ValueError(f"cannot continue {self.name}: {error}; give another --output") from error
+                raise ValueError(f"cannot continue {self.name}: {error}; give another {self._option}") from error
         # Nothing shows whether the first answer is complete, so it counts only if there is another one.
         if last and (last.rank == 0 or size == usual):
             self._add(last)
@@ -287,11 +342,71 @@ def _to_parquet(rows: Path, path: Path) -> None:
     text = csv.ConvertOptions(
         column_types=_TYPES, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True
     )
-    unfinished = path.with_name(f"{path.name}.tmp")
     with (
         csv.open_csv(rows, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=text) as batches,
-        parquet.ParquetWriter(unfinished, batches.schema) as writer,
+        parquet.ParquetWriter(path, batches.schema) as writer,
     ):
         for batch in batches:
             writer.write_batch(batch)
-    unfinished.replace(path)
+
+
+def _embedded(rows: Path) -> Iterator[Mapping[str, Any]]:
+    """Read the rows of the images that have an embedding, which is then bytes."""
+    with rows.open(encoding="utf-8") as lines:
+        for row in map(json.loads, lines):
+            if "embedding" in row:
+                yield {**row, "embedding": base64.b64decode(row["embedding"])}
+
+
+def _embeddings_to_npz(rows: Path, path: Path) -> None:
+    """Write the arrays files (N,) and model (), text, and embeddings, float32 (N, 1024), as numpy.savez() does."""
+    import numpy as np
+
+    files = [row["file"] for row in _embedded(rows)]
+    model = next((str(Model(**row["model"])) for row in _embedded(rows)), "")
+    header = {"descr": "<f4", "fortran_order": False, "shape": (len(files), WIDTH)}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in (("files", np.array(files, dtype=np.str_)), ("model", np.array(model))):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array)
+        # A row at a time, so that memory does not limit their number.
+        with archive.open("embeddings.npy", "w", force_zip64=True) as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            for row in _embedded(rows):
+                stream.write(row["embedding"])
+
+
+def _embeddings_to_parquet(rows: Path, path: Path) -> None:
+    """Write the columns file, embedding (a list of 1024 float32), model, version, weights and precision."""
+    import pyarrow
+    from pyarrow import parquet
+
+    texts = ("model", "version", "weights", "precision")
+    vector = pyarrow.list_(pyarrow.float32(), WIDTH)
+    schema = pyarrow.schema(
+        [("file", pyarrow.string()), ("embedding", vector), *((name, pyarrow.string()) for name in texts)]
+    )
+    remaining = _embedded(rows)
+    with parquet.ParquetWriter(path, schema) as writer:
+        while some := list(islice(remaining, 1000)):
+            numbers = pyarrow.py_buffer(b"".join(row["embedding"] for row in some))
+            flat = pyarrow.Array.from_buffers(pyarrow.float32(), len(some) * WIDTH, [None, numbers])
+            models = [Model(**row["model"]) for row in some]
+            columns = [[getattr(model, name) for model in models] for name in ("name", *texts[1:])]
+            embeddings = pyarrow.FixedSizeListArray.from_arrays(flat, WIDTH)
+            writer.write_batch(
+                pyarrow.record_batch([[row["file"] for row in some], embeddings, *columns], schema=schema)
+            )
+
+
+_KINDS = {
+    "--output": {
+        ".csv": Kind(CSV),
+        ".jsonl": Kind(JSON_LINES),
+        ".parquet": Kind(CSV, Final(".csv", _to_parquet, "pyarrow", "parquet")),
+    },
+    "--embeddings": {
+        ".npz": Kind(_EMBEDDING_LINES, Final(".jsonl", _embeddings_to_npz, "numpy", "embeddings")),
+        ".parquet": Kind(_EMBEDDING_LINES, Final(".jsonl", _embeddings_to_parquet, "pyarrow", "parquet")),
+    },
+}

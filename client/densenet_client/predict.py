@@ -1,5 +1,6 @@
-"""densenet-predict: classify files, folders or standard input with the running service."""
+"""densenet-predict: classify or embed files, folders or standard input with the running service."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from densenet_client.answers import Answer, Model
 from densenet_client.client import Result
+from densenet_client.embeddings import Collector, near_duplicates
 from densenet_client.errors import NotTheService, ServiceUnavailable, Unauthorized
 from densenet_client.exchange import DEFAULT_URL
 from densenet_client.images import Source
@@ -35,6 +37,7 @@ from densenet_client.terminal import (
 )
 
 STDIN = "-"
+MIN_SIMILARITY = 0.9
 # Without a terminal, tables are as wide as their content.
 _out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -56,6 +59,15 @@ TopK = Annotated[
 MinProbability = Annotated[
     float | None, typer.Option(min=0, max=1, help="Minimum probability for an image to count as recognized.")
 ]
+Embeddings = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write embeddings to a new file: FILE.npz or FILE.parquet.")
+]
+Duplicates = Annotated[
+    bool, typer.Option("--duplicates", help="List images that are nearly the same; with --json, a group per line.")
+]
+MinSimilarity = Annotated[
+    float, typer.Option(min=0, max=1, help="Minimum cosine of two images to count as nearly the same.")
+]
 Url = Annotated[str | None, typer.Option(help="URL of the service. [default: the one on this machine]")]
 Port = Annotated[int | None, typer.Option(help="Port of the service on this machine, if there are several.")]
 
@@ -68,7 +80,10 @@ def command(locate: Locate) -> Callable[..., None]:
         as_json: AsJson = False,
         as_csv: AsCsv = False,
         output: Output = None,
+        embeddings: Embeddings = None,
         resume: Resume = False,
+        duplicates: Duplicates = False,
+        min_similarity: MinSimilarity = MIN_SIMILARITY,
         top_k: TopK = None,
         min_probability: MinProbability = None,
         url: Url = None,
@@ -80,29 +95,42 @@ def command(locate: Locate) -> Callable[..., None]:
         timeout: Timeout = 60,
     ) -> None:
         """Classify images with the running service. Exits 1 if any of them was rejected."""
-        if as_json + as_csv + (output is not None) > 1:
-            _fail("--json, --csv and --output exclude each other; use one of them")
-        if resume and output is None:
-            _fail("--resume continues a file; name it with --output")
+        files_named = (output is not None) + (embeddings is not None)
+        if (as_json and not duplicates) + as_csv + files_named + duplicates > 1:
+            _fail("--json, --csv, --output, --embeddings and --duplicates exclude each other; use one of them")
+        if resume and not files_named:
+            _fail("--resume continues a file; name it with --output or --embeddings")
+        embeds = duplicates or embeddings is not None
+        if embeds and (top_k is not None or min_probability is not None):
+            _fail("--top-k and --min-probability are for classes; leave them out for embeddings and duplicates")
         try:
             if next(_expand(files), None) is None:
                 _fail("no images found; folders are searched for files with an image extension, such as .jpg")
             url, key_file, ca = locate(port, url, token, key_file, ca)
             given = {"top_k": top_k, "min_probability": min_probability}
             options = {name: value for name, value in given.items() if value is not None}
+            if duplicates:
+                new_writer: Callable[[], Writer] = partial(_DuplicatePrinter, min_similarity, as_json=as_json)
+            elif embeddings:
+                new_writer = partial(OutputFile, embeddings, options, resume=resume, option="--embeddings")
+            else:
+                new_writer = partial(_writer, output, options, as_json=as_json, as_csv=as_csv, resume=resume)
             with (
                 connect(url, token=token, key_file=key_file, ca=ca, timeout=timeout, parallel=parallel) as client,
-                closing(_writer(output, options, as_json=as_json, as_csv=as_csv, resume=resume)) as writer,
+                closing(new_writer()) as writer,
             ):
-                classify = partial(client.classify_many, top_k=top_k, min_probability=min_probability)
+                if embeds:
+                    classify = partial(client.classify_many, top_k=1, embedding="l2" if duplicates else "raw")
+                else:
+                    classify = partial(client.classify_many, top_k=top_k, min_probability=min_probability)
                 _classify(classify, files, writer, url)
         except (ServiceUnavailable, Unauthorized, NotTheService) as error:
             hint = f" (--token, --key-file, or {TOKEN} in the environment)" if isinstance(error, Unauthorized) else ""
             _fail(f"{error}{hint}")
-        except ValueError as error:  # an option out of its range, or a file that cannot be continued
+        except (ValueError, ImportError) as error:  # an option out of its range, a file that cannot be continued
             _fail(str(error))
         except OSError as error:
-            _fail(f"{error.filename or output or 'standard output'}: {error.strerror}")
+            _fail(f"{error.filename or output or embeddings or 'standard output'}: {error.strerror}")
         if writer.failed:
             _fail(f"{writer.failed} of {writer.count} images could not be classified")
 
@@ -130,6 +158,8 @@ def _classify(classify: Classify, files: Sequence[str], writer: Writer, url: str
                 if isinstance(result, Answer) and result.model not in known:
                     known.add(result.model)
                     _err.print(describe(url, result.model), markup=False)
+                if not (isinstance(result, Answer) or writer.shows_errors):
+                    _err.print(f"{_printable(name)}: {reason(result)}", markup=False)
                 writer.write(_printable(name), result)
         writer.finish()
     except KeyboardInterrupt:
@@ -197,6 +227,37 @@ class _TablePrinter(Writer):
         _out.print(self._table)
         if self._untrained:
             _err.print("WARNING: the service runs on untrained weights; these answers are meaningless")
+
+
+class _DuplicatePrinter(Writer):
+    """Prints groups of images that are nearly the same, as a table or as a JSON object per line."""
+
+    shows_errors = False
+
+    def __init__(self, min_similarity: float, *, as_json: bool) -> None:
+        super().__init__()
+        self._min_similarity = min_similarity
+        self._as_json = as_json
+        self._embeddings = Collector()
+        self._names: list[str] = []
+
+    def write(self, file: str, result: Result) -> None:
+        super().write(file, result)
+        if isinstance(result, Answer):
+            self._names.append(file)
+            self._embeddings.add(result)
+
+    def finish(self) -> None:
+        table = Table("group", "similarity", "file", box=None, pad_edge=False)
+        for number, group in enumerate(near_duplicates(self._embeddings.array(), self._min_similarity), 1):
+            rows = [(self._names[position], similarity) for position, similarity in group]
+            if self._as_json:
+                files = [{"file": name, "similarity": similarity} for name, similarity in rows]
+                print(json.dumps({"group": number, "files": files}))
+            for name, similarity in rows:
+                table.add_row(str(number), f"{similarity:.4f}", escape(name))
+        if not self._as_json:
+            _out.print(table)
 
 
 def _fail(reason: str, status: int = 1) -> NoReturn:

@@ -4,12 +4,14 @@ import asyncio
 import base64
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import requests
+import torch
 from densenet_client import (
     Answer,
     AsyncClient,
@@ -20,14 +22,18 @@ from densenet_client import (
     Unauthorized,
     classify,
 )
+from densenet_client.embeddings import Norm
 from densenet_client.images import Source
 from PIL import Image
+from pyarrow import parquet
 from stamina.instrumentation import RetryDetails
+from torch import nn
 
 from export import ROOT
 from handler.errors import ErrorCode
 from tests import environments
 from tests.integration.conftest import Guarded, Server, Starter, build_archive, guarding
+from tests.integration.truth import PHOTOS, eager_embeddings, preprocessed
 from tests.photos import cutouts, encode
 
 
@@ -67,6 +73,48 @@ def test_it_reads_explanations(client: Client, server: Server) -> None:
             assert png == base64.b64decode(text)
     with pytest.raises(RequestRejected, match="several classes"):
         client.explain(photo, target="crane")
+
+
+@pytest.mark.parametrize("norm", ["raw", "l2"])
+def test_it_embeds_photos(client: Client, server: Server, network: nn.Module, norm: Norm) -> None:
+    expected = eager_embeddings(network, torch.stack([preprocessed(photo) for photo in PHOTOS])).numpy()
+    if norm == "l2":
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+
+    async def embed() -> object:
+        async with AsyncClient(server.url) as own:
+            return await own.embed(PHOTOS, norm=norm)
+
+    found = client.embed(PHOTOS, norm=norm)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    assert np.array_equal(found, asyncio.run(embed()))
+    one = client.classify(PHOTOS[0], top_k=3, embedding=norm)
+    assert np.array_equal(np.array(one.embedding, dtype=np.float32), found[0])
+    assert one.predictions == client.classify(PHOTOS[0], top_k=3).predictions
+
+
+def test_predict_writes_embeddings_and_finds_duplicates(server: Server, tmp_path: Path) -> None:
+    for i, image in enumerate(cutouts(5)):
+        (tmp_path / f"{i}.jpg").write_bytes(encode(image, quality=95))
+    (tmp_path / "small copy of 3.webp").write_bytes(encode(cutouts(5)[3].resize((333, 223)), "WEBP"))
+
+    def predict(*options: object) -> str:
+        command = [sys.executable, "-P", "-m", "densenet_client.predict", "--url", server.url, tmp_path, *options]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout
+
+    predict("--embeddings", tmp_path / "all.npz")
+    predict("--embeddings", tmp_path / "all.parquet")
+    with np.load(tmp_path / "all.npz") as arrays:
+        assert arrays["files"].tolist() == sorted(str(path) for path in tmp_path.glob("*.[jw]*p*"))
+        rows = arrays["embeddings"]
+    table = parquet.read_table(tmp_path / "all.parquet")
+    assert np.array_equal(np.array(table["embedding"].to_pylist(), dtype=np.float32), rows)
+    with Client(server.url) as client:
+        assert np.array_equal(client.embed(table["file"].to_pylist()), rows)
+    (group,) = map(json.loads, predict("--duplicates", "--json").splitlines())
+    assert [Path(row["file"]).name for row in group["files"]] == ["3.jpg", "small copy of 3.webp"]
 
 
 def test_options_choose_what_is_listed_and_recognized(client: Client) -> None:
@@ -110,7 +158,15 @@ async def main():
     async with AsyncClient(url) as client:
         return [await client.classify(photo)] + [result async for result in client.classify_many([photo] * 3)]
 print(all(other == answer for other in asyncio.run(main())))
-print({"PIL", "typer", "rich", "torch", "requests"} & set(sys.modules))
+print({"PIL", "numpy", "typer", "rich", "torch", "requests"} & set(sys.modules))
+
+from densenet_client import Client
+with Client(url) as client:
+    print(len(client.classify(photo, embedding="raw").embedding))
+    try:
+        client.embed([photo])
+    except ImportError as error:
+        print(error)
 """
 
 
@@ -126,7 +182,10 @@ def test_its_wheel_in_an_empty_environment_asks_the_service(client: Client, serv
         assert (done.returncode, done.stderr) == (0, errors)
         return done.stdout
 
-    assert run(programs / "python", "-c", INSTALLED, server.url, photo).splitlines() == [f"{expected}", "True", "set()"]
+    assert run(programs / "python", "-c", INSTALLED, server.url, photo).splitlines() == [
+        *(f"{expected}", "True", "set()", "1024"),
+        "embeddings need numpy; install it with: pip install 'densenet-client[embeddings]'",
+    ]
     model = client.classify(photo).model
     asked = f"{server.url}: densenet 1.0, weights {model.weights}, fp32\n"
     (line,) = run(programs / "densenet-predict", "--json", "--url", server.url, photo, errors=asked).splitlines()

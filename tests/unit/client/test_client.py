@@ -867,7 +867,7 @@ class TestPackage:
         """Neither Pillow nor what only the command uses."""
         # httpx brings a command of its own, and rich with it, where click is installed; the client does not install it.
         program = "import sys; sys.modules['click'] = None; import densenet_client; "
-        program += "print({'PIL', 'typer', 'rich', 'torch', 'psutil', 'yaml'} & set(sys.modules))"
+        program += "print({'PIL', 'numpy', 'typer', 'rich', 'torch', 'psutil', 'yaml'} & set(sys.modules))"
         done = subprocess.run(
             [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
         )

@@ -1,5 +1,6 @@
-"""densenet-predict's files, and how it continues them."""
+"""densenet-predict's files, how it continues them, and the duplicates that it lists."""
 
+import base64
 import csv
 import json
 import os
@@ -11,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
+from densenet_client.embeddings import WIDTH
 from densenet_client.predict import main
 from pyarrow import parquet
 from typer import Typer
@@ -20,6 +23,7 @@ from typer.testing import CliRunner
 
 from densenet import polling
 from tests.unit.client.test_client import Asked, Fake, Reply, answer, serving
+from tests.unit.client.test_embeddings import embedded, vector
 
 REJECTION = Reply(415, '{"error": {"code": "not_an_image", "message": "this is \\"text\\", not an image"}}')
 TOOLS = [sys.executable, "-P", "-m", "densenet_client.predict"]
@@ -206,9 +210,22 @@ def test_options_that_exclude_each_other_and_a_missing_pyarrow(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "numpy", None)
     for arguments, words in (
-        (("--csv", "--output", tmp_path / "a.csv"), "--json, --csv and --output exclude each other"),
-        (("--resume",), "name it with --output"),
+        (
+            ("--csv", "--output", tmp_path / "a.csv"),
+            "--csv, --output, --embeddings and --duplicates exclude each other",
+        ),
+        (("--csv", "--duplicates"), "exclude each other"),
+        (("--json", "--embeddings", tmp_path / "a.npz"), "exclude each other"),
+        (("--output", tmp_path / "a.csv", "--embeddings", tmp_path / "a.npz"), "exclude each other"),
+        (("--resume",), "name it with --output or --embeddings"),
+        (("--resume", "--duplicates"), "name it with --output or --embeddings"),
+        (("--top-k", 3, "--duplicates"), "leave them out for embeddings and duplicates"),
+        (("--embeddings", tmp_path / "a.csv"), "--embeddings must end in .npz or .parquet, not a.csv"),
+        (("--embeddings", tmp_path / "a.npz"), "pip install 'densenet-client[embeddings]'"),
+        (("--embeddings", tmp_path / "a.parquet"), "pip install 'densenet-client[parquet]'"),
+        (("--duplicates",), "pip install 'densenet-client[embeddings]'"),
         (("--url", "http://localhost", "--port", 1), "--port chooses"),
         (("--output", tmp_path / "a.parquet"), "pip install 'densenet-client[parquet]'"),
         (("--output", tmp_path / "none" / "a.csv"), "a.csv: No such file or directory"),
@@ -216,6 +233,116 @@ def test_options_that_exclude_each_other_and_a_missing_pyarrow(
         done = predict(*arguments, folder, status=1)
         assert words in done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def embeddings(path: Path) -> tuple[list[str], Any]:
+    """The files' names and their embeddings."""
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            assert str(arrays["model"]) == "densenet 1.0, weights untrained, fp32"
+            return arrays["files"].tolist(), arrays["embeddings"]
+    table = parquet.read_table(path)
+    assert table.column_names == ["file", "embedding", "model", "version", "weights", "precision"]
+    assert {tuple(row) for row in zip(*(table[name].to_pylist() for name in table.column_names[2:]), strict=True)} == {
+        ("densenet", "1.0", "untrained", "fp32")
+    }
+    return table["file"].to_pylist(), np.array(table["embedding"].to_pylist(), dtype=np.float32)
+
+
+@pytest.mark.parametrize("extension", ["npz", "parquet"])
+def test_a_file_of_embeddings_has_those_of_all_images_that_were_answered(
+    extension: str, folder: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / f"out.{extension}"
+    expected = np.stack([vector(number) for number in (0, 1, 3, 4)])
+    with serving(embedded) as server:
+        done = predict("--url", server.url, "--embeddings", path, folder, status=1)
+        assert {asked.headers["X-Embedding-Norm"] for asked in server.asked} == {"raw"}
+        assert done.stderr.splitlines()[1:] == [
+            f"{folder}/c/d.PNG: not_an_image: this is text",
+            "predict: 1 of 5 images could not be classified",
+        ]
+        files, rows = embeddings(path)
+        assert files == [name for name in names(folder) if name != f"{folder}/c/d.PNG"]
+        assert np.array_equal(rows, expected)
+        assert [entry.name for entry in tmp_path.glob("out*")] == [path.name]
+        assert "is complete" in predict("--url", server.url, "--embeddings", path, "--resume", folder, status=1).stderr
+
+
+def test_embeddings_go_on_where_the_last_run_was_ended(folder: Path, tmp_path: Path) -> None:
+    path, rows = tmp_path / "out.npz", tmp_path / "out.npz.jsonl"
+    text = base64.b64encode(vector(0).tobytes()).decode()
+    model = json.loads(answer())["model"]
+    first = json.dumps({"file": names(folder)[0], "embedding": text, "model": model, "options": {}})
+    rows.write_text(f'{first}\n{{"file": "cut o')
+    with serving(embedded) as server:
+        arguments = ("--url", server.url, "--parallel", 1, "--embeddings", path, folder)
+        assert "exists; continue it with --resume" in predict(*arguments, status=1).stderr
+        predict(*arguments, "--resume", status=1)
+        assert [asked.body for asked in server.asked] == [b"1", b"text", b"3", b"4"]
+    files, found = embeddings(path)
+    assert files == [name for name in names(folder) if name != f"{folder}/c/d.PNG"]
+    assert np.array_equal(found, np.stack([vector(number) for number in (0, 1, 3, 4)]))
+
+
+def test_a_file_of_answers_does_not_become_one_of_embeddings(folder: Path, server: Fake, tmp_path: Path) -> None:
+    predict("--url", server.url, "--output", tmp_path / "out.npz.jsonl", folder, status=1)
+    arguments = ("--url", server.url, "--embeddings", tmp_path / "out.npz", "--resume", folder)
+    assert "it has answers, not embeddings; give another --embeddings" in predict(*arguments, status=1).stderr
+
+
+def test_no_image_with_an_embedding_makes_an_empty_file(folder: Path, tmp_path: Path) -> None:
+    with serving(embedded) as server:
+        for extension in ("npz", "parquet"):
+            path = tmp_path / f"out.{extension}"
+            predict("--url", server.url, "--embeddings", path, folder / "c" / "d.PNG", status=1)
+            if extension == "npz":
+                with np.load(path) as arrays:
+                    assert (arrays["files"].tolist(), arrays["embeddings"].shape) == ([], (0, WIDTH))
+            else:
+                assert parquet.read_table(path).num_rows == 0
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_duplicates_are_listed_in_groups(as_json: bool, folder: Path) -> None:
+    (folder / "c" / "copy of 3.jpg").write_text("3")
+    (folder / "copy of 0.jpg").write_text("0")
+    expected = [
+        (1, [f"{folder}/a.jpg", f"{folder}/copy of 0.jpg"]),
+        (2, [f"{folder}/c/copy of 3.jpg", f"{folder}/c/e.jpg"]),
+    ]
+    with serving(unit_embedded) as server:
+        arguments = ["--json"] if as_json else []
+        done = predict("--url", server.url, "--duplicates", *arguments, folder, status=1)
+        assert {asked.headers["X-Embedding-Norm"] for asked in server.asked} == {"l2"}
+    assert f"{folder}/c/d.PNG: not_an_image: this is text" in done.stderr.splitlines()
+    if as_json:
+        groups = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [(group["group"], [row["file"] for row in group["files"]]) for group in groups] == expected
+        assert all(row["similarity"] == pytest.approx(1) for group in groups for row in group["files"])
+    else:
+        header, *rows = [line.strip().split(maxsplit=2) for line in done.stdout.splitlines()]
+        assert header == ["group", "similarity", "file"]
+        assert rows == [[str(number), "1.0000", name] for number, group in expected for name in group]
+
+
+def test_how_similar_they_must_be_is_an_option(folder: Path) -> None:
+    with serving(unit_embedded) as server:
+        arguments = ("--url", server.url, "--duplicates", "--json", folder)
+        assert predict(*arguments, status=1).stdout == ""
+        (group,) = predict(*arguments, "--min-similarity", 0.5, status=1).stdout.splitlines()
+    assert len(json.loads(group)["files"]) == 4
+
+
+def unit_embedded(asked: Asked) -> Reply:
+    """The same embedding, of length 1; those of different numbers have cosines of about 0.75."""
+    reply = embedded(asked)
+    if reply.status != 200:
+        return reply
+    document = json.loads(reply.body)
+    numbers = np.frombuffer(base64.b64decode(document["embedding"]), "<f4")
+    document["embedding"] = base64.b64encode((numbers / np.linalg.norm(numbers)).tobytes()).decode()
+    return Reply(body=json.dumps(document))
 
 
 def test_the_progress_bar_shows_images_a_second_and_the_time_that_remains(folder: Path, server: Fake) -> None:
