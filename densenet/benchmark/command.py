@@ -78,7 +78,8 @@ def main(
     Measures all of them in one run on this machine, in alternating order. No other program should run meanwhile.
     """
     parts = [part for part in Part if part in (only or Part)]
-    served_systems = _choose(plan.served_systems(), chosen) if Part.HTTP in parts else []
+    here = machine.describe()
+    served_systems = _choose(plan.served_systems(here["flags"]), chosen) if Part.HTTP in parts else []
     if chosen and not served_systems:
         raise CliError("--contender selects services of the part http, which --only excludes; add --only http")
     effort = Effort(rounds or (1 if quick else 3), seconds or (2 if quick else 4), QUICK_LOADS if quick else LOADS)
@@ -89,7 +90,7 @@ def main(
         "quick": quick,
         "rounds": effort.rounds,
         "seconds": effort.seconds,
-        "machine": machine.describe(),
+        "machine": here,
     }
     record = Record(output / f"{NAME}.json", about)
     minutes = plan.minutes(parts, served_systems, effort)
@@ -136,13 +137,12 @@ def _prepare(
     """
     if calibration_images and not calibration_images.is_dir():
         raise CliError(f"no such folder: {calibration_images}; --calibration-images needs a folder of photos")
-    flags = machine.flags(machine.cpuinfo())
     log("drawing photos")
     photos = draw_photos(folder)
     models = Models(folder, weights, calibration_images or draw_calibration(folder))
     models.make_state()
-    engines = plan.engines(flags) if Part.NETWORK in parts else []
-    ours = plan.SERVED if {Part.WORKERS, Part.OVERLOAD} & set(parts) else []
+    engines = plan.engines(record.document["machine"]["flags"]) if Part.NETWORK in parts else []
+    ours = plan.SCALED if {Part.WORKERS, Part.OVERLOAD} & set(parts) else []
     compared = [(engine.system, engine.precision) for engine in engines]
     compared += [(served.system, served.precision) for served in served_systems]
     ready = models.prepare([*compared, *((System.OURS, precision) for precision in ours)], record)

@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from densenet.benchmark import machine, plan, subprocess_rpc
+from densenet.benchmark import machine, overhead, plan, subprocess_rpc
 from densenet.benchmark.baselines import engines
 from densenet.benchmark.plan import Engine, Part, System
 from densenet.benchmark.record import log
@@ -20,7 +20,10 @@ _ROUNDS = 3  # turns of each engine per round of the run; they are short
 
 
 def measure(run: Run) -> None:
-    """Add a row for each engine, number of threads and turn: median milliseconds for one image."""
+    """Add a row for each engine, number of threads and turn: median milliseconds for one image.
+
+    Then measure what our network costs beside its kernels.
+    """
     for threads in THREADS:
         with ExitStack() as stack:
             connections = _start(run, threads, stack)
@@ -35,6 +38,7 @@ def measure(run: Run) -> None:
                 for engine, milliseconds in times.items():
                     run.record.add(Part.NETWORK, round=turn, engine=engine.name, milliseconds=milliseconds, **beside)
         log(f"network, {threads} thread(s): {len(connections)} engines, {run.effort.rounds * _ROUNDS} rounds")
+    overhead.measure(run)
 
 
 def serve(connection: Connection, system: System, precision: str, model: Path, threads: int) -> None:

@@ -110,8 +110,8 @@ def precisions(flags: Collection[str]) -> list[str]:
     return [precision.value for precision in on_processors if _supported(precision.value, flags)]
 
 
-# Precisions measured over HTTP. The speed of bf16 over HTTP follows from the measurement of the network.
-SERVED = (_FP32, _INT8)
+# Precisions of the parts workers and overload, where bf16 is no case of its own.
+SCALED = (_FP32, _INT8)
 
 
 def engines(flags: Collection[str]) -> list[Engine]:
@@ -123,15 +123,17 @@ def engines(flags: Collection[str]) -> list[Engine]:
     return [Engine(system, precision) for system, precision in every if _supported(precision, flags)]
 
 
-def served_systems() -> list[ServedSystem]:
-    """Return the services to compare."""
+def served_systems(flags: Collection[str]) -> list[ServedSystem]:
+    """Return the services to compare on a processor with these flags."""
+    served = precisions(flags)
     tutorials = [ServedSystem(System.FLASK, _FP32, 1), ServedSystem(System.GUNICORN, _FP32, 2)]
     ours = [
         ServedSystem(System.OURS, precision, workers, LOADS if workers > 1 else _SCALING_LOADS)
-        for precision in SERVED
+        for precision in served
         for workers in (1, 2)
     ]
-    baselines = [ServedSystem(system, p, 2) for system in (System.OPENVINO, System.ONNXRUNTIME) for p in SERVED]
+    baselines = [ServedSystem(System.OPENVINO, p, 2) for p in served]
+    baselines += [ServedSystem(System.ONNXRUNTIME, p, 2) for p in (_FP32, _INT8)]
     return [*tutorials, *ours, ServedSystem(System.STOCK, _FP32, 2), *baselines]
 
 
@@ -151,7 +153,7 @@ def minutes(parts: Collection[Part], chosen: Sequence[ServedSystem], effort: Eff
     """Estimate the minutes of a run from the times its steps took on two cores."""
     load_seconds = effort.seconds + 2  # with locust's start, its ramp and the last answers
     each = {
-        Part.NETWORK: 20 + 15 * effort.rounds,
+        Part.NETWORK: 45 + 20 * effort.rounds,
         Part.DECODING: 5 + 10 * effort.rounds,
         Part.HTTP: effort.rounds * sum(10 + load_seconds * len(loads(served, effort)) for served in chosen),
         Part.WORKERS: 2 * (10 + 5 * effort.rounds),

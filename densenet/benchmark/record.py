@@ -10,6 +10,7 @@ from typing import Any
 from densenet.benchmark.plan import Part
 from export import console
 
+OVERHEAD = "overhead"  # rows of the part network
 FAILURES = "failures"
 
 
@@ -19,23 +20,24 @@ def log(text: str) -> None:
 
 
 class Record:
-    """The document of a run: its description, a list of rows per part, and the failures.
+    """The document of a run: its description, a list of rows per part and of overhead, and the failures.
 
     An interrupted run keeps the measurements made so far.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self._path = path
-        self.document: dict[str, Any] = {**about, "minutes": None, **{part.value: [] for part in Part}, FAILURES: []}
+        rows: dict[str, list[Any]] = {name: [] for name in (*(part.value for part in Part), OVERHEAD, FAILURES)}
+        self.document: dict[str, Any] = {**about, "minutes": None, **rows}
 
     @property
     def measured(self) -> bool:
         """Return whether there is anything to report."""
-        return any(self.document[key] for key in (*Part, FAILURES))
+        return any(self.document[key] for key in (*Part, OVERHEAD, FAILURES))
 
-    def add(self, part: Part, **row: Any) -> None:
-        """Add a row to a part and save the document."""
-        self.document[part.value].append(row)
+    def add(self, part: str, **row: Any) -> None:
+        """Add a row to a part, or to OVERHEAD, and save the document."""
+        self.document[part].append(row)
         self._write()
 
     def finish(self, minutes: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from densenet import tables
 from densenet.benchmark import overload, targets
 from densenet.benchmark.plan import Part
-from densenet.benchmark.record import FAILURES
+from densenet.benchmark.record import FAILURES, OVERHEAD
 from densenet.benchmark.statistics import summarize
 from densenet.benchmark.targets import Document, in_words
 
@@ -93,7 +93,29 @@ def _http(document: Document) -> str:
 
 def _network(document: Document) -> str:
     rows = [row | {"count": f"{row['threads']} thread(s)"} for row in document[Part.NETWORK]]
-    return _crossed(rows, "The network without HTTP", "milliseconds for one image", "engine", "count", "milliseconds")
+    title = f"The network without HTTP ({_instructions(document['machine'])})"
+    sections = (
+        _crossed(rows, title, "milliseconds for one image", "engine", "count", "milliseconds"),
+        _overhead(document),
+    )
+    return "\n\n".join(section for section in sections if section)
+
+
+def _overhead(document: Document) -> str:
+    rows = document[OVERHEAD]
+    if not rows:
+        return ""
+    keys = ("cpu_ms", "kernels_ms", "outside_ms", "operator_calls")
+    names = in_order_of_appearance(rows, "precision")
+    table = [(f"ours {name}", *(_cell(rows, [key], precision=name) for key in keys)) for name in names]
+    head = (
+        "one image, 1 thread",
+        "whole pass, ms of CPU",
+        "in oneDNN's kernels, ms",
+        "outside them, ms",
+        "operator calls",
+    )
+    return f"{tables.markdown(head, table)}\n\n{_OVERHEAD}"
 
 
 def _decoding(document: Document) -> str:
@@ -147,12 +169,16 @@ def _machine(machine: Row) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     rows = [
         ("processor", f"{machine['processor']} ({machine['family']}), {machine['cores']} cores"),
-        ("instructions", ", ".join(machine["flags"]) or "none of the relevant ones"),
+        ("instructions", _instructions(machine)),
         ("memory", f"{machine['memory_gib']} GiB"),
         ("system", f"{machine['system']}, load {machine['load_before']} before the run"),
         ("versions", f"Python {machine['python']}, {versions}"),
     ]
     return "## Machine\n\n" + tables.markdown(("", ""), rows)
+
+
+def _instructions(machine: Row) -> str:
+    return ", ".join(machine["flags"]) or "none of the relevant instructions"
 
 
 def _cell(rows: Sequence[Row], keys: Sequence[str], **where: object) -> str:
@@ -162,6 +188,11 @@ def _cell(rows: Sequence[Row], keys: Sequence[str], **where: object) -> str:
     return " / ".join(in_words(summary) for summary in summaries if summary) or "-"
 
 
+_OVERHEAD = (
+    "A process of its own measures this: the whole pass without oneDNN's verbose mode, the kernels in further passes "
+    "with it (`profile_exec`), call by call. Operator calls are those that the TorchScript interpreter makes "
+    "and those that these make, without `aten::as_strided`, by which slice, permute and split are implemented."
+)
 _OVERLOAD = (
     "Each client sends the next photo as soon as the last one was answered, and waits "
     f"{overload.WAIT_AFTER_REFUSAL:g} second after a refusal. The best throughput is the better one of 8 and 32 "

@@ -4,11 +4,15 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from densenet.benchmark.plan import System
+
+if TYPE_CHECKING:  # torch is imported by the engines that need it, not beside the others
+    from handler import scoring
 
 Floats = NDArray[np.float32]
 Network = Callable[[Floats], Floats]
@@ -40,6 +44,15 @@ def lay_out(system: System, batch: Floats) -> Floats:
     return np.ascontiguousarray(batch.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if system is System.OURS else batch
 
 
+def load_ours(exported: Path, threads: int) -> "scoring.Network":
+    """Load this project's network as a worker does. exported: folder of an export."""
+    from export import CARD, NETWORK
+    from handler import scoring
+
+    digest = json.loads((exported / CARD).read_text())["network"]["sha256"]
+    return scoring.load(exported / NETWORK, sha256=digest, threads=threads, device=scoring.CPU)
+
+
 def _eager(state: Path, threads: int) -> Network:
     import torch
 
@@ -59,11 +72,9 @@ def _eager(state: Path, threads: int) -> Network:
 def _ours(exported: Path, threads: int) -> Network:
     import torch
 
-    from export import CARD, NETWORK
     from handler import scoring
 
-    digest = json.loads((exported / CARD).read_text())["network"]["sha256"]
-    network = scoring.load(exported / NETWORK, sha256=digest, threads=threads, device=scoring.CPU)
+    network = load_ours(exported, threads)
 
     def run(batch: Floats) -> Floats:
         logits: Floats = scoring.score(network, torch.from_numpy(batch), chunk=1).logits.numpy()

@@ -1,5 +1,7 @@
 """The plan: who is measured on which processor, and in which order."""
 
+from collections.abc import Collection
+
 import pytest
 
 from densenet.benchmark import plan
@@ -9,13 +11,16 @@ from export import Precision
 VNNI = ("avx2", "avx512f", "avx512_vnni")
 
 
-def names() -> list[str]:
-    return [served.name for served in plan.served_systems()]
+AMX = (*VNNI, "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+def names(flags: Collection[str] = VNNI) -> list[str]:
+    return [served.name for served in plan.served_systems(flags)]
 
 
 def test_what_is_served_is_measured_with_one_and_two_workers() -> None:
-    for precision in plan.SERVED:
-        assert {f"ours-{precision}-1", f"ours-{precision}-2"} <= set(names())
+    for precision in plan.precisions(AMX):
+        assert {f"ours-{precision}-1", f"ours-{precision}-2"} <= set(names(AMX))
     assert {"fp32", "int8"} <= set(plan.precisions(VNNI))
     assert set(plan.precisions((*VNNI, "amx_bf16"))) == set(Precision) - {Precision.FP16}
 
@@ -23,6 +28,9 @@ def test_what_is_served_is_measured_with_one_and_two_workers() -> None:
 def test_bf16_is_measured_only_where_the_processor_has_it() -> None:
     assert not [engine.name for engine in plan.engines(VNNI) if "bf16" in engine.name]
     assert "openvino bf16" in [engine.name for engine in plan.engines((*VNNI, "amx_bf16"))]
+    beside = {"ours-bf16-1", "ours-bf16-2", "openvino-bf16-2"}
+    assert set(names(AMX)) == set(names()) | beside
+    assert not beside & set(names())
 
 
 def test_all_the_peers_are_there_each_once() -> None:
@@ -50,7 +58,7 @@ def test_rounds_begin_elsewhere_and_go_both_ways() -> None:
 
 
 def test_a_full_run_and_a_quick_one_are_bounded() -> None:
-    served_systems = plan.served_systems()
+    served_systems = plan.served_systems(VNNI)
     full = plan.minutes(list(Part), served_systems, Effort(3, 4))
     quick = plan.minutes(list(Part), served_systems, Effort(1, 2, QUICK_LOADS))
     assert quick < full / 2
