@@ -23,7 +23,14 @@ def main(
             callback=console.existing_file,
         ),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Precision of the network.")] = Precision.FP32,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="Precision of the network; auto: bf16 where the processor has AMX, else fp32.",
+            parser=console.precision,
+            metavar=console.PRECISIONS,
+        ),
+    ] = Precision.FP32,
     calibration_images: Annotated[
         Path | None,
         typer.Option(

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import typer
 from rich.console import Console
 
-from export import NAMED_WEIGHTS, Precision
+from export import NAMED_WEIGHTS, Precision, processor
 
 # Without a terminal, tables are as wide as their content.
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 10_000)
@@ -47,6 +47,27 @@ def named_weights(value: str | None) -> str | None:
     if value not in (None, *NAMED_WEIGHTS):
         weights_file(str(value))
     return value
+
+
+_AUTO = "auto"
+PRECISIONS = f"[{'|'.join((_AUTO, *Precision))}]"  # the metavar of --precision
+
+
+def precision(value: str) -> Precision:
+    """Read the value of --precision; a parser of typer.Option, so that whatever is made or compared never says "auto".
+
+    Raises: typer.BadParameter if there is no such precision.
+    """
+    if value == _AUTO:
+        chosen = processor.suitable_precision(processor.flags())
+        reason = "has AMX" if chosen is Precision.BF16 else "has no AMX"
+        err.print(f"--precision auto: {chosen}, since this processor {reason}", markup=False)
+        return chosen
+    try:
+        return Precision(value)
+    except ValueError:
+        choices = ", ".join(map(repr, (_AUTO, *map(str, Precision))))
+        raise typer.BadParameter(f"{value!r} is not one of {choices}.") from None
 
 
 def existing_file(option: typer.CallbackParam, path: Path | None) -> Path | None:

@@ -3,13 +3,14 @@
 import os
 import platform
 import time
+from collections.abc import Collection
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from densenet.processes import cpu_seconds
+from export import processor
 from handler import cores
 
 _PACKAGES = (
@@ -23,25 +24,18 @@ _RELEVANT_FLAGS = (
 )
 
 
-def flags(cpuinfo: str) -> list[str]:
-    """Return the relevant flags of the processor from the text of /proc/cpuinfo."""
-    supported = set(_line(cpuinfo, "flags").split())
-    return [flag for flag in _RELEVANT_FLAGS if flag in supported]
-
-
-def cpuinfo() -> str:
-    """Return the text of /proc/cpuinfo, or "" on systems other than Linux."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
+def relevant(flags: Collection[str]) -> list[str]:
+    """Return the relevant ones of a processor's flags."""
+    return [flag for flag in _RELEVANT_FLAGS if flag in flags]
 
 
 def describe() -> dict[str, Any]:
     """Return processor, cores, memory in GiB, system, load before the run, and versions by package."""
-    text = cpuinfo()
+    text = processor.cpuinfo()
     return {
-        "processor": _line(text, "model name") or platform.processor() or platform.machine(),
-        "family": " / ".join(filter(None, (_line(text, "cpu family"), _line(text, "model")))),
-        "flags": flags(text),
+        "processor": processor.field(text, "model name") or platform.processor() or platform.machine(),
+        "family": " / ".join(filter(None, (processor.field(text, key) for key in ("cpu family", "model")))),
+        "flags": relevant(processor.flags()),
         "cores": cores.available(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30),
         "system": f"{platform.system()} {platform.release()}",
@@ -79,9 +73,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "-"
-
-
-def _line(cpuinfo: str, key: str) -> str:
-    """Return the first value of a key, or ""."""
-    pairs = (line.partition(":") for line in cpuinfo.splitlines())
-    return next((value.strip() for name, _, value in pairs if name.strip() == key), "")

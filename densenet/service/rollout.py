@@ -61,7 +61,12 @@ def main(
     class_index: ClassIndex = None,
     precision: Annotated[
         Precision | None,
-        typer.Option(help="With --weights: precision of the network. [default: that of the version in service]"),
+        typer.Option(
+            help="With --weights: precision of the network; auto: bf16 where the processor has AMX, else fp32. "
+            "[default: that of the version in service]",
+            parser=console.precision,
+            metavar=console.PRECISIONS,
+        ),
     ] = None,
     calibration_images: CalibrationImages = None,
     version: Annotated[

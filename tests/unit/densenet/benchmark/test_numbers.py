@@ -11,6 +11,7 @@ from densenet.benchmark import load, machine, overload
 from densenet.benchmark.load import Answer
 from densenet.benchmark.overload import Probe
 from densenet.benchmark.statistics import Summary, ratio, summarize
+from export import processor
 from export.console import CliError
 
 CPUINFO = """processor\t: 0
@@ -115,9 +116,15 @@ def test_what_never_gets_normal_again_has_no_time() -> None:
     assert overload.seconds_to_normal(BEFORE, 1, 5) is None
 
 
-def test_the_processor_is_described_by_what_tells() -> None:
-    assert machine.flags(CPUINFO) == ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"]
-    assert machine.flags("") == []
+def test_the_processor_is_described_by_what_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor, "cpuinfo", lambda: CPUINFO)
+    found = machine.describe()
+    assert (found["processor"], found["family"]) == ("A Processor", "25 / 17")
+    assert found["flags"] == ["avx2", "avx512f", "avx512_vnni", "avx512_bf16"]
+    monkeypatch.setattr(processor, "cpuinfo", lambda: "")
+    found = machine.describe()
+    assert found["processor"]
+    assert (found["family"], found["flags"]) == ("", [])
 
 
 def test_only_what_others_compute_counts_as_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

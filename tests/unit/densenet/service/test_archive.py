@@ -12,7 +12,7 @@ import pytest
 
 from densenet.service import archive
 from densenet.service.archive import ArchiveOptions
-from export import Precision
+from export import Precision, console, processor
 from export.calibration import digest
 from export.console import CliError, Unreachable
 
@@ -96,6 +96,16 @@ def test_a_missing_weights_file_is_told(there: Callable[..., Path], exports: lis
 def test_what_is_as_wanted_is_left_alone(there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]]) -> None:
     archive.ensure(there(CARD), ArchiveOptions(precision=Precision.BF16), rebuild=False)
     assert exports == []
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_auto_is_what_it_stands_for_on_this_processor(
+    amx: bool, there: Callable[..., Path], exports: list[tuple[str, ArchiveOptions]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "cpuinfo", lambda: "flags : amx_bf16" if amx else "")
+    archive.ensure(there(CARD), ArchiveOptions(precision=console.precision("auto")), rebuild=False)
+    made = ("untrained with the archive's names", ArchiveOptions(precision=Precision.FP32))
+    assert exports == ([] if amx else [made])
 
 
 @pytest.mark.parametrize("weights", [None, "untrained"])

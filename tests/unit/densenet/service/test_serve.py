@@ -15,7 +15,7 @@ from densenet.service import archive, history, java, serve, temporary_instance, 
 from densenet.service.archive import ArchiveOptions
 from densenet.service.properties import Properties
 from densenet.service.torchserve import LogFormat, Service
-from export import ROOT, Precision
+from export import ROOT, Precision, processor
 from export.console import CliError
 from tests.integration.gateways import standing_in
 
@@ -109,6 +109,32 @@ def test_the_last_lines_say_how_to_get_real_answers(
     assert ("are untrained" in errors) == (weights == "untrained")
     commands = ("scripts/stop --port 9000", "serve --port 9000 --weights imagenet", "serve --port 9000 --weights FILE")
     assert all((command in errors) == (weights == "untrained") for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("precision", "flags", "told"),
+    [
+        ("fp32", "avx512_bf16 amx_tile amx_bf16", True),
+        ("bf16", "avx512_bf16 amx_tile amx_bf16", False),
+        ("int8", "avx512_bf16 amx_tile amx_bf16", False),
+        ("fp32", "avx512_vnni avx512_bf16", False),
+    ],
+)
+def test_what_amx_would_gain_is_told_where_it_is_not_used(
+    precision: str,
+    flags: str,
+    told: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(processor, "cpuinfo", lambda: f"flags : {flags}")
+    card = {"weights": {"name": "mine.pth"}, "precision": precision}
+    service = Service(1, 5.0, 9000, "http://127.0.0.1:9000", "", "densenet", "", "", card, folder=str(tmp_path))
+    serve._report(service, 1, "up", "stop")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "AMX" in line]
+    assert len(lines) == told
+    assert all("18.5 in bf16 (--precision auto) and 12.4 in int8" in line for line in lines)
 
 
 @pytest.mark.parametrize("here", [True, False])
