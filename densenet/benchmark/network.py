@@ -1,6 +1,6 @@
 """Measure the network without HTTP: each engine has its own process, and they run in turn, one at a time."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -13,6 +13,7 @@ from densenet.benchmark.plan import Engine, Part, System
 from densenet.benchmark.record import log
 from densenet.benchmark.run import Run
 from densenet.benchmark.statistics import milliseconds
+from densenet.service import allocator
 
 THREADS = (1, 2)
 _PASSES = 5  # timed passes per turn
@@ -22,7 +23,7 @@ _ROUNDS = 3  # turns of each engine per round of the run; they are short
 def measure(run: Run) -> None:
     """Add a row for each engine, number of threads and turn: median milliseconds for one image.
 
-    Then measure what our network costs beside its kernels.
+    Our network has the memory allocator of the service's workers. Then measure what it costs beside its kernels.
     """
     for threads in THREADS:
         with ExitStack() as stack:
@@ -63,7 +64,9 @@ def _start(run: Run, threads: int, stack: ExitStack) -> dict[Engine, Connection]
         with run.record.guarded(Part.NETWORK, f"{engine.name}, {threads} thread(s)"):
             model = run.models.file(engine.system, engine.precision)
             arguments = (engine.system, engine.precision, model, threads)
-            connection = stack.enter_context(subprocess_rpc.start(serve, *arguments))
+            ours = engine.system is System.OURS
+            with subprocess_rpc.using(allocator.python(run.folder)) if ours else nullcontext():
+                connection = stack.enter_context(subprocess_rpc.start(serve, *arguments))
             subprocess_rpc.receive(connection)
             connections[engine] = connection
     return connections

@@ -14,6 +14,7 @@ from densenet.benchmark.baselines import engines
 from densenet.benchmark.plan import Part, System
 from densenet.benchmark.record import OVERHEAD, log
 from densenet.benchmark.run import Run
+from densenet.service import allocator
 from export.console import CliError
 
 if TYPE_CHECKING:  # torch must not be imported in the process that starts the others
@@ -26,10 +27,11 @@ _WARM_UPS = 3
 
 
 def measure(run: Run) -> None:
-    """Add the rows of times() for each of our precisions."""
+    """Add the rows of times() for each of our precisions, with the workers' memory allocator."""
     for precision in (engine.precision for engine in run.engines if engine.system is System.OURS):
         with run.record.guarded(Part.NETWORK, f"overhead, {precision}"):
-            rows = subprocess_rpc.run(times, run.models.exported(precision), run.effort.rounds)
+            with subprocess_rpc.using(allocator.python(run.folder)):
+                rows = subprocess_rpc.run(times, run.models.exported(precision), run.effort.rounds)
             for row in rows:
                 run.record.add(OVERHEAD, precision=precision, **row)
             log(f"overhead, {precision}: {rows[0]['outside_ms']:.1f} ms, {rows[0]['operator_calls']} operator calls")

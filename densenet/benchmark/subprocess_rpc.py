@@ -5,7 +5,9 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import spawn
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from export.console import CliError
@@ -30,6 +32,17 @@ def start(function: Callable[..., None], *arguments: object) -> Iterator[Connect
         process.join(_GRACE)
         process.kill()
         process.join()
+
+
+@contextmanager
+def using(python: Path) -> Iterator[None]:
+    """Start the processes of the block with this Python."""
+    before = spawn.get_executable()
+    spawn.set_executable(str(python))
+    try:
+        yield
+    finally:
+        spawn.set_executable(before)
 
 
 def run(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -21,7 +21,7 @@ _BOTH = ("fp32", "int8")
 # Maximum private memory of a worker in megabytes: with torch's CPU build, and, by precision, with its CUDA build, whose
 # libraries take 90 even without a GPU.
 _MEMORY, _MEMORY_WITH_CUDA = 320, {"fp32": 430, "int8": 350}
-# Maximum milliseconds outside oneDNN's kernels, by precision. fp32 spends next to nothing there.
+# Maximum milliseconds outside oneDNN's kernels, by precision. In fp32 the kernels take most of a pass.
 _OUTSIDE = {"int8": 3.5, "bf16": 4}
 
 

@@ -13,6 +13,7 @@ from densenet.benchmark import command, images, subprocess_rpc
 from densenet.benchmark.plan import LARGE, SMALL, Part, Size
 from densenet.benchmark.run import Run
 from densenet.interruption import Interrupted
+from densenet.service import allocator
 from export import weights
 from export.console import CliError
 
@@ -122,6 +123,14 @@ def test_pictures_are_of_their_size_different_and_the_same_again(tmp_path: Path)
 def test_a_large_picture_is_as_heavy_as_a_cameras(tmp_path: Path) -> None:
     (path,) = images.write(tmp_path, Size(LARGE.width // 4, LARGE.height // 4), 1)
     assert 3e6 < 16 * path.stat().st_size < 8e6
+
+
+@pytest.mark.skipif(allocator.find() is None, reason="mimalloc's wheels are for Linux")
+def test_a_function_apart_has_the_workers_allocator_where_that_is_asked_for(tmp_path: Path) -> None:
+    maps = Path("/proc/self/maps")
+    with subprocess_rpc.using(allocator.python(tmp_path)):
+        assert "mimalloc" in subprocess_rpc.run(Path.read_text, maps)
+    assert "mimalloc" not in subprocess_rpc.run(Path.read_text, maps)
 
 
 def test_a_function_apart_answers_or_says_why() -> None:
