@@ -34,6 +34,7 @@ CONFIG = "model-config.yaml"
 # Changes to our model-config.yaml for a GPU, where a batch takes little longer than a single image.
 ON_A_GPU = {"deviceType": "gpu", "batchSize": 32, "maxBatchDelay": 5}
 _WORKERS_A_GPU = 2
+_SHORT_DELAY = {"maxBatchDelay": 1}  # ms; without the key, TorchServe lets an incomplete batch wait 100
 # Errors for damaged archives, depending on the place of the damage, and for other programs' archives.
 _UNREADABLE = (OSError, EOFError, KeyError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile, yaml.YAMLError)
 _PAGE = (".html", ".css", ".js", ".yaml")
@@ -41,18 +42,25 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can hold
 
 
 def build(
-    folder: Path, archive: Path, *, version: str, workers: int | None = None, config: Path = HANDLER / CONFIG
+    folder: Path,
+    archive: Path,
+    *,
+    version: str,
+    workers: int | None = None,
+    batch_size: int | None = None,
+    config: Path = HANDLER / CONFIG,
 ) -> None:
     """Pack the export in `folder` into `archive`, whose stem becomes the model's name.
 
-    workers: default_workers() by default.
+    workers: default_workers() by default. batch_size: that of `config` by default.
 
     Raises: CliError if the folder has no whole, current export, if a setting is invalid, or if the archiver fails.
     """
     card = _check_export(folder)
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="densenet-archive-") as scratch:
-        settings = _read_config(config, workers or default_workers(card["precision"]), card)
+        settings = _read_config(config, card)
+        settings |= start_settings(workers or default_workers(card["precision"]), batch_size)
         packed = _run_archiver(Path(scratch), folder, archive.stem, version, settings)
         _repack(packed, partial := archive.with_suffix(".partial"))
     partial.replace(archive)
@@ -119,9 +127,10 @@ def refresh(archive: Path, folder: Path) -> None:
             raise CliError(message) from error
 
 
-def copy_with_workers(archive: Path, target: Path, workers: int) -> None:
-    """Copy an archive with another number of workers, which TorchServe reads only from the archive at its start."""
-    copy_with_settings(archive, target, {"minWorkers": workers, "maxWorkers": workers})
+def start_settings(workers: int | None = None, batch_size: int | None = None) -> dict[str, int]:
+    """Return the values of model-config.yaml for these numbers, which TorchServe reads only from an archive."""
+    settings = {"minWorkers": workers, "maxWorkers": workers, "batchSize": batch_size}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def copy_with_settings(archive: Path, target: Path, settings: Mapping[str, Any]) -> None:
@@ -149,6 +158,12 @@ def read_card(archive: Path) -> dict[str, Any]:
         raise CliError(
             f"{archive} is damaged or not an archive of this project; create it again with --rebuild and --weights"
         ) from error
+
+
+def read_config(archive: Path) -> dict[str, Any]:
+    """Return the model-config.yaml in an archive that read_card() has read."""
+    with zipfile.ZipFile(archive) as packed:
+        return dict(yaml.safe_load(packed.read(CONFIG)))
 
 
 def read_classes(archive: Path) -> bytes:
@@ -205,8 +220,8 @@ def _run_archiver(scratch: Path, folder: Path, name: str, version: str, settings
     return scratch / f"{name}.mar"
 
 
-def _read_config(path: Path, workers: int, card: Mapping[str, Any]) -> dict[str, Any]:
-    """Read model-config.yaml for the network that the card describes, and add the worker counts.
+def _read_config(path: Path, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Read model-config.yaml for the network that the card describes.
 
     Raises: CliError for invalid settings, which otherwise would fail only when a worker starts.
     """
@@ -215,7 +230,7 @@ def _read_config(path: Path, workers: int, card: Mapping[str, Any]) -> dict[str,
         Settings.from_config(config, card["classes"]["count"])
         if card["precision"] == Precision.FP16 and path == HANDLER / CONFIG:
             config |= ON_A_GPU | {"handler": config["handler"] | {"network_batch": ON_A_GPU["batchSize"]}}
-        return {**config, "minWorkers": workers, "maxWorkers": workers}
+        return _SHORT_DELAY | dict(config)
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         reason = str(error).removeprefix(f"{CONFIG}: ").replace("\n", " ")
         raise CliError(f"{path}: {reason}") from error
@@ -246,6 +261,9 @@ def main(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Number of workers. [default: one per core; fp16: two per GPU]")
     ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of requests in a batch. [default: that of --config]")
+    ] = None,
     config: Annotated[
         Path,
         typer.Option(
@@ -256,10 +274,9 @@ def main(
     ] = HANDLER / CONFIG,
 ) -> None:
     """Pack an export and the handler into one self-contained archive for any TorchServe 0.12."""
-    build(model, output, version=version, workers=workers, config=config)
+    build(model, output, version=version, workers=workers, batch_size=batch_size, config=config)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
-    with zipfile.ZipFile(output) as packed:
-        count = yaml.safe_load(packed.read(CONFIG))["minWorkers"]
+    count = read_config(output)["minWorkers"]
     console.out.print(f"wrote {output}: version {version}, {count} worker(s), sha256 {digest}", markup=False)
 
 

@@ -1,5 +1,6 @@
 """The processor: what /proc/cpuinfo says of it, and the precision that suits it. Without torch, which takes seconds."""
 
+import platform
 from collections.abc import Collection
 from pathlib import Path
 
@@ -16,6 +17,11 @@ def field(cpuinfo: str, key: str) -> str:
     """Return the first value of a key in the text of /proc/cpuinfo, or ""."""
     pairs = (line.partition(":") for line in cpuinfo.splitlines())
     return next((value.strip() for name, _, value in pairs if name.strip() == key), "")
+
+
+def name() -> str:
+    """Return this processor's name, or its architecture where the system does not tell the name."""
+    return field(cpuinfo(), "model name") or platform.processor() or platform.machine()
 
 
 def flags() -> frozenset[str]:

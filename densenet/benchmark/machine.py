@@ -33,7 +33,7 @@ def describe() -> dict[str, Any]:
     """Return processor, cores, memory in GiB, system, load before the run, and versions by package."""
     text = processor.cpuinfo()
     return {
-        "processor": processor.field(text, "model name") or platform.processor() or platform.machine(),
+        "processor": processor.name(),
         "family": " / ".join(filter(None, (processor.field(text, key) for key in ("cpu family", "model")))),
         "flags": relevant(processor.flags()),
         "cores": cores.available(),

@@ -21,7 +21,7 @@ from densenet.chaos.scenario import WORKERS, Scenario
 from densenet.paths import BUILD
 from densenet.service.archive import WEIGHTS_OPTIONS
 from export import Precision, console
-from export.archive import copy_with_workers, read_card
+from export.archive import copy_with_settings, read_card, start_settings
 from export.console import CliError
 
 NAME = "reliability"  # base name of the three report files
@@ -92,7 +92,7 @@ def _archive(archive: Path | None, folder: Path) -> Path:
         processes.run("export.archive", "--model", exported, "--output", str(source), log=folder / "archive.log")
     read_card(source)
     served = folder / "served" / "densenet.mar"
-    copy_with_workers(source, served, WORKERS)
+    copy_with_settings(source, served, start_settings(WORKERS))
     return served
 
 

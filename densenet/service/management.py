@@ -36,6 +36,7 @@ class Model:
     version: str
     min_workers: int
     max_workers: int
+    batch_size: int
     workers: tuple[Worker, ...]
     queued: int
     queue_capacity: int
@@ -121,8 +122,8 @@ def scale(service: Service, minimum: int, maximum: int, version: str | None = No
 
 def register(service: Service, file: str) -> None:
     """Register an archive of the model store, without waiting for its workers to start."""
-    # The archive's model-config.yaml sets the number of workers. Synchronous registration, TorchServe's default, hangs
-    # if the model cannot be loaded.
+    # The archive's model-config.yaml sets the number of workers and the batch size. Synchronous registration,
+    # TorchServe's default, hangs if the model cannot be loaded.
     params = {"url": file, "model_name": service.model, "synchronous": "false"}
     _send(service, "POST", f"{service.management}/models", params, f"the archive {file}")
 
@@ -208,6 +209,7 @@ def _model(description: Mapping[str, Any]) -> Model:
         version=description["modelVersion"],
         min_workers=description["minWorkers"],
         max_workers=description["maxWorkers"],
+        batch_size=description["batchSize"],
         workers=tuple(workers),
         queued=queue["pendingRequests"],
         queue_capacity=queue["remainingCapacity"],

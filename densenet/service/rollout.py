@@ -3,7 +3,7 @@
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -29,7 +29,7 @@ from densenet.service.archive import ArchiveOptions, make_again
 from densenet.service.comparison import Bounds
 from densenet.service.history import Entry, History
 from densenet.service.lookup import PortOption
-from densenet.service.management import LOADING
+from densenet.service.management import LOADING, Model
 from densenet.service.properties import Properties
 from densenet.service.readout import Limits
 from densenet.service.serve import CalibrationImages, ClassIndex
@@ -37,7 +37,7 @@ from densenet.service.torchserve import Service
 from densenet.service.trial import Plan
 from densenet.service.workers import introduce
 from export import Precision, console
-from export.archive import copy_with_workers, is_servable, read_card, read_version
+from export.archive import copy_with_settings, is_servable, read_card, read_config, read_version, start_settings
 from export.console import CliError
 from handler import worker_control
 
@@ -127,6 +127,14 @@ def main(
     min_requests: Annotated[
         int, typer.Option(min=0, help="Minimum number of requests that the new version gets meanwhile.")
     ] = 20,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Maximum number of requests that a worker of the new version takes at once. [default: the archive's "
+            "own, else that of the version in service]",
+        ),
+    ] = None,
     port: PortOption = None,
     seconds: Annotated[
         float, typer.Option("--drain-seconds", min=0, help="How long the old version may work on a request.")
@@ -148,8 +156,10 @@ def main(
     bounds = Bounds(photos, min_agreement, labelled, min_accuracy)
     limits = Limits(min_requests, max_errors)
     plan = _plan(canary, duration, limits, shadow=shadow)
-    if (show_history or abort) and (plan or bounds != Bounds(photos)):
-        raise CliError("--min-agreement, --labelled, --min-accuracy, --canary and --shadow are for rollouts")
+    if (show_history or abort) and (plan or batch_size or bounds != Bounds(photos)):
+        raise CliError(
+            "--min-agreement, --labelled, --min-accuracy, --batch-size, --canary and --shadow are for rollouts"
+        )
     with ExitStack() as stack:
         lock = stack.enter_context(torchserve.lock())
         service = torchserve.find(port)
@@ -164,7 +174,7 @@ def main(
             if archive is None:
                 archive, bounds = _previous_archive(service), replace(bounds, min_agreement=min_agreement or 0.0)
             try:
-                roll(service, archive, bounds, seconds, plan, lock)
+                roll(service, archive, bounds, seconds, plan, lock, batch_size)
             finally:
                 history.clean(Path(service.folder))
 
@@ -234,11 +244,13 @@ def roll(
     seconds: float,
     plan: Plan | None = None,
     lock: TextIO | None = None,
+    batch_size: int | None = None,
 ) -> None:
     """Replace the default version by the version of an archive.
 
     Args:
         plan: the trial to make first. lock: what torchserve.lock() has returned, to let other commands run meanwhile.
+        batch_size: by default the archive's own, else that of the version in service.
 
     Raises:
         CliError: if a check or a step fails; the message says which version serves.
@@ -258,7 +270,7 @@ def roll(
         trial.check(service, version)
         plan = replace(plan, limits=replace(plan.limits, agreement=min_agreement))
     old = management.describe_default(service)
-    with _registered(service, archive, store, version, workers=max(old.min_workers, 1)):
+    with _registered(service, archive, store, version, _settings(archive, old, batch_size)):
         _check_card(service, version, card)
         comparison.check_answers(service, serving.version, version, photos, min_agreement)
         comparison.check_accuracy(service, serving.version, version, (before, archive), bounds)
@@ -369,14 +381,22 @@ def _check_name(service: Service, serving: Entry, entry: Entry, archive: Path) -
     )
 
 
+def _settings(archive: Path, old: Model, batch_size: int | None) -> dict[str, int]:
+    """Return the settings of the new version: as many workers as the old one has, and its batch size by default."""
+    own = read_config(archive).get("batchSize")
+    return start_settings(max(old.min_workers, 1), batch_size or own or old.batch_size)
+
+
 @contextmanager
-def _registered(service: Service, archive: Path, store: Path, version: str, workers: int) -> Iterator[None]:
+def _registered(
+    service: Service, archive: Path, store: Path, version: str, settings: Mapping[str, int]
+) -> Iterator[None]:
     """Register the archive's version and wait until it serves; unregister it if the block raises."""
-    _report(f"starting version {version} with {workers} worker(s) beside the current version")
+    _report(f"starting version {version} with {settings['minWorkers']} worker(s) beside the current version")
     served = store / _served(service)
     worker_control.draining_file(service.control, version).unlink(missing_ok=True)  # of a command that was killed
     watch = readiness.Watch(Path(service.logs))
-    copy_with_workers(archive, served, workers)
+    copy_with_settings(archive, served, settings)
     try:
         management.register(service, served.name)
     finally:

@@ -6,7 +6,7 @@ import shlex
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,18 @@ from typing import Annotated
 import typer
 
 from densenet.paths import CONFIG, LOGS, PHOTO, ROOT, RUN
-from densenet.service import archive, drain, history, java, log_files, management, readiness, systemd, torchserve
+from densenet.service import (
+    archive,
+    batches,
+    drain,
+    history,
+    java,
+    log_files,
+    management,
+    readiness,
+    systemd,
+    torchserve,
+)
 from densenet.service.archive import WEIGHTS_OPTIONS, ArchiveOptions
 from densenet.service.history import Entry
 from densenet.service.properties import Properties
@@ -24,7 +35,7 @@ from densenet.service.tokens import KEY_FILE
 from densenet.service.torchserve import LogFormat, Service
 from densenet.service.workers import others, scale, warn_of
 from export import UNTRAINED, Precision, console, processor
-from export.archive import copy_with_workers, is_servable, read_card, read_version
+from export.archive import copy_with_settings, is_servable, read_card, read_version, start_settings
 from export.console import CliError
 
 _OPTIONS = "options.json"
@@ -65,6 +76,14 @@ CalibrationImages = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Number of workers. [default: one per core]")]
 _ports = "Inference port; management, metrics and gRPC use the four ports after it."
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Maximum number of requests that a worker takes at once. [default: the archive's own; else measured for "
+        "one worker, 1 for several]",
+    ),
+]
 Port = Annotated[int | None, typer.Option(min=1024, max=65531, help=_ports)]
 Foreground = Annotated[
     bool, typer.Option("--foreground", help="Keep running; SIGTERM or Ctrl-C drains and stops the service.")
@@ -107,6 +126,7 @@ def main(
     precision: InPrecision = None,
     calibration_images: CalibrationImages = None,
     workers: Workers = None,
+    batch_size: BatchSize = None,
     port: Port = None,
     foreground: Foreground = False,
     drain_seconds: DrainSeconds = drain.SECONDS,
@@ -134,6 +154,7 @@ def main(
         service = next((s for s in torchserve.running() if s.port == properties.port), None)
         if service:
             changed = foreground or rebuild or (heic and not service.heic) or not _serves(service, given)
+            changed |= batch_size not in (None, management.describe_default(service).batch_size)
             _check_running(service, requested, properties, log_format, changed=changed)
             _report_in_background(service, _scaled(service, workers), "already up")
             warn_of(service, others(service, management.describe_default(service)))
@@ -150,7 +171,7 @@ def main(
             f"--log-format {log_format}": log_format,
         }
         name_missing_options(RUN / str(properties.port), [option for option, given_now in options.items() if given_now])
-        service, ready = _start(properties, chosen, workers, log_format or LogFormat.TEXT)
+        service, ready = _start(properties, chosen, workers, batch_size, log_format or LogFormat.TEXT)
     if foreground:
         _run_in_foreground(service, ready, drain_seconds)
     else:
@@ -240,20 +261,22 @@ def _serves(service: Service, given: Path | None) -> bool:
     return given is None or (serving is not None and history.digest(given) == serving.digest)
 
 
-def _with_archive(properties: Properties, chosen: Path, workers: int | None) -> Properties:
-    """Return a configuration that serves this archive, which keeps the model's name, with this number of workers."""
-    if workers is None and chosen.absolute() == properties.archive:
+def _with_archive(properties: Properties, chosen: Path, settings: Mapping[str, int]) -> Properties:
+    """Return a configuration that serves this archive, which keeps the model's name, with other settings."""
+    if not settings and chosen.absolute() == properties.archive:
         return properties
     store = RUN / str(properties.port) / "model_store"
-    if workers is None:
+    if settings:
+        copy_with_settings(chosen, store / properties.archive.name, settings)
+    else:
         store.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(chosen, store / properties.archive.name)
-    else:
-        copy_with_workers(chosen, store / properties.archive.name, workers)
     return Properties({**properties.values, "model_store": str(store)})
 
 
-def _start(properties: Properties, chosen: Path, workers: int | None, log_format: LogFormat) -> tuple[Service, int]:
+def _start(
+    properties: Properties, chosen: Path, workers: int | None, batch_size: int | None, log_format: LogFormat
+) -> tuple[Service, int]:
     folder = RUN / str(properties.port)
     entry = history.keep(folder, chosen)
     torchserve.check_ports(properties)
@@ -263,7 +286,8 @@ def _start(properties: Properties, chosen: Path, workers: int | None, log_format
             f"{entry} was made by an older export; choose with --weights what to serve on port {properties.port}"
         )
     watch = readiness.Watch(LOGS / str(properties.port))
-    served = _with_archive(properties, chosen, workers)
+    settings = start_settings(workers, batch_size or batches.size_for(chosen, workers))
+    served = _with_archive(properties, chosen, settings)
     service = torchserve.start(served, archive=properties.archive, log_format=log_format)
     try:
         ready = readiness.wait(service, watch)

@@ -24,7 +24,7 @@ from torch import nn
 
 from densenet.chaos.load import Load
 from densenet.polling import wait_until
-from densenet.service import quiesce, tokens, torchserve
+from densenet.service import management, quiesce, tokens, torchserve
 from densenet.service.workers import scale
 from export import archive as archiving
 from export import bundle, weights
@@ -487,6 +487,23 @@ def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[st
         assert line == "rollout: the service does not accept new versions; start it with scripts/serve --model-api"
         assert "already up" in one_line(live.serve("--model-api"), "serve")
         assert "there is no rollout to roll back" not in live.run("workers").stdout
+    finally:
+        live.run("stop")
+
+
+def test_a_rollout_keeps_the_batch_size_and_no_archive_gets_it(live: Live, archives: dict[str, Path]) -> None:
+    live.run("stop")
+    options = ("--model-api", "--archive", archives["1.0"], "--workers", 1, "--batch-size")
+    assert live.serve(*options, 4).returncode == 0
+    try:
+        assert "already up" in one_line(live.serve(*options, 2), "serve")
+        for archive in ("2.0", "2.1"):
+            assert live.run("rollout", archives[archive]).returncode == 0
+            (service,) = torchserve.running(live.root / ".run")
+            served = management.describe_default(service)
+            assert (served.version, served.batch_size, served.max_workers) == (archive, 4, 1)
+        kept = (live.folder / "archives").iterdir()
+        assert {archiving.read_config(path).get("batchSize") for path in kept} == {None}
     finally:
         live.run("stop")
 

@@ -295,7 +295,23 @@ def test_a_network_for_gpus_is_batched_there_unless_another_config_is_given(tmp_
     ours, theirs = configs
     assert (ours["deviceType"], ours["batchSize"], ours["handler"]["network_batch"]) == ("gpu", 32, 32)
     assert ours["handler"]["top_k"] == theirs["handler"]["top_k"]
-    assert (theirs["deviceType"], theirs["batchSize"]) == ("cpu", 1)
+    assert (theirs["deviceType"], "batchSize" in theirs) == ("cpu", False)
+
+
+def test_a_batch_size_is_in_the_archive_only_if_somebody_names_it(folder: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small.yaml"
+    small.write_text("handler: {top_k: 3}\n")
+    for name, options, size in (("a", {}, None), ("b", {"batch_size": 4}, 4), ("c", {"config": small}, None)):
+        archive.build(folder, path := tmp_path / f"{name}.mar", version="1.0", workers=2, **options)
+        config = archive.read_config(path)
+        # Without a delay in the file, TorchServe would let a request wait 100 ms for others.
+        assert (config.get("batchSize"), config["maxBatchDelay"]) == (size, 1)
+
+
+def test_settings_of_a_start_are_those_that_are_given() -> None:
+    assert archive.start_settings() == {}
+    assert archive.start_settings(3) == {"minWorkers": 3, "maxWorkers": 3}
+    assert archive.start_settings(batch_size=4) == {"batchSize": 4}
 
 
 def test_an_older_export_is_not_packed(tmp_path: Path) -> None:
@@ -319,7 +335,7 @@ def test_where_the_system_does_not_tell_which_cores_are_ours_all_count(monkeypat
 
 
 def test_a_copy_with_other_workers_differs_in_nothing_else(packed: Path, tmp_path: Path) -> None:
-    archive.copy_with_workers(packed, tmp_path / "copy" / "densenet.mar", 9)
+    archive.copy_with_settings(packed, tmp_path / "copy" / "densenet.mar", archive.start_settings(9))
     with zipfile.ZipFile(packed) as one, zipfile.ZipFile(tmp_path / "copy" / "densenet.mar") as other:
         differing = [name for name in one.namelist() if one.read(name) != other.read(name)]
         config = yaml.safe_load(other.read("model-config.yaml"))

@@ -14,9 +14,12 @@ from densenet.service import comparison, drain, history, management, rollout, to
 from densenet.service.archive import ArchiveOptions
 from densenet.service.comparison import Bounds
 from densenet.service.history import Entry, History
+from densenet.service.management import Model
 from densenet.service.torchserve import Service
+from export.archive import build
 from export.console import CliError
 from tests.integration.gateways import standing_in
+from tests.unit.export.test_archive import make_export
 
 FULL = {"code": 503, "type": "ServiceUnavailableException", "message": "no worker to serve inference request"}
 DIED = {"code": 500, "type": "InternalServerException", "message": "Worker died."}
@@ -345,3 +348,10 @@ def test_a_name_that_is_taken_is_refused_with_a_way_out(same: bool, having: Any)
     )
     with pytest.raises(CliError, match=reason):
         rollout._check_name(made.service, serving, entry, Path("kept.mar"))
+
+
+def test_a_new_version_has_the_old_ones_workers_and_batch_size_unless_another_is_named(tmp_path: Path) -> None:
+    folder, old = make_export(tmp_path / "build"), Model("1.0", 3, 3, 4, (), 0, 100)
+    for name, own, option, size in (("a", None, None, 4), ("b", 1, None, 1), ("c", 8, None, 8), ("d", 8, 2, 2)):
+        build(folder, path := tmp_path / f"{name}.mar", version="2.0", workers=1, batch_size=own)
+        assert rollout._settings(path, old, option) == {"minWorkers": 3, "maxWorkers": 3, "batchSize": size}

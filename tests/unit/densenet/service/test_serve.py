@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 from densenet.paths import CONFIG, PHOTO
-from densenet.service import archive, history, java, serve, temporary_instance, torchserve
+from densenet.service import archive, history, java, management, serve, temporary_instance, torchserve
 from densenet.service.archive import ArchiveOptions
+from densenet.service.management import Model
 from densenet.service.properties import Properties
 from densenet.service.torchserve import LogFormat, Service
 from export import ROOT, Precision, processor
+from export.archive import build, read_config, start_settings
 from export.console import CliError
 from tests.integration.gateways import standing_in
+from tests.unit.export.test_archive import make_export
 
 
 @pytest.mark.parametrize(
@@ -302,3 +305,36 @@ def test_options_that_a_restart_leaves_out_are_named(tmp_path: Path, capsys: pyt
     assert said("--tokens", "--model-api") == ""
     (folder / "options.json").write_text("no JSON")
     assert said() == ""
+
+
+def test_settings_of_a_start_are_in_the_copy_that_it_serves_and_not_in_the_archive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "RUN", tmp_path / "run")
+    build(make_export(tmp_path / "build"), path := tmp_path / "densenet.mar", version="1.0", workers=1)
+    before, properties = path.read_bytes(), temporary_instance.on_free_ports(path)
+    assert serve._with_archive(properties, path, {}) == properties
+    served = serve._with_archive(properties, path, start_settings(3, 4)).archive
+    config = read_config(served)
+    assert (config["minWorkers"], config["maxWorkers"], config["batchSize"]) == (3, 3, 4)
+    assert (served.name, path.read_bytes()) == (path.name, before)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_running_service_with_another_batch_size_is_to_be_stopped_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = {"weights": {"name": "mine.pth"}, "precision": "fp32"}
+    shutil.copyfile(CONFIG, tmp_path / "config.properties")
+    service = Service(1, 5.0, port := free_port(), "", "", "densenet", "", "", card, folder=str(tmp_path))
+    monkeypatch.setattr(torchserve, "running", lambda: [service])
+    monkeypatch.setattr(management, "describe_default", lambda _: Model("1.0", 1, 1, 4, (), 0, 100))
+    reached: list[Service] = []
+    monkeypatch.setattr(serve, "_report_in_background", lambda service, *_: reached.append(service))
+    monkeypatch.setattr(serve, "_scaled", lambda *_: 1)
+    monkeypatch.setattr(serve, "warn_of", lambda *_: None)
+    monkeypatch.setattr(serve, "others", lambda *_: None)
+    serve.main(port=port, batch_size=4)
+    assert reached == [service]
+    with pytest.raises(CliError, match="already up on port"):
+        serve.main(port=port, batch_size=2)

@@ -30,6 +30,7 @@ class TorchServe:
             "modelVersion": "1.0",
             "minWorkers": 2,
             "maxWorkers": 2,
+            "batchSize": 1,
             "workers": [worker, worker | {"id": "9001", "status": "UNLOADING"}],
             "jobQueueStatus": {"remainingCapacity": 100, "pendingRequests": 0},
         }
