@@ -34,7 +34,6 @@ class Threads:
     def __init__(self, cores: int, count_busy: Callable[[], int]) -> None:
         self._cores = cores
         self._count_busy = count_busy
-        self._current = torch.get_num_threads()
         self._seen = deque([1], maxlen=_LATELY)  # numbers of busy workers
         self._single: float | None = None  # average seconds an image with one thread
         self._rest = 0  # remaining passes with one thread
@@ -42,13 +41,14 @@ class Threads:
 
     @contextmanager
     def for_pass(self, images: int) -> Iterator[None]:
-        """Set the number of threads for the block, which computes one pass. images: how many it has."""
+        """Set the number of threads for the block, which computes one pass; outside it is one. images: how many it has."""
         threads = self.choose(self._count_busy())
-        if threads != self._current:
-            torch.set_num_threads(threads)
-            self._current = threads
+        torch.set_num_threads(threads)
         begun = time.perf_counter()
-        yield
+        try:
+            yield
+        finally:
+            torch.set_num_threads(1)
         self.learn(threads, (time.perf_counter() - begun) / max(1, images), self._count_busy())
 
     def choose(self, busy: int) -> int:

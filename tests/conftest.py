@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from tests.photos import cutouts
 
 
 def pytest_configure() -> None:
-    """Two processes of tests never choose the same ports."""
+    """Two processes of tests never choose the same ports, and Ctrl-C reaches the programs that tests start."""
+    # A shell lets what it runs in the background ignore Ctrl-C, and programs started by that inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     lowest, end = temporary_instance.PORTS

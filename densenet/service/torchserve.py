@@ -38,7 +38,7 @@ STATE = "service.json"
 _TRAINED = "trained"  # in .run: an empty file that stays
 CA = "DENSENET_CA"  # environment variable: the CA that signed the service's certificate, if it is not self-signed
 _WORKER = "model_service_worker.py"
-STOP_SECONDS = 20  # for Java to exit after SIGTERM; it takes about four
+STOP_SECONDS = 20  # for Java to close its ports after SIGTERM; it takes a moment
 LOG_FORMAT = "DENSENET_LOG_FORMAT"  # environment variable that log4j2.xml and the handler read
 
 # OpenMP's threads wait for each other by spinning, by default for milliseconds each time: with another program on one
