@@ -41,7 +41,10 @@ class Threads:
 
     @contextmanager
     def for_pass(self, images: int) -> Iterator[None]:
-        """Set the number of threads for the block, which computes one pass; outside it is one. images: how many it has."""
+        """Set the number of threads for the block, which computes one pass; outside of it the number is one.
+
+        images: how many the pass has.
+        """
         threads = self.choose(self._count_busy())
         torch.set_num_threads(threads)
         begun = time.perf_counter()
