@@ -36,6 +36,7 @@ class Threads:
         self._count_busy = count_busy
         self._seen = deque([1], maxlen=_LATELY)  # numbers of busy workers
         self._single: float | None = None  # average seconds an image with one thread
+        self._prepared: set[int] = set()  # numbers of threads that oneDNN has kernels for
         self._rest = 0  # remaining passes with one thread
         self._last_rest = _SHORT_REST // 2
 
@@ -60,6 +61,8 @@ class Threads:
         It is a power of two, because oneDNN compiles kernels for every number that occurs, 20 to 40 MB of them.
         """
         self._seen.append(busy)
+        if self._single is None:
+            return 1
         if self._rest:
             self._rest -= 1
             return 1
@@ -71,6 +74,8 @@ class Threads:
         self._seen.append(busy)
         if threads == 1:
             self._single = seconds if self._single is None else self._single + _WEIGHT * (seconds - self._single)
+        elif threads not in self._prepared:  # such a pass takes longer
+            self._prepared.add(threads)
         elif self._single is not None and seconds > _WORTHWHILE * self._single:
             self._last_rest = min(2 * self._last_rest, _LONG_REST)
             self._rest = self._last_rest
