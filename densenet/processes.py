@@ -94,7 +94,7 @@ def _family(root: psutil.Process) -> list[psutil.Process]:
 
 def _signal(members: Sequence[psutil.Process], number: int) -> None:
     for member in members:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):
             member.send_signal(number)
 
 
@@ -113,6 +113,8 @@ def _is_over(process: psutil.Process) -> bool:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+    except psutil.Error:
+        return False
 
 
 def last_line(log: Path) -> str:

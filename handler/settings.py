@@ -45,8 +45,9 @@ class Settings:
     max_response_bytes: int = 6_000_000
     """Maximum size of a response. Must be below TorchServe's max_response_size, above which it kills the worker."""
     threads: int | str = AUTO
-    """CPU threads of each worker's network: a number, or `auto` for the worker's share of the cores that are free at
-    that moment (threads.py). Workers × threads should not exceed the number of cores."""
+    """CPU threads of each worker's network. `auto`: the worker's share of the cores that are free at that moment
+    (threads.py), or one thread if scripts/serve did not start the service. A number: workers × threads should not
+    exceed the number of cores."""
     network_batch: int = 16
     """Maximum number of images per pass through the network, which limits memory; more take several passes."""
 

@@ -7,7 +7,8 @@ say (worker_control.py). Under load a worker is idle for a moment between two re
 that it has seen lately.
 
 Other programs use cores, too. If a pass with several threads was not faster than those with one, the worker rests: it
-computes with one thread for some passes before it tries again.
+computes with one thread for some passes before it tries again. And it computes with one from time to time, to know how
+long that takes now.
 """
 
 import time
@@ -25,6 +26,15 @@ _WORTHWHILE = 0.95  # a pass with several threads must take at most this share o
 _WEIGHT = 0.2  # of the latest pass in the average time of passes with one thread
 
 
+def share(cores: int, busy: int) -> int:
+    """Return a worker's number of threads. cores: for all workers together. busy: the number of busy ones.
+
+    It is a power of two, because oneDNN compiles kernels for every number that occurs, 20 to 40 MB of them.
+    """
+    most = min(cores // max(1, busy), _MAX_THREADS)
+    return 1 << (max(1, most).bit_length() - 1)
+
+
 class Threads:
     """The number of threads for each pass, and what was learned from the passes so far.
 
@@ -36,7 +46,8 @@ class Threads:
         self._count_busy = count_busy
         self._seen = deque([1], maxlen=_LATELY)  # numbers of busy workers
         self._single: float | None = None  # average seconds an image with one thread
-        self._prepared: set[int] = set()  # numbers of threads that oneDNN has kernels for
+        self._age = 0  # passes since the last one with one thread
+        self._prepared: set[tuple[int, int]] = set()  # threads and images for which oneDNN has kernels
         self._rest = 0  # remaining passes with one thread
         self._last_rest = _SHORT_REST // 2
 
@@ -53,29 +64,28 @@ class Threads:
             yield
         finally:
             torch.set_num_threads(1)
-        self.learn(threads, (time.perf_counter() - begun) / max(1, images), self._count_busy())
+        self.learn(threads, images, (time.perf_counter() - begun) / max(1, images), self._count_busy())
 
     def choose(self, busy: int) -> int:
-        """Return the number of threads for a pass. busy: the number of busy workers at its beginning.
-
-        It is a power of two, because oneDNN compiles kernels for every number that occurs, 20 to 40 MB of them.
-        """
+        """Return the number of threads for a pass. busy: the number of busy workers at its beginning."""
         self._seen.append(busy)
-        if self._single is None:
+        self._age += 1
+        if self._single is None or self._age > _LONG_REST:
             return 1
         if self._rest:
             self._rest -= 1
             return 1
-        share = min(self._cores // max(self._seen), _MAX_THREADS)
-        return 1 << (max(1, share).bit_length() - 1)
+        return share(self._cores, max(self._seen))
 
-    def learn(self, threads: int, seconds: float, busy: int) -> None:
+    def learn(self, threads: int, images: int, seconds: float, busy: int) -> None:
         """Take note of a pass. seconds: for each image. busy: the number of busy workers at its end."""
         self._seen.append(busy)
         if threads == 1:
+            self._age = 0
+        if (threads, images) not in self._prepared:  # oneDNN compiled kernels, which takes longer than the pass
+            self._prepared.add((threads, images))
+        elif threads == 1:
             self._single = seconds if self._single is None else self._single + _WEIGHT * (seconds - self._single)
-        elif threads not in self._prepared:  # such a pass takes longer
-            self._prepared.add(threads)
         elif self._single is not None and seconds > _WORTHWHILE * self._single:
             self._last_rest = min(2 * self._last_rest, _LONG_REST)
             self._rest = self._last_rest

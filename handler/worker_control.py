@@ -28,6 +28,8 @@ VARIABLE = "DENSENET_CONTROL"
 PAUSE_HEADER = "X-Densenet-Hold"  # request header with the token; the lookup is case-sensitive
 PAUSE_SECONDS = 120.0  # maximum pause, in case the command that paused the worker has died
 _POLL = 0.005
+# Seconds; a batch that began earlier is that of a worker that was killed, and another process has its id by now.
+_LONGEST = 600.0
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 _RECORD = struct.Struct("=Qd")  # number of answered requests; time.time() when the current batch began, or 0
 
@@ -97,9 +99,10 @@ class Control:
             if pid not in self._others:
                 self._others[pid] = _map(path)
             _, since = _RECORD.unpack_from(self._others[pid])
-            if since:
-                os.kill(int(pid), 0)  # the record of a worker that was killed stays
-            return bool(since)
+            if not 0 < since <= time.time() <= since + _LONGEST:
+                return False
+            os.kill(int(pid), 0)  # the record of a worker that was killed stays
+            return True
         return False
 
     def begin(self) -> None:
@@ -137,6 +140,7 @@ def _own_record(folder: Path) -> mmap.mmap | None:
     try:
         path.parent.mkdir(exist_ok=True)
         # Allocate the page now: writing through the map with a full disk would kill the worker.
+        path.unlink(missing_ok=True)  # others may have mapped the one of a dead worker with the same process id
         path.write_bytes(bytes(_RECORD.size))
         return _map(path)
     except OSError:

@@ -10,6 +10,7 @@ import httpx
 
 from densenet_client.errors import NotTheService, RequestRejected, ServiceError
 
+WIDTH = 1024  # numbers in an embedding
 _EXCERPT = 200  # characters of an unexpected response to show
 # Statuses that say that the URL is wrong, not the image.
 _NOTHING_THERE = (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED, httpx.codes.NOT_IMPLEMENTED)
@@ -101,6 +102,11 @@ def read(response: httpx.Response) -> Answer:
         document = response.json()
         if isinstance(error := document.get("error"), Mapping) and isinstance(error["code"], str):
             raise RequestRejected(error["code"], str(error["message"]), response.status_code)
+        if "embedding" not in document and "X-Embedding" in response.request.headers:
+            raise NotTheService(
+                "the answer has no embedding: the service is older than this client, or a proxy before it drops the "
+                "header X-Embedding"
+            )
         model = document["model"]
         return Answer(
             tuple(Prediction(row["class_id"], row["label"], row["probability"]) for row in document["predictions"]),
@@ -120,8 +126,7 @@ def read(response: httpx.Response) -> Answer:
 
 
 def _embedding(text: str) -> tuple[float, ...]:
-    content = base64.b64decode(text, validate=True)
-    return struct.unpack(f"<{len(content) // 4}f", content)
+    return struct.unpack(f"<{WIDTH}f", base64.b64decode(text, validate=True))
 
 
 def _explanation(row: Mapping[str, Any]) -> Explanation:

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Literal
 
-from densenet_client.answers import Answer
-from densenet_client.errors import ServiceError
+from densenet_client.answers import WIDTH, Answer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 Norm = Literal["raw", "l2"]
 """The length of an embedding: as the network computes it, or 1, so that the product of two is their cosine."""
 
-WIDTH = 1024
 _BLOCK = 256  # images compared with all others at a time, which takes a kilobyte for each of the others
 
 
@@ -31,12 +29,10 @@ class Collector:
     def add(self, result: Answer | Exception) -> None:
         """Add an image's embedding.
 
-        Raises: the error that takes the place of an answer; ServiceError if the answer has no embedding.
+        Raises: the error that takes the place of an answer.
         """
         if isinstance(result, Exception):
             raise result
-        if len(result.embedding) != WIDTH:
-            raise ServiceError(f"{result.model} sent no embedding; the service is older than this client")
         self._rows.append(self._numpy.array(result.embedding, dtype=self._numpy.float32))
 
     def array(self) -> "NDArray[np.float32]":

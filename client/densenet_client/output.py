@@ -13,9 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from densenet_client.answers import Answer, Model
+from densenet_client.answers import WIDTH, Answer, Model
 from densenet_client.client import Result
-from densenet_client.embeddings import WIDTH
 from densenet_client.errors import RequestRejected
 
 Options = dict[str, float]

@@ -82,7 +82,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class ServedSystem:
-    """A network served over HTTP. Each worker has one thread unless the system manages its own."""
+    """A network served over HTTP. Each worker has one thread unless the system manages its own, as ours does."""
 
     system: System
     precision: str

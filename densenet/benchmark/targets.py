@@ -101,8 +101,8 @@ def network(document: Document, engine: Engine, threads: int) -> dict[int, float
     return {row["round"]: row["milliseconds"] for row in rows}
 
 
-def _ours(precision: str, workers: int = 2) -> ServedSystem:
-    return ServedSystem(System.OURS, precision, workers)
+def _ours(precision: str) -> ServedSystem:
+    return ServedSystem(System.OURS, precision, 2)
 
 
 def _openvino(precision: str) -> ServedSystem:
@@ -181,9 +181,6 @@ def _scaling(torch: str) -> Iterator[Target]:
     """Yield the targets of workers. torch: its version."""
     # The CPU builds of PyTorch's own index say so in their version.
     cpu_build = torch.endswith("+cpu")
-    for p in _BOTH:
-        faster = _faster(_ours(p), _ours(p, workers=1))
-        yield Target(f"throughput, 8 clients, {p}, 2 workers against 1", 1.9, "×", faster)
     for p in _BOTH:
         seconds = _of_rows(Part.WORKERS, p, lambda row: row["seconds"])
         yield Target(f"one more worker, {p}: ready after the request", 8, " s", seconds, is_maximum=True)

@@ -41,7 +41,7 @@ def find() -> Path | None:
 
 
 def python(folder: Path) -> Path:
-    """Return the Python for TorchServe's workers: a program in `folder` that preloads the allocator, if there is one.
+    """Return the Python for TorchServe's workers: a program in `folder` that preloads the allocator, where it can.
 
     TorchServe passes its whole environment to workers, so a variable would load the library into Java, too.
 
@@ -49,12 +49,13 @@ def python(folder: Path) -> Path:
         CliError: see find().
     """
     library = find()
-    if library is None:
+    # The linker has no way to write these characters in a path.
+    if library is None or set(" :") & set(str(library)):
         return Path(sys.executable)
     # With several libraries to preload, the first one that defines a function wins.
     preload = f"{shlex.quote(str(library))}${{LD_PRELOAD:+:$LD_PRELOAD}}"
-    settings = " ".join(f"{name}={value}" for name, value in _SETTINGS.items())
+    settings = " ".join(f"{name}=${{{name}:-{value}}}" for name, value in _SETTINGS.items())
     program = folder / "python"
     program.write_text(f'#!/bin/sh\nLD_PRELOAD={preload} {settings} exec {shlex.quote(sys.executable)} "$@"\n')
     program.chmod(0o755)
-    return program
+    return program if os.access(program, os.X_OK) else Path(sys.executable)  # a file system may run no programs

@@ -19,7 +19,7 @@ from handler import cores, scoring
 from handler.cropping import CROP
 from handler.scoring import Network
 from handler.settings import AUTO, Settings
-from handler.threads import Threads
+from handler.threads import share
 
 _SECONDS = 2.0
 _MIN_TURNS = 3  # for slow machines
@@ -53,7 +53,7 @@ def main(archive: Path) -> None:
     settings = Settings.from_config(read_config(archive), read_card(archive)["classes"]["count"])
     # A worker that is the only one takes all cores.
     auto = settings.threads == AUTO
-    torch.set_num_threads(Threads(cores.physical(), lambda: 1).choose(1) if auto else int(settings.threads))
+    torch.set_num_threads(share(cores.physical(), 1) if auto else int(settings.threads))
     with zipfile.ZipFile(archive) as packed:
         network = scoring.read(packed.read(NETWORK))
     for _ in range(2):  # TorchScript's profiling executor optimizes during the first two runs

@@ -1,16 +1,16 @@
 """Choose batchSize: how many requests a worker takes at once, by measuring the network on this machine.
 
 A batch costs less for each image, but TorchServe forms it without looking at the other workers: within maxBatchDelay
-one worker takes what idle ones could have computed. So batches always pay where there is a single worker, and otherwise
+one worker takes what idle ones could have computed. So batches can pay where there is a single worker, and otherwise
 only under constant overload, of which the operator knows.
 """
 
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from subprocess import SubprocessError
 from typing import Any
@@ -61,13 +61,13 @@ def size_for(archive: Path, workers: int | None, run: Path = RUN) -> int | None:
 def _times(archive: Path, config: Mapping[str, Any], run: Path) -> dict[int, float]:
     """Return the milliseconds an image by size: those that are known, or measure them and remember them."""
     machine = f"{cores.physical()} core(s), {processor.name()}"
-    key = (
-        f"{read_card(archive)['network']['sha256']}, threads {(config.get('handler') or {}).get('threads')}, {machine}"
-    )
+    settings = config.get("handler") or {}
+    chosen = ", ".join(f"{name} {settings.get(name)}" for name in ("threads", "network_batch"))
+    key = f"{read_card(archive)['network']['sha256']}, {chosen}, torch {metadata.version('torch')}, {machine}"
     known = _load(run)
     with suppress(LookupError, TypeError, ValueError):  # none yet, or damaged
         return _parse(known[key])
-    known[key] = _measure(archive)
+    known[key] = _measure(archive, run)
     _save(run, known)
     return _parse(known[key])
 
@@ -81,13 +81,13 @@ def _describe(times: Mapping[int, float]) -> str:
     return ", ".join([f"{alone[1]:.1f} ms an image alone", *(f"{time:.1f} by {size}" for size, time in others)])
 
 
-def _measure(archive: Path) -> dict[str, float]:
+def _measure(archive: Path, run: Path) -> dict[str, float]:
     """Measure in a process of its own, with the allocator and the environment that workers get."""
-    with tempfile.TemporaryDirectory(prefix="densenet-batches-") as scratch:
-        command = [str(allocator.python(Path(scratch))), "-P", "-m", "densenet.service.batch_times", str(archive)]
-        done = subprocess.run(
-            command, env=WAITING | os.environ, capture_output=True, text=True, check=True, timeout=_TIMEOUT
-        )
+    run.mkdir(exist_ok=True)
+    command = [str(allocator.python(run)), "-P", "-m", "densenet.service.batch_times", str(archive)]
+    done = subprocess.run(
+        command, env=WAITING | os.environ, capture_output=True, text=True, check=True, timeout=_TIMEOUT
+    )
     return dict(json.loads(done.stdout))
 
 

@@ -42,7 +42,7 @@ STOP_SECONDS = 20  # for Java to close its ports after SIGTERM; it takes a momen
 LOG_FORMAT = "DENSENET_LOG_FORMAT"  # environment variable that log4j2.xml and the handler read
 
 # OpenMP's threads wait for each other by spinning, by default for milliseconds each time: with another program on one
-# of two cores, a pass with two threads took 1.5 s instead of 27 ms. With so few turns it took 27 to 30 ms, and without
+# of two cores, a pass with two threads took 1.5 s instead of 27 ms. With so few turns it took 27 to 80 ms, and without
 # another program no longer than by default.
 WAITING = {"GOMP_SPINCOUNT": "5000"}
 
@@ -283,8 +283,11 @@ def stop(service: Service, run: Path = RUN) -> None:
     """Stop the service and its workers, and remove its temporary folder and state file."""
     process = _process(service)
     if process is not None:
-        # It closes its ports at once, and then waits for two seconds for further requests.
-        processes.end_when(lambda: not _listens(process), process, STOP_SECONDS)
+        if _listens(process):
+            # It closes its ports at once, and then waits for two seconds for further requests.
+            processes.end_when(lambda: not _listens(process), process, STOP_SECONDS)
+        else:  # it starts or ends, or its ports are another container's
+            processes.end(process, STOP_SECONDS)
     for orphan in _orphans(service):
         with contextlib.suppress(psutil.NoSuchProcess):
             orphan.kill()

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from densenet_client import AsyncClient, Client, NotTheService, RequestRejected, ServiceError
-from densenet_client.embeddings import WIDTH, near_duplicates
+from densenet_client import AsyncClient, Client, NotTheService, RequestRejected
+from densenet_client.answers import WIDTH
+from densenet_client.embeddings import near_duplicates
 from numpy.typing import NDArray
 
 from tests.unit.client.test_client import FINE, Asked, Reply, answer, client_of, scripted, serving
@@ -90,7 +91,7 @@ def test_the_first_error_is_raised(tmp_path: Any) -> None:
 
 
 def test_a_service_that_knows_no_embeddings_is_told() -> None:
-    with client_of(scripted(FINE)) as (client, _), pytest.raises(ServiceError, match="older than this client"):
+    with client_of(scripted(FINE)) as (client, _), pytest.raises(NotTheService, match="older than this client"):
         client.embed([b"photo"])
 
 

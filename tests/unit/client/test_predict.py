@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
-from densenet_client.embeddings import WIDTH
+from densenet_client.answers import WIDTH
 from densenet_client.predict import main
 from pyarrow import parquet
 from typer import Typer
@@ -247,6 +247,14 @@ def embeddings(path: Path) -> tuple[list[str], Any]:
         ("densenet", "1.0", "untrained", "fp32")
     }
     return table["file"].to_pylist(), np.array(table["embedding"].to_pylist(), dtype=np.float32)
+
+
+@pytest.mark.parametrize("option", [("--embeddings", "out.npz"), ("--embeddings", "out.parquet"), ("--duplicates",)])
+def test_a_service_without_embeddings_is_told(option: tuple[str, ...], folder: Path, tmp_path: Path) -> None:
+    first, *files = option
+    with serving(by_content) as server:
+        done = predict("--url", server.url, first, *(tmp_path / file for file in files), folder, status=1)
+    assert "the service is older than this client" in done.stderr
 
 
 @pytest.mark.parametrize("extension", ["npz", "parquet"])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from handler.threads import Threads
+from handler.threads import Threads, share
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +19,9 @@ def _same_threads_afterwards() -> Iterator[None]:
 def threads(cores: int, busy: Callable[[], int] = lambda: 1) -> Threads:
     """One that knows how long a pass with one thread takes, and has kernels for two."""
     chosen = Threads(cores, busy)
-    chosen.learn(1, 0.04, busy=1)
-    chosen.learn(2, 0.12, busy=1)
+    for count in (1, 2):
+        for seconds in (0.12, 0.04 / count):
+            chosen.learn(count, 1, seconds, busy=1)
     return chosen
 
 
@@ -35,7 +36,7 @@ def threads(cores: int, busy: Callable[[], int] = lambda: 1) -> Threads:
     ],
 )
 def test_a_worker_takes_its_share_of_the_cores(cores: int, taken: list[int]) -> None:
-    assert [threads(cores).choose(busy) for busy in range(1, len(taken) + 1)] == taken
+    assert [share(cores, busy) for busy in range(1, len(taken) + 1)] == taken
     assert all(busy * count <= max(cores, busy) for busy, count in enumerate(taken, 1))
 
 
@@ -53,13 +54,30 @@ def test_the_number_is_set_for_the_pass() -> None:
 
 def test_the_first_passes_are_not_judged() -> None:
     chosen = Threads(4, lambda: 1)
-    assert chosen.choose(1) == 1
-    chosen.learn(1, 0.04, busy=1)
-    assert chosen.choose(1) == 4
-    chosen.learn(4, 0.12, busy=1)  # oneDNN prepared its kernels
-    assert chosen.choose(1) == 4
-    chosen.learn(4, 0.05, busy=1)
-    assert chosen.choose(1) == 1
+    taken = []
+    # oneDNN compiles kernels in the first pass with a number of threads and images.
+    for seconds in (0.12, 0.04, 0.12, 0.05):
+        taken.append(chosen.choose(1))
+        chosen.learn(taken[-1], 1, seconds, busy=1)
+    assert [*taken, chosen.choose(1)] == [1, 1, 4, 4, 1]
+
+
+def test_the_first_pass_with_several_images_is_not_judged() -> None:
+    chosen = threads(2)
+    chosen.learn(2, 8, 0.12, busy=1)
+    assert chosen.choose(1) == 2
+    chosen.learn(1, 8, 0.12, busy=1)
+    chosen.learn(2, 1, 0.03, busy=1)
+    assert chosen.choose(1) == 2
+
+
+def test_one_thread_is_measured_again_from_time_to_time() -> None:
+    chosen = threads(2)
+    taken = []
+    for _ in range(200):
+        taken.append(chosen.choose(1))
+        chosen.learn(taken[-1], 1, 0.04 / taken[-1], busy=1)
+    assert 2 <= taken.count(1) <= 4
 
 
 def choices(chosen: Threads, passes: int) -> list[int]:
@@ -67,7 +85,7 @@ def choices(chosen: Threads, passes: int) -> list[int]:
     taken = []
     for _ in range(passes):
         taken.append(chosen.choose(1))
-        chosen.learn(taken[-1], 0.04, busy=1)
+        chosen.learn(taken[-1], 1, 0.04, busy=1)
     return taken
 
 
@@ -83,8 +101,8 @@ def test_a_faster_pass_ends_the_rests() -> None:
     chosen = threads(2)
     choices(chosen, 200)
     while chosen.choose(1) == 1:
-        chosen.learn(1, 0.04, busy=1)
-    chosen.learn(2, 0.025, busy=1)
+        chosen.learn(1, 1, 0.04, busy=1)
+    chosen.learn(2, 1, 0.025, busy=1)
     assert [chosen.choose(1) for _ in range(4)] == [2] * 4
 
 
@@ -95,7 +113,7 @@ def test_the_most_that_were_busy_lately_count() -> None:
         taken = []
         for _ in range(count):
             taken.append(chosen.choose(busy))
-            chosen.learn(taken[-1], 0.04 / taken[-1], busy=busy)
+            chosen.learn(taken[-1], 1, 0.04 / taken[-1], busy=busy)
         return taken
 
     assert passes(busy=1, count=3) == [2, 2, 2]
@@ -107,8 +125,8 @@ def test_the_most_that_were_busy_lately_count() -> None:
 def test_its_measure_of_one_thread_follows_the_machine() -> None:
     chosen = threads(2)
     for _ in range(50):
-        chosen.learn(1, 0.08, busy=1)  # a slow spell
-    chosen.learn(2, 0.06, busy=1)
+        chosen.learn(1, 1, 0.08, busy=1)  # a slow spell
+    chosen.learn(2, 1, 0.06, busy=1)
     assert chosen.choose(1) == 2
 
 

@@ -77,7 +77,6 @@ def verdict(document: dict[str, Any], what: str) -> Verdict:
             "0.28 of its time (0.28 to 0.28)",
             "not met",
         ),
-        ("throughput, 8 clients, int8, 2 workers against 1", "1.80× (1.80 to 1.80)", "not met"),
         ("one more worker, fp32: private memory", "432 MB (431 to 433)", "not met"),
         ("one more worker, int8: private memory", "300 MB (300 to 300)", "met"),
         ("one more worker, int8: ready after the request", "3.00 s (3.00 to 3.00)", "met"),

@@ -1,5 +1,6 @@
 """Workers' memory allocator."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,15 +37,23 @@ def test_what_is_preloaded_already_stays(tmp_path: Path) -> None:
 
 
 @wants_linux
-def test_a_path_with_spaces_and_quotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "loads"), [("it's a folder", False), ("a:b", False), ("it's", True)])
+def test_a_path_that_the_linker_cannot_read_is_left_out(
+    name: str, loads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     library = allocator.find()
     assert library is not None
-    moved = tmp_path / "it's a folder" / "libmimalloc.so"
+    moved = tmp_path / name / "libmimalloc.so"
     moved.parent.mkdir()
     moved.write_bytes(library.read_bytes())
     monkeypatch.setenv(allocator.VARIABLE, str(moved))
-    preloaded = run(allocator.python(tmp_path), "-c", "import os; print(os.environ['LD_PRELOAD'])")
-    assert preloaded == f"{moved}\n"
+    assert run(allocator.python(tmp_path), "-c", LOADED) == f"{loads}\n"
+
+
+@wants_linux
+def test_a_folder_where_programs_cannot_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert allocator.python(tmp_path) == Path(sys.executable)
 
 
 def test_it_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

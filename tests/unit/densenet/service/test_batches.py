@@ -42,7 +42,7 @@ class Measured:
         archiving.build(self.export, self.path, version="1.0", workers=1)
         monkeypatch.setattr(batches, "_measure", self.measure)
 
-    def measure(self, archive: Path) -> dict[str, float]:
+    def measure(self, archive: Path, _: Path) -> dict[str, float]:
         assert archive == self.path
         self.count += 1
         return GAIN
@@ -118,7 +118,7 @@ def test_damaged_times_are_measured_again(measured: Measured) -> None:
 def test_no_failure_keeps_a_service_from_starting(
     failure: Exception, measured: Measured, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: Path) -> dict[str, float]:
+    def fail(*_: Path) -> dict[str, float]:
         raise failure
 
     monkeypatch.setattr(batches, "_measure", fail)
