@@ -6,9 +6,8 @@ its share of the cores: their number divided by the number of workers that are b
 say (worker_control.py). Under load a worker is idle for a moment between two requests, so the highest number counts
 that it has seen lately.
 
-Other programs use cores, too. If a pass with several threads was not faster than those with one, the worker rests: it
-computes with one thread for some passes before it tries again. And it computes with one from time to time, to know how
-long that takes now.
+Other programs use cores, too. When several threads turn out to be no faster than one, the worker rests: it uses one
+thread for some passes before it tries again. It also uses one now and then, to learn how long that takes at present.
 """
 
 import time
