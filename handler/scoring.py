@@ -89,9 +89,14 @@ def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Netw
         )
     torch.set_num_threads(threads)
     network = read(content, device)
-    for _ in range(2):  # TorchScript's profiling executor optimizes during the first two runs
-        score(network, torch.zeros(1, 3, CROP, CROP), chunk=1)
+    warm_up(network)
     return network
+
+
+def warm_up(network: Network) -> None:
+    """Run the network twice: TorchScript's profiling executor optimizes during the first two runs."""
+    for _ in range(2):
+        score(network, torch.zeros(1, 3, CROP, CROP), chunk=1)
 
 
 def read(content: bytes, device: torch.device = CPU) -> Network:

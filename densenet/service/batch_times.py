@@ -56,8 +56,7 @@ def main(archive: Path) -> None:
     torch.set_num_threads(share(cores.physical(), 1) if auto else int(settings.threads))
     with zipfile.ZipFile(archive) as packed:
         network = scoring.read(packed.read(NETWORK))
-    for _ in range(2):  # TorchScript's profiling executor optimizes during the first two runs
-        scoring.score(network, torch.zeros(1, 3, CROP, CROP), chunk=1)
+    scoring.warm_up(network)
     print(json.dumps(measure(network, settings.network_batch)))
 
 
