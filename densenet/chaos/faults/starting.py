@@ -13,7 +13,7 @@ from export import CARD, NETWORK
 from export.archive import CONFIG, copy_with_settings
 
 _Damage = Callable[[Path, Path], object]  # takes an archive and the path of the damaged copy
-_MAX_LINE = 400  # characters of an error line that is still readable
+_MAX_LINE = 300  # characters of an error line that is still readable
 
 
 def corrupt_archive(scenario: Scenario) -> Finding:
