@@ -2,9 +2,11 @@
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import typer
 from rich.console import Console
@@ -112,8 +114,45 @@ def check_calibration(precision: Precision | None, images: Path | None) -> None:
         raise CliError("--calibration-images is only for int8; give --precision int8 with it, or leave it out")
 
 
+_AGAIN_AFTER = 0.01  # seconds until a signal whose exception was lost is raised again
+
+
+def end_on(numbers: Iterable[signal.Signals]) -> None:
+    """Let signals end this program by SystemExit, with cleanup and status 128 + number, as shells count it."""
+    for number in numbers:
+        signal.signal(number, _end)
+
+
 def _end(number: int, _: object) -> None:
     sys.exit(128 + number)
+
+
+@contextmanager
+def _no_signal_lost() -> Iterator[None]:
+    """Raise a signal again, Ctrl-C too, if what its handler raised was lost.
+
+    Python drops an exception that is raised while an object is being destroyed, such as a connection, and goes on.
+    """
+    hook = sys.unraisablehook
+    sys.unraisablehook = partial(_raise_again, hook)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def _raise_again(hook: Callable[[Any], object], unraisable: Any) -> None:
+    match unraisable.exc_value:
+        case SystemExit(code=int(status)) if status > 128:
+            number = status - 128
+        case KeyboardInterrupt():
+            number = signal.SIGINT
+        case _:
+            hook(unraisable)
+            return
+    # Not at once, since what it raised would be lost in the same place.
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER)
 
 
 def run(command: Callable[..., None], name: str) -> None:
@@ -128,11 +167,10 @@ def run_app(app: typer.Typer, *, prog_name: str, name: str, arguments: Sequence[
 
     SIGTERM and SIGHUP end it with cleanup, as Ctrl-C does, unless they are ignored, as under nohup.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
+    end_on(number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL)
     try:
-        app(arguments, prog_name=prog_name)
+        with _no_signal_lost():
+            app(arguments, prog_name=prog_name)
     except CliError as error:
         err.print(f"{name}: {error}", markup=False)
         sys.exit(error.status)

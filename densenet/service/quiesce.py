@@ -42,18 +42,13 @@ def paused(service: Service, seconds: float, version: str | None = None) -> Iter
     model = management.describe(service, version)
     if model is None:
         raise CliError(f"TorchServe has no version {version} of {service.model}")
-    folder = service.control / f"hold-{secrets.token_hex(16)}"
-    try:
-        folder.mkdir()
-    except FileNotFoundError as error:
-        raise CliError(f"the service on port {service.port} was started by an older version; restart it") from error
-    except OSError as error:
-        raise CliError(f"cannot pause the workers: {error.strerror}: {folder}") from error
     # Another worker may be about to start. The threads are daemons, since a worker that hangs blocks one of them.
     count = max(len(model.workers), model.min_workers) if model.ready else 0
+    folder = service.control / f"hold-{secrets.token_hex(16)}"
     url = management.address(service, model.version)
     threads = [Thread(target=_keep_sending, args=(service, url, folder), daemon=True) for _ in range(count)]
-    try:
+    try:  # from before the folder exists, since a signal can end the command at any moment
+        _make(folder, service.port)
         for thread in threads:
             thread.start()
         _wait(service, model.version, folder, seconds)
@@ -64,6 +59,15 @@ def paused(service: Service, seconds: float, version: str | None = None) -> Iter
         for thread in threads:
             if thread.is_alive():  # False for a thread that a signal kept from starting; joining it would raise
                 thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _make(folder: Path, port: int) -> None:
+    try:
+        folder.mkdir()
+    except FileNotFoundError as error:
+        raise CliError(f"the service on port {port} was started by an older version; restart it") from error
+    except OSError as error:
+        raise CliError(f"cannot pause the workers: {error.strerror}: {folder}") from error
 
 
 def release_all(service: Service) -> None:
@@ -98,5 +102,6 @@ def _wait(service: Service, version: str, folder: Path, seconds: float) -> None:
 def _release(folder: Path) -> None:
     # Rename the folder first, so that a worker that receives our request late does not find it while it is emptied.
     over = folder.with_name(folder.name.replace("hold", "over"))
-    folder.rename(over)
-    shutil.rmtree(over)
+    with suppress(FileNotFoundError):  # it was never made
+        folder.rename(over)
+        shutil.rmtree(over)

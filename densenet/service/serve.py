@@ -140,8 +140,7 @@ def main(
 ) -> None:
     """Serve DenseNet-121 at /predictions/densenet: export and pack whatever is missing, start TorchServe, and wait
     until it has answered a photo."""
-    for number in _STOP_SIGNALS:
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    console.end_on(_STOP_SIGNALS)
     requested = ArchiveOptions(weights, class_index, precision, calibration_images)
     if given and (rebuild or requested != ArchiveOptions()):
         raise CliError("give --archive, or options for an archive to make")

@@ -48,7 +48,7 @@ def test_only_a_plain_first_serve_may_fall_back(
         asked.append(fall_back)
         raise SystemExit
 
-    monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(serve.console, "end_on", lambda _: None)
     monkeypatch.setattr(archive, "ensure", ensure)
     monkeypatch.setattr(serve, "_check_start", lambda *_: None)
     monkeypatch.setattr(torchserve, "lock", nullcontext)
@@ -62,7 +62,7 @@ def test_only_a_plain_first_serve_may_fall_back(
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No service runs, and nothing may be exported."""
-    monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(serve.console, "end_on", lambda _: None)
     monkeypatch.setattr(archive, "ensure", lambda *_, **__: pytest.fail("exports"))
     monkeypatch.setattr(torchserve, "lock", nullcontext)
     monkeypatch.setattr(torchserve, "running", list)
