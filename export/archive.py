@@ -21,10 +21,21 @@ import typer
 import yaml
 
 import handler
-from export import CARD, CLASSES, DEFAULT_ARCHIVE, DEFAULT_FOLDER, FILES, NETWORK, Precision, console
+from export import (
+    CARD,
+    CLASSES,
+    DEFAULT_ARCHIVE,
+    DEFAULT_FOLDER,
+    FILES,
+    NETWORK,
+    Precision,
+    console,
+    evaluation,
+    readable_card,
+)
 from export.console import CliError
 from handler import PARTS, cores
-from handler.reply import DESCRIPTION
+from handler.reply import DESCRIPTION, MODEL_CARD
 from handler.settings import Settings
 
 HANDLER = Path(handler.__file__).parent
@@ -99,11 +110,13 @@ def default_workers(precision: str) -> int:
 
 def is_current(archive: Path, folder: Path) -> bool:
     """Return whether the archive has the current export in `folder` and the current handler; ignore its settings."""
-    contents = _contents(folder)
+    files = _contents(folder)
     try:
         with zipfile.ZipFile(archive) as packed:
-            return set(packed.namelist()) == {*contents, CONFIG, MANIFEST} and all(
-                packed.read(name) == path.read_bytes() for name, path in contents.items()
+            return (
+                set(packed.namelist()) == {*files, CONFIG, MANIFEST, MODEL_CARD}
+                and all(packed.read(name) == path.read_bytes() for name, path in files.items())
+                and packed.read(MODEL_CARD) == _readable_card(folder)
             )
     except _UNREADABLE:
         return False
@@ -192,6 +205,10 @@ def _contents(folder: Path) -> dict[str, Path]:
     return modules | {"entry.py": HANDLER / "entry.py"} | {name: folder / name for name in FILES}
 
 
+def _readable_card(folder: Path) -> bytes:
+    return readable_card.render(json.loads((folder / CARD).read_bytes()))
+
+
 def _run_archiver(scratch: Path, folder: Path, name: str, version: str, settings: Mapping[str, Any]) -> Path:
     # The archiver copies the contents of an extra folder to the archive's root, so the parent of handler/ is staged.
     staged = scratch / "extra"
@@ -199,6 +216,7 @@ def _run_archiver(scratch: Path, folder: Path, name: str, version: str, settings
         if path.name not in ("entry.py", NETWORK):
             (staged / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, staged / inside)
+    (staged / MODEL_CARD).write_bytes(_readable_card(folder))
     (scratch / CONFIG).write_text(yaml.safe_dump(settings))
     # The archiver empties $TMPDIR/<model name> before it starts, so it gets its own TMPDIR.
     (scratch / "tmp").mkdir()
@@ -272,8 +290,19 @@ def main(
             callback=console.existing_file,
         ),
     ] = HANDLER / CONFIG,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of scripts/evaluate --calibrate, for the export's model card.",
+            metavar="FILE",
+            callback=console.existing_file,
+        ),
+    ] = None,
 ) -> None:
     """Pack an export and the handler into one self-contained archive for any TorchServe 0.12."""
+    _check_export(model)
+    if calibration:
+        evaluation.add(model, calibration)
     build(model, output, version=version, workers=workers, batch_size=batch_size, config=config)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()
     count = read_config(output)["minWorkers"]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from handler import cores, fair_share, hardware, metrics, ranking, repeated_parts, reply, request_log, scoring
+from handler.calibration import Calibration
 from handler.context import Context
 from handler.cropping import CROP
 from handler.decoder import Decoder
@@ -42,7 +43,11 @@ class Classifier:
         repeated_parts.keep_all()
         card: dict[str, Any] = json.loads((folder / "model_card.json").read_text(encoding="utf-8"))
         classes = ranking.load_class_index(folder / "index_to_name.json")
-        settings = Settings.from_config(context.model_yaml_config, len(classes))
+        calibration = Calibration.from_card(card)
+        default = calibration.min_probability if calibration else None
+        settings = Settings.from_config(context.model_yaml_config, len(classes), default)
+        if calibration and settings.min_probability != calibration.min_probability:
+            calibration = calibration.with_min_probability(settings.min_probability)
         hardware.check(card["precision"])
         decoder = Decoder(settings.decode_memory)  # the process starts in the background while the network loads
         network = scoring.load(
@@ -68,14 +73,18 @@ class Classifier:
             threads = Threads(cores.physical(), self.control.count_busy)
         self.meter = metrics.Meter(context.metrics, model)
         router = Router(
-            page=Page(card, model, settings),
+            page=Page(card, model, settings, calibration),
             classes=classes,
             settings=settings,
             card=card | {"model": model, "options": vars(settings)},
+            readable_card=folder / reply.MODEL_CARD,
             draining=lambda: self.control.draining,
         )
         batch_seconds = fair_share.batch_seconds(context.model_yaml_config)
-        self.pipeline = Pipeline(settings, classes, network, decoder, router, model, batch_seconds, threads)
+        described = {**model, "calibrated": True} if calibration else model
+        self.pipeline = Pipeline(
+            settings, classes, network, decoder, router, described, batch_seconds, calibration, threads
+        )
         log.info("ready: %s, torch %s, threads: %s", model, torch.__version__, settings.threads)
         if model["weights"] == "untrained":
             log.warning("THE WEIGHTS ARE UNTRAINED: every answer is meaningless")

@@ -47,11 +47,12 @@ def explain(
     classes: ClassIndex,
     explain_options: ExplainOptions,
     decoded: Decoded | None,
+    temperature: float = 1.0,
 ) -> tuple[Explanation, ...]:
     """Return one image's explanations of the requested classes.
 
     logits: float32 (classes,); activations: float32 (49, 1024); decoded: None for a preprocessed image, whose
-    explanations have maps but no overlays.
+    explanations have maps but no overlays; temperature: see ranking.top_k().
 
     Raises:
         RequestError: bad_tensor, if the values of a preprocessed image make a map overflow.
@@ -62,7 +63,7 @@ def explain(
     targets = explain_options.targets or (int(logits.argmax()),)
     return tuple(
         _explain(prediction, maps[prediction.index], biases[prediction.index].item(), explain_options, decoded)
-        for prediction in ranking.select(logits, classes, targets[:1] if explain_options.png else targets)
+        for prediction in ranking.select(logits, classes, targets[:1] if explain_options.png else targets, temperature)
     )
 
 

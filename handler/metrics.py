@@ -52,11 +52,11 @@ _LARGEST_RANGE = 64
 
 @dataclass(frozen=True)
 class CompletedRequest:
-    """One answered request of a batch: its reply, its images' outcomes, and their recognition threshold in 0..1."""
+    """One answered request of a batch: its reply, its images' outcomes, and the request's min_probability."""
 
     reply: Reply
     outcomes: Sequence[ImageResult | RequestError] = ()
-    min_probability: float = 0.0
+    min_probability: float | None = None
 
 
 class Clock:
@@ -124,7 +124,7 @@ def error_codes(completed: CompletedRequest) -> list[ErrorCode]:
     return codes
 
 
-def outcome_of(outcome: ImageResult | RequestError, min_probability: float) -> str:
+def outcome_of(outcome: ImageResult | RequestError, min_probability: float | None) -> str:
     """Return an image's outcome, one of OUTCOMES. NaN counts as refused because it cannot be written as JSON."""
     if isinstance(outcome, RequestError) or math.isnan(outcome.predictions[0].probability):
         return "refused"

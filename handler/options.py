@@ -36,10 +36,14 @@ class Norm(StrEnum):
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a prediction: top_k in 1..1000, min_probability in 0..1, and its embeddings."""
+    """Options of a prediction: top_k in 1..1000, min_probability in 0..1, and what else its answer contains.
+
+    min_probability: None for the model's own rule. logits: whether classes have their logits.
+    """
 
     top_k: int
-    min_probability: float
+    min_probability: float | None = None
+    logits: bool = False
     embedding: Encoding = Encoding.NONE
     embedding_norm: Norm = Norm.RAW
 
@@ -53,7 +57,8 @@ class Options:
         top_k, min_probability = values.get("top_k"), values.get("min_probability")
         return cls(
             top_k=settings.top_k if top_k is None else read_count("top_k", top_k),
-            min_probability=settings.min_probability if min_probability is None else _read_share(min_probability),
+            min_probability=None if min_probability is None else _read_share(min_probability),
+            logits=read_switch("logits", values.get("logits")),
             embedding=read_word("embedding", values.get("embedding"), Encoding.NONE),
             embedding_norm=read_word("embedding_norm", values.get("embedding_norm"), Norm.RAW),
         )
@@ -126,6 +131,19 @@ def read_count(name: str, value: object) -> int:
             ErrorCode.BAD_OPTION, f"{name} must be a whole number from 1 to {MAX_TOP_K}, not {quote_for_message(value)}"
         )
     return count
+
+
+def read_switch(name: str, value: object, *, default: bool = False) -> bool:
+    """Read an option that is true or false, in JSON or as text; None means the default.
+
+    Raises:
+        RequestError: bad_option.
+    """
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool | None):
+        raise RequestError(ErrorCode.BAD_OPTION, f"{name} must be true or false, not {quote_for_message(value)}")
+    return default if value is None else value
 
 
 def _read_share(value: object) -> float:

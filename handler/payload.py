@@ -16,7 +16,7 @@ from handler.errors import ErrorCode, RequestError
 from handler.messages import HOW_TO_SEND, is_url, quote_for_message
 from handler.repeated_parts import part_name
 
-PREDICTING = ("top_k", "min_probability", "embedding", "embedding_norm", "format")
+PREDICTING = ("top_k", "min_probability", "logits", "embedding", "embedding_norm", "format")
 EXPLAINING = ("top_k", "min_probability", "target", "overlays")
 OPTIONS = tuple(dict.fromkeys((*PREDICTING, *EXPLAINING)))
 OPTION_HEADERS = {f"x-{option.replace('_', '-')}": option for option in OPTIONS}

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from handler import embedding, explaining, fair_share, json_images, metrics, ranking, scoring, transform
+from handler.calibration import Calibration
 from handler.decoder import Decoded, Decoder
 from handler.errors import ErrorCode, RequestError
 from handler.fair_share import Task
@@ -81,7 +82,7 @@ class ImageRecord:
 class Pipeline:
     """The steps for one loaded model.
 
-    model: its name, version, weights and precision, as responses contain them.
+    model: its name, version, weights and precision, and whether it is calibrated, as responses contain them.
     """
 
     settings: Settings
@@ -89,12 +90,19 @@ class Pipeline:
     network: Network
     decoder: Decoder
     router: Router
-    model: Mapping[str, str]
+    model: Mapping[str, object]
     batch_seconds: float
     """Limit of processor time in seconds for decoding a batch."""
+    calibration: Calibration | None = None
+    """What labelled photos taught about this network, if the model card has it."""
     threads: Threads | None = None
     """Chooses the number of threads for each pass; None for a fixed number."""
     clock: Clock = field(default_factory=Clock)
+
+    @property
+    def temperature(self) -> float:
+        """Return what logits are divided by before the softmax."""
+        return self.calibration.temperature if self.calibration else 1.0
 
     def run(self, rows: Sequence[Row]) -> list[metrics.CompletedRequest]:
         """Answer a batch: one completed request per row, in order. Never raises because of a row's content."""
@@ -193,8 +201,17 @@ class Pipeline:
                 assert image.logits is not None
                 if not image.decoded:  # a preprocessed tensor with values from the client
                     json_images.check_finite(image.logits)
-                ranked = ranking.top_k(image.logits, self.classes, image.parsed.request.top_k)
-                image.result = ImageResult(ranked, shown=image.decoded.shown if image.decoded else None)
+                image.result = self._rank(image, image.logits)
+
+    def _rank(self, image: ImageRecord, logits: torch.Tensor) -> ImageResult:
+        ranked = ranking.top_k(logits, self.classes, image.parsed.request.top_k, self.temperature)
+        best, unknown_score = ranked[0], None
+        recognized = best.probability >= self.settings.min_probability
+        if self.calibration:
+            unknown_score = self.calibration.unknown_score(logits)
+            recognized = self.calibration.recognizes(best.class_id, best.probability, unknown_score)
+        shown = image.decoded.shown if image.decoded else None
+        return ImageResult(ranked, recognized, shown=shown, unknown_score=unknown_score)
 
     def embed(self, images: Sequence[ImageRecord]) -> None:
         """Compute the embeddings of the images whose requests ask for them."""
@@ -217,7 +234,13 @@ class Pipeline:
                 assert image.logits is not None
                 assert image.activations is not None
                 explanations = explaining.explain(
-                    self.network, image.logits, image.activations, self.classes, explain_options, image.decoded
+                    self.network,
+                    image.logits,
+                    image.activations,
+                    self.classes,
+                    explain_options,
+                    image.decoded,
+                    self.temperature,
                 )
                 crop = image.decoded.box if image.decoded else None
                 image.result = replace(image.result, explanations=explanations, crop=crop)
@@ -265,5 +288,5 @@ def _without_error(images: Sequence[ImageRecord]) -> list[ImageRecord]:
 def _completed(request: RequestRecord) -> metrics.CompletedRequest:
     assert request.reply is not None
     outcomes = [image.outcome for image in request.images]
-    min_probability = request.parsed.request.options.min_probability if request.parsed else 0.0
+    min_probability = request.parsed.request.options.min_probability if request.parsed else None
     return metrics.CompletedRequest(request.reply, outcomes, min_probability)

@@ -96,19 +96,21 @@ def _normalize(word: str) -> str:
     return "_".join(word.replace("_", " ").casefold().split())
 
 
-def top_k(logits: torch.Tensor, classes: ClassIndex, k: int) -> tuple[Prediction, ...]:
+def top_k(logits: torch.Tensor, classes: ClassIndex, k: int, temperature: float = 1.0) -> tuple[Prediction, ...]:
     """Return the k best classes (or all, if there are fewer), best first. logits: float32 (classes,).
 
-    Probabilities are the softmax over all classes.
+    Probabilities are the softmax of logits / temperature over all classes.
     """
-    best = torch.softmax(logits, dim=0).topk(min(k, len(classes)))
+    best = torch.softmax(logits / temperature, dim=0).topk(min(k, len(classes)))
     return _predictions(logits, classes, best.indices, best.values)
 
 
-def select(logits: torch.Tensor, classes: ClassIndex, positions: Sequence[int]) -> tuple[Prediction, ...]:
-    """Return the classes at these positions, in the given order. logits: float32 (classes,)."""
+def select(
+    logits: torch.Tensor, classes: ClassIndex, positions: Sequence[int], temperature: float = 1.0
+) -> tuple[Prediction, ...]:
+    """Return the classes at these positions, in the given order. Arguments and probabilities as for top_k()."""
     indices = torch.tensor(positions)
-    return _predictions(logits, classes, indices, torch.softmax(logits, dim=0)[indices])
+    return _predictions(logits, classes, indices, torch.softmax(logits / temperature, dim=0)[indices])
 
 
 def _predictions(

@@ -11,6 +11,10 @@ import yaml
 from handler.errors import ErrorCode
 
 DESCRIPTION = "openapi.yaml"
+CARD = "application/vnd.densenet.model-card+json"
+"""Accept of a request for the model card."""
+MODEL_CARD = "MODEL_CARD.md"
+"""The model card for people, and the end of its address."""
 _OPENAPI = "application/vnd.oai.openapi+json"
 _HEALTH = "application/health+json"  # draft-inadarei-api-health-check: status is pass or fail
 

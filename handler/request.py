@@ -62,8 +62,10 @@ class Request(ABC):
         return self.explain_options.shown if self.explain_options else None
 
     @abstractmethod
-    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
-        """Return the reply. outcomes: one per upload. model: its name, version, weights and precision.
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, object]) -> Reply:
+        """Return the reply.
+
+        outcomes: one per upload. model: its name, version, weights and precision, and "calibrated" if it is.
 
         Raises:
             RequestError: one image's error, if the protocol can only report it for the whole request.

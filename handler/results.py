@@ -32,13 +32,19 @@ class ImageResult:
     """
 
     predictions: tuple[Prediction, ...]
+    recognized_by_default: bool
+    """Whether the image is recognized unless a request sets min_probability."""
     explanations: tuple[Explanation, ...] = ()
     crop: Box | None = None
     shown: Image | None = None
     """The upright image, scaled down, if the answer contains it."""
     embedding: Sequence[float] = ()
     """float32 numbers, (1024,); empty unless requested."""
+    unknown_score: float | None = None
+    """0..1, the higher the less the image looks like any class; None if the model is not calibrated."""
 
-    def recognized(self, min_probability: float) -> bool:
-        """Return whether the best class reaches the threshold in 0..1."""
+    def recognized(self, min_probability: float | None) -> bool:
+        """Return whether the best class reaches the request's threshold in 0..1; None stands for the model's rule."""
+        if min_probability is None:
+            return self.recognized_by_default
         return self.predictions[0].probability >= min_probability

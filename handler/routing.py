@@ -8,6 +8,7 @@ images as bytes       native (and the tutorials')      protocols/native.py
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from handler import payload, protocols, reply
@@ -33,6 +34,8 @@ class Router:
     settings: Settings
     card: Mapping[str, Any]
     """The model card that TorchServe's management API returns."""
+    readable_card: Path
+    """The model card for people, Markdown in UTF-8."""
     draining: Callable[[], bool]
 
     def route(self, row: Row) -> ParsedRequest | Reply:
@@ -73,8 +76,13 @@ class Router:
         return protocol.read(content, self.settings)
 
     def _negotiate(self, row: Row) -> Reply | None:
-        if open_inference.METADATA in row.headers.get("accept", ""):
+        if row.headers.get("url_path") == reply.MODEL_CARD:  # browsers show plain text, and would save Markdown
+            return Reply(self.readable_card.read_bytes(), content_type="text/plain; charset=utf-8")
+        accepted = row.headers.get("accept", "")
+        if open_inference.METADATA in accepted:
             return open_inference.metadata(self.page.model)
+        if reply.CARD in accepted:
+            return Reply(reply.encode(self.card), content_type=reply.CARD)
         return reply.negotiate(row.headers) or self.page.negotiate(row.headers)
 
 

@@ -1,5 +1,6 @@
 """Read and validate the `handler` section of model-config.yaml when a worker starts."""
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,7 +23,7 @@ class Settings:
     """Number of classes that an answer lists, unless the request sets it."""
     min_probability: float = _MIN_PROBABILITY_FLOOR
     """Minimum probability of the best class for an image to be recognized; a request may override it. The default
-    depends on the number of classes: see default_min_probability()."""
+    depends on the number of classes: see default_min_probability(). A calibrated model has its own."""
     max_images: int = 16
     """Maximum number of images in one request."""
     max_image_pixels: int = 64_000_000
@@ -57,14 +58,18 @@ class Settings:
         return None if self.exact_decoding else MIN_SIDE
 
     @classmethod
-    def from_config(cls, config: Mapping[str, object] | None, classes: int) -> "Settings":
+    def from_config(
+        cls, config: Mapping[str, object] | None, classes: int, min_probability: float | None = None
+    ) -> "Settings":
         """Read the settings of a model with that many classes from model-config.yaml, as TorchServe parsed it.
+
+        min_probability: the default of a calibrated model.
 
         Raises:
             ValueError: names the invalid setting and its value.
         """
         section = (config or {}).get("handler")
-        default = default_min_probability(classes)
+        default = default_min_probability(classes) if min_probability is None else min_probability
         if section is None:
             return cls(min_probability=default)
         if not isinstance(section, Mapping):
@@ -72,8 +77,10 @@ class Settings:
         valid = [field.name for field in fields(cls)]
         unknown = sorted(set(map(str, section)) - set(valid))
         if unknown:
+            closest = difflib.get_close_matches(unknown[0], valid, n=3, cutoff=0)
             raise ValueError(
-                f"model-config.yaml: unknown setting handler.{unknown[0]}; valid settings: {', '.join(valid)}"
+                f"model-config.yaml: unknown setting handler.{unknown[0]}; valid settings: {', '.join(closest)} and "
+                f"{len(valid) - len(closest)} others"
             )
         values: dict[str, Any] = {name: _checked(name, value) for name, value in section.items()}
         chosen = values.get("min_probability")

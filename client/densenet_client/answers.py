@@ -3,7 +3,7 @@
 import base64
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, overload
 
 import httpx
@@ -22,24 +22,35 @@ class Prediction:
     """One class of an answer.
 
     class_id: WordNet synset, or the id in the model's class index. label: class name, not unique. probability: 0..1.
+    logit: what the network computed, without calibration; None unless requested.
     """
 
     class_id: str
     label: str
     probability: float
+    logit: float | None = None
 
 
 @dataclass(frozen=True)
 class Model:
-    """The model that answered. weights: "imagenet", a file name, or "untrained", whose answers are meaningless."""
+    """The model that answered. weights: "imagenet", a file name, or "untrained", whose answers are meaningless.
+
+    calibrated: whether probabilities were fitted to labelled photos, so that of many answers with 0.8, 80% are right.
+    """
 
     name: str
     version: str
     weights: str
     precision: str
+    calibrated: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fields as an answer's JSON has them: `calibrated` only if it is."""
+        return {name: value for name, value in asdict(self).items() if value is not False}
 
     def __str__(self) -> str:
-        return f"{self.name} {self.version}, weights {self.weights}, {self.precision}"
+        calibrated = ", calibrated" if self.calibrated else ""
+        return f"{self.name} {self.version}, weights {self.weights}, {self.precision}{calibrated}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,9 @@ class Explanation:
 class Answer(Sequence[Prediction]):
     """The answer for one image: a sequence of predictions, best first.
 
-    recognized: whether the best prediction has at least min_probability.
+    recognized: whether the best prediction has at least min_probability or, without one, passes the model's own rule.
+    unknown_score: the share of labelled photos that look more like the model's classes, 0..1; None if it is not
+    calibrated.
     embedding: 1024 numbers, for search and clustering; empty unless requested.
     explanations: one per requested class, empty unless requested. crop: left, top, right and bottom of the network's
     input, as fractions of the upright image's width and height.
@@ -78,6 +91,7 @@ class Answer(Sequence[Prediction]):
     explanations: tuple[Explanation, ...] = ()
     crop: tuple[float, ...] | None = None
     embedding: tuple[float, ...] = ()
+    unknown_score: float | None = None
 
     def __len__(self) -> int:
         return len(self.predictions)
@@ -107,14 +121,17 @@ def read(response: httpx.Response) -> Answer:
                 "the answer has no embedding: the service is older than this client, or a proxy before it drops the "
                 "header X-Embedding"
             )
-        model = document["model"]
         return Answer(
-            tuple(Prediction(row["class_id"], row["label"], row["probability"]) for row in document["predictions"]),
+            tuple(
+                Prediction(row["class_id"], row["label"], row["probability"], row.get("logit"))
+                for row in document["predictions"]
+            ),
             document["recognized"],
-            Model(model["name"], model["version"], model["weights"], model["precision"]),
+            _model(document["model"]),
             tuple(_explanation(row) for row in document.get("explanations", ())),
             tuple(document["crop"]) if "crop" in document else None,
             _embedding(document["embedding"]) if "embedding" in document else (),
+            document.get("unknown_score"),
         )
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
@@ -123,6 +140,30 @@ def read(response: httpx.Response) -> Answer:
         if failed or response.status_code == httpx.codes.REQUEST_TIMEOUT:
             raise ServiceError(describe(response)) from error
         raise NotTheService(describe(response)) from error
+
+
+def _model(facts: Mapping[str, Any]) -> Model:
+    return Model(
+        facts["name"],
+        facts["version"],
+        facts["weights"],
+        facts["precision"],
+        calibrated=facts.get("calibrated", False),
+    )
+
+
+def read_card(response: httpx.Response) -> dict[str, Any]:
+    """Read the model card in a response.
+
+    Raises: NotTheService if something else answered.
+    """
+    try:
+        card = response.json()
+        if response.is_success and "architecture" in card:
+            return dict(card)
+    except (ValueError, TypeError):
+        pass
+    raise NotTheService(describe(response))
 
 
 def _embedding(text: str) -> tuple[float, ...]:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import stamina
@@ -50,9 +50,11 @@ class AsyncClient(BaseClient[httpx.AsyncClient, stamina.AsyncRetryingCaller]):
         top_k: int | None = None,
         min_probability: float | None = None,
         embedding: Norm | None = None,
+        logits: bool = False,
     ) -> Answer:
         """See Client.classify()."""
-        return await self._ask(prepare(image), exchange.options(top_k, min_probability, embedding=embedding))
+        options = exchange.options(top_k, min_probability, embedding=embedding, logits=logits)
+        return await self._ask(prepare(image), options)
 
     async def embed(
         self, images: Iterable[Source] | AsyncIterable[Source], *, norm: Norm = "raw"
@@ -64,6 +66,16 @@ class AsyncClient(BaseClient[httpx.AsyncClient, stamina.AsyncRetryingCaller]):
             async for result in results:
                 rows.add(result)
         return rows.array()
+
+    async def model_card(self) -> dict[str, Any]:
+        """See Client.model_card()."""
+
+        async def send() -> dict[str, Any]:
+            with self._sending():
+                response = await self._session().get(self._url, headers=exchange.MODEL_CARD)
+            return self._read_card(response)
+
+        return await self._retrying(self._again, send)
 
     async def explain(
         self,
@@ -85,13 +97,14 @@ class AsyncClient(BaseClient[httpx.AsyncClient, stamina.AsyncRetryingCaller]):
         top_k: int | None = None,
         min_probability: float | None = None,
         embedding: Norm | None = None,
+        logits: bool = False,
     ) -> AsyncGenerator[Result, None]:
         """See Client.classify_many().
 
         The images may also be an asynchronous iterable. Closing the generator cancels requests in flight.
         """
         exchange.check_several(images)
-        return self._classify_many(images, exchange.options(top_k, min_probability, embedding=embedding))
+        return self._classify_many(images, exchange.options(top_k, min_probability, embedding=embedding, logits=logits))
 
     async def _classify_many(
         self, images: Iterable[Source] | AsyncIterable[Source], options: dict[str, str]

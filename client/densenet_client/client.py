@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from threading import Event
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import httpx
 import stamina
@@ -59,16 +59,17 @@ class Client(BaseClient[httpx.Client, stamina.RetryingCaller]):
         top_k: int | None = None,
         min_probability: float | None = None,
         embedding: Norm | None = None,
+        logits: bool = False,
     ) -> Answer:
         """Classify an image: the path of a file, its bytes, or a Pillow image, which is sent losslessly.
 
         top_k: number of classes, 1..1000. min_probability: threshold of `recognized`, 0..1. None: the service's
-        default. embedding: "raw" or "l2" to get the answer's `embedding`, too.
+        default. embedding: "raw" or "l2" to get the answer's `embedding`, too. logits: whether predictions have theirs.
 
         Raises: RequestRejected for an image or option that the service rejects; ServiceError without an answer;
         OSError for a file or image that cannot be read.
         """
-        options = exchange.options(top_k, min_probability, embedding=embedding)
+        options = exchange.options(top_k, min_probability, embedding=embedding, logits=logits)
         return self._ask(prepare(image), options, Event())
 
     def embed(self, images: Iterable[Source], *, norm: Norm = "raw") -> "NDArray[np.float32]":
@@ -85,6 +86,19 @@ class Client(BaseClient[httpx.Client, stamina.RetryingCaller]):
             for result in results:
                 rows.add(result)
         return rows.array()
+
+    def model_card(self) -> dict[str, Any]:
+        """Return the model card: architecture, weights, precision, input, classes, and what was measured with it.
+
+        Raises: ServiceError without an answer.
+        """
+
+        def send() -> dict[str, Any]:
+            with self._sending():
+                response = self._session().get(self._url, headers=exchange.MODEL_CARD)
+            return self._read_card(response)
+
+        return self._retrying(self._again, send)
 
     def explain(
         self,
@@ -113,6 +127,7 @@ class Client(BaseClient[httpx.Client, stamina.RetryingCaller]):
         top_k: int | None = None,
         min_probability: float | None = None,
         embedding: Norm | None = None,
+        logits: bool = False,
     ) -> Generator[Result, None, None]:
         """Classify many images, `parallel` at a time. An error of one image takes the place of its answer.
 
@@ -123,7 +138,7 @@ class Client(BaseClient[httpx.Client, stamina.RetryingCaller]):
         Raises: ServiceUnavailable, Unauthorized and NotTheService, because they would affect all other images.
         """
         exchange.check_several(images)
-        return self._classify_many(images, exchange.options(top_k, min_probability, embedding=embedding))
+        return self._classify_many(images, exchange.options(top_k, min_probability, embedding=embedding, logits=logits))
 
     def _classify_many(self, images: Iterable[Source], options: dict[str, str]) -> Generator[Result, None, None]:
         stopped = Event()

@@ -22,6 +22,7 @@ from densenet_client.errors import NotTheService, ServiceError, ServiceUnavailab
 DEFAULT_URL = "http://127.0.0.1:8080/predictions/densenet"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OCTETS = "application/octet-stream"
+MODEL_CARD = {"Accept": "application/vnd.densenet.model-card+json"}  # the headers of a request for the model card
 _LOST = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError, httpx.CloseError)
 _Error = TypeVar("_Error", bound=Exception)
 _Session = TypeVar("_Session", httpx.Client, httpx.AsyncClient)
@@ -123,11 +124,23 @@ class BaseClient(Generic[_Session, _Caller]):
 
         Raises: RequestRejected and ServiceError.
         """
+        self._check(response)
+        return answers.read(response)
+
+    def _read_card(self, response: httpx.Response) -> dict[str, Any]:
+        """Read the model card in a response.
+
+        Raises: ServiceError.
+        """
+        self._check(response)
+        return answers.read_card(response)
+
+    def _check(self, response: httpx.Response) -> None:
+        """Raises: Unavailable and Unauthorized."""
         if response.status_code in (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.TOO_MANY_REQUESTS):
             raise Unavailable(answers.describe(response), _retry_after(response))
         if answers.is_unauthorized(response):
             raise Unauthorized(self._token_message())
-        return answers.read(response)
 
     @contextmanager
     def _sending(self) -> Iterator[None]:
@@ -174,6 +187,8 @@ def options(
     target: str | int | Sequence[str | int] | None = None,
     overlays: str | None = None,
     embedding: Norm | None = None,
+    *,
+    logits: bool = False,
 ) -> dict[str, str]:
     """Return the given options of classify() or explain() as headers."""
     chosen = {
@@ -181,6 +196,7 @@ def options(
         "X-Min-Probability": min_probability,
         "X-Target": _target(target),
         "X-Overlays": overlays,
+        "X-Logits": "true" if logits else None,
         "X-Embedding": embedding and "base64",
         "X-Embedding-Norm": embedding,
     }

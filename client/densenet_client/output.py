@@ -28,11 +28,13 @@ _TYPES = {
     "label": "string",
     "probability": "float64",
     "recognized": "bool",
+    "unknown_score": "float64",
     "error": "string",
     "model": "string",
     "version": "string",
     "weights": "string",
     "precision": "string",
+    "calibrated": "bool",
     "top_k": "int16",
     "min_probability": "float64",
 }
@@ -93,8 +95,8 @@ def _csv_line(values: Iterable[object]) -> str:
 def _csv_rows(file: str, result: Result, options: Options) -> str:
     given = [options.get("top_k"), options.get("min_probability")]
     if not isinstance(result, Answer):
-        return _csv_line([file, *[""] * 5, reason(result), *[""] * 4, *given])
-    rest = [result.recognized, "", *asdict(result.model).values(), *given]
+        return _csv_line([file, *[""] * 6, reason(result), *[""] * 5, *given])
+    rest = [result.recognized, result.unknown_score, "", *asdict(result.model).values(), *given]
     return "".join(
         _csv_line([file, rank, row.class_id, row.label, row.probability, *rest]) for rank, row in enumerate(result, 1)
     )
@@ -103,7 +105,8 @@ def _csv_rows(file: str, result: Result, options: Options) -> str:
 def _read_csv(lines: Iterator[str]) -> Iterator[Row]:
     for row in csv.DictReader(lines, strict=True):
         rank = int(row["rank"] or 0)
-        model = Model(row["model"], row["version"], row["weights"], row["precision"]) if rank else None
+        calibrated = row["calibrated"] == "True"
+        model = Model(row["model"], row["version"], row["weights"], row["precision"], calibrated) if rank else None
         options = {name: float(row[name]) for name in ("top_k", "min_probability") if row[name]}
         yield Row(row["file"], rank, model, options)
 
@@ -111,11 +114,16 @@ def _read_csv(lines: Iterator[str]) -> Iterator[Row]:
 def _json_line(file: str, result: Result, options: Options) -> str:
     line: dict[str, object] = {"file": file}
     if isinstance(result, Answer):
-        line["predictions"] = [asdict(row) for row in result]
-        line |= {"recognized": result.recognized, "weights": result.model.weights, "model": asdict(result.model)}
+        line["predictions"] = [_without_none(asdict(row)) for row in result]
+        line |= _without_none({"unknown_score": result.unknown_score})
+        line |= {"recognized": result.recognized, "weights": result.model.weights, "model": result.model.facts()}
     else:
         line["error"] = {"code": _code(result), "message": reason(result)}
     return json.dumps(line | {"options": options}) + "\n"
+
+
+def _without_none(values: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _code(error: Exception) -> str:
@@ -128,7 +136,7 @@ def _embedding_line(file: str, result: Result, _: Options) -> str:
     line: dict[str, object] = {"file": file}
     if isinstance(result, Answer):
         numbers = struct.pack(f"<{len(result.embedding)}f", *result.embedding)
-        line |= {"embedding": base64.b64encode(numbers).decode("ascii"), "model": asdict(result.model)}
+        line |= {"embedding": base64.b64encode(numbers).decode("ascii"), "model": result.model.facts()}
     return json.dumps(line | {"options": {}}) + "\n"
 
 

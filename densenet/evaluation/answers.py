@@ -1,13 +1,17 @@
 """The answers file: one line per image, appended at once, so that an interrupted run can be resumed."""
 
+import base64
 import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from export.console import CliError
 
@@ -22,7 +26,8 @@ About = Mapping[str, Mapping[str, object]]
 class Outcome:
     """The answer for one image: class ids, best first, and their probabilities in 0..1, or an error code and message.
 
-    recognized: whether the best class passes the service's threshold.
+    recognized: whether the best class passes the service's threshold. logits: of all classes in the order of their ids,
+    little-endian float32 in base64; empty unless the run needs them.
     """
 
     classes: tuple[str, ...] = ()
@@ -30,6 +35,7 @@ class Outcome:
     recognized: bool = False
     code: str | None = None
     message: str | None = None
+    logits: str = ""
 
 
 class ResultsLog:
@@ -58,7 +64,8 @@ class ResultsLog:
         now = time.monotonic()
         seconds, self._last = round(now - self._last, 6), now
         self._add(file, outcome, seconds)
-        self._write({"file": file, "seconds": seconds} | asdict(outcome))
+        row = {"file": file, "seconds": seconds} | asdict(outcome)
+        self._write(row if outcome.logits else {name: value for name, value in row.items() if name != "logits"})
 
     def _add(self, file: str, outcome: Outcome, seconds: float) -> None:
         self.outcomes[file] = outcome
@@ -111,6 +118,12 @@ def opened(path: Path, about: About, *, restart: bool) -> Iterator[ResultsLog]:
         results_log = ResultsLog(file)
         results_log.resume(path, about)
         yield results_log
+
+
+def logits(outcomes: Sequence[Outcome]) -> NDArray[np.float64]:
+    """Return the logits of the answered images, (N, classes), columns in the order of the classes' ids."""
+    rows = [base64.b64decode(outcome.logits) for outcome in outcomes if outcome.classes]
+    return np.stack([np.frombuffer(row, dtype="<f4") for row in rows]).astype(np.float64)
 
 
 def describe(model: Mapping[str, str]) -> str:

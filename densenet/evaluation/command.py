@@ -1,6 +1,7 @@
 """scripts/evaluate: send labelled images to the running service and report the quality of its answers."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,8 +12,9 @@ import typer
 from densenet_client.terminal import CaOption, KeyFileOption, Parallel, Timeout, TokenOption
 from densenet_client.terminal import connect as connect_client
 
-from densenet.evaluation import agreement, dataset, metrics, predict, report
-from densenet.evaluation.dataset import Classes, Layout
+from densenet.evaluation import agreement, answers, calibration, dataset, metrics, predict, report
+from densenet.evaluation.calibration import Wanted
+from densenet.evaluation.dataset import Classes, LabelledSet, Layout
 from densenet.evaluation.predict import TOP_K, Source
 from densenet.evaluation.report import Evaluation, Reference
 from densenet.interruption import Interrupted
@@ -20,9 +22,11 @@ from densenet.paths import IMAGENET_CLASSES
 from densenet.service import lookup
 from densenet.service.lookup import ClientUrl, PortOption
 from export import console
+from export import evaluation as evaluation_file
 from export.console import CliError
 
 EAGER = "eager"
+_REJECT_AT = "1%"
 _SHOWN = 10  # files on the terminal that were not answered, or answered wrongly; the report lists all
 
 Set = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of labelled images, or a CSV file of path,label.")]
@@ -58,6 +62,22 @@ Output = Annotated[
     typer.Option(metavar="DIR", help="Folder for answers and report. [default: ./evaluation-NAME_OF_THE_SET]"),
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Discard earlier answers and start over.")]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Fit probabilities and thresholds to the labels; write them to FILE, for scripts/archive --calibration.",
+    ),
+]
+RejectAt = Annotated[
+    str, typer.Option(metavar="SHARE", help="Share of the labelled images that --calibrate lets be not recognized.")
+]
+MinPrecision = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SHARE", help="Share of the recognized images that must be right, for thresholds of the probability."
+    ),
+]
 AgainstToken = Annotated[
     str | None, typer.Option(envvar="DENSENET_AGAINST_TOKEN", help="Token for the second service.")
 ]
@@ -71,6 +91,9 @@ def main(
     against: Against = None,
     weights: Weights = None,
     output: Output = None,
+    calibrate: Calibrate = None,
+    reject_at: RejectAt = _REJECT_AT,
+    min_precision: MinPrecision = None,
     restart: Restart = False,
     url: ClientUrl = None,
     port: PortOption = None,
@@ -86,21 +109,24 @@ def main(
     An interrupted run continues when started again. Rejected images count as wrong and are listed.
     """
     _check_options(against, weights)
+    wanted = _wanted(calibrate, reject_at, min_precision)
     folder = _output_folder(source, output)
     try:
         with ExitStack() as clients:
 
-            def connect(address: str, secret: str | None, keys: Path | None, authority: Path | None) -> Source:
+            def connect(
+                address: str, secret: str | None, keys: Path | None, authority: Path | None, *, logits: bool = False
+            ) -> Source:
                 try:
                     client = connect_client(
                         address, token=secret, key_file=keys, ca=authority, timeout=timeout, parallel=parallel
                     )
                 except ValueError as error:
                     raise CliError(str(error)) from error
-                return predict.service(clients.enter_context(client), address)
+                return predict.service(clients.enter_context(client), address, logits=logits)
 
             url, key_file, own_ca = lookup.address_for_client(port, url, token, key_file, ca)
-            service = connect(url, token, key_file, own_ca)
+            service = connect(url, token, key_file, own_ca, logits=calibrate is not None)
             classes = _classes(service, class_index)
             images = dataset.read(source, classes, labels=labels, layout=layout)
             # Created before the long run, so that its errors show at once.
@@ -108,7 +134,10 @@ def main(
             if against and not other:
                 other = connect(against, against_token, None, ca)
             _check_names(against, other, classes)
-            ours = predict.collect(service, images, folder / "answers.jsonl", restart=restart, doing="service")
+            if calibrate:
+                _check_calibratable(service, images, calibrate)
+            name = "answers.jsonl" if calibrate is None else "logits.jsonl"
+            ours = predict.collect(service, images, folder / name, restart=restart, doing="service")
             reference = None
             if other and against:
                 theirs = predict.collect(other, images, folder / "against.jsonl", restart=restart, doing=against)
@@ -118,8 +147,69 @@ def main(
         outcomes = [ours.outcomes[file] for file in images.files]
         evaluation = Evaluation(images, url, service.model, classes.names, outcomes, ours.seconds, ours.lines)
         _report(folder, evaluation, reference)
+        if calibrate and wanted:
+            _calibrate(service, evaluation, wanted, calibrate)
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted") from error
+
+
+def _wanted(calibrate: Path | None, reject_at: str, min_precision: str | None) -> Wanted | None:
+    """Return what --calibrate's thresholds should achieve.
+
+    Raises: CliError for a share that is none, or an option without --calibrate.
+    """
+    wanted = Wanted(
+        _share("--reject-at", reject_at), _share("--min-precision", min_precision) if min_precision else None
+    )
+    if calibrate is None and wanted != Wanted(_share("--reject-at", _REJECT_AT)):
+        raise CliError("--reject-at and --min-precision need --calibrate FILE")
+    return wanted if calibrate else None
+
+
+def _share(option: str, text: str) -> float:
+    number = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(%?)", text)
+    share = float(number[1]) / (100 if number[2] else 1) if number else 0
+    if not 0 < share < 1:
+        raise CliError(f"{option} must be a share between 0% and 100%, such as 5% or 0.05, not {text}")
+    return share
+
+
+def _check_calibratable(service: Source, images: LabelledSet, path: Path) -> None:
+    """Check before the long run that it can end in an evaluation file.
+
+    Raises: CliError.
+    """
+    if service.card["classes"]["count"] > len(service.names):
+        raise CliError(f"the service lists {len(service.names)} of its classes; --calibrate needs all of them")
+    if len(images.files) < calibration.MIN_IMAGES:
+        raise CliError(
+            f"--calibrate needs at least {calibration.MIN_IMAGES} labelled images, and better 1000; these are "
+            f"{len(images.files)}"
+        )
+    if path.exists():
+        evaluation_file.check_weights(path, evaluation_file.read(path), service.card["weights"])
+
+
+def _calibrate(service: Source, evaluation: Evaluation, wanted: Wanted, path: Path) -> None:
+    ids = sorted(service.names)
+    scores = metrics.score(evaluation.images.labels, evaluation.outcomes, ids, TOP_K)
+    if scores.answered.sum() < calibration.MIN_IMAGES:
+        raise CliError(f"only {scores.answered.sum()} images were answered; --calibrate needs {calibration.MIN_IMAGES}")
+    digest = str(evaluation.images.identity()["sha256"])
+    try:
+        entry = calibration.entry(scores, answers.logits(evaluation.outcomes), wanted, digest)
+    except ValueError as error:
+        raise CliError(f"{error}; give a lower --min-precision") from error
+    evaluation_file.write(path, service.card["weights"], service.model["precision"], entry)
+    before, after = (entry["calibration_error"][when] for when in ("before", "after"))
+    console.out.print(f"temperature        {entry['temperature']:.3f}", markup=False)
+    console.out.print(f"calibration error  {_interval(before)} before, {_interval(after)} after")
+    console.out.print(f"wrote {path}; scripts/archive --calibration {path} packs it", markup=False)
+
+
+def _interval(error: Mapping[str, float]) -> str:
+    low, high = report.percent(error["low"]), report.percent(error["high"])
+    return f"{report.percent(error['error'])} ({low} to {high})"
 
 
 def _check_names(against: str | None, other: Source | None, classes: Classes) -> None:

@@ -132,22 +132,24 @@ def confusion_matrix(scores: Scores, classes: Sequence[int]) -> Ints:
 
 
 def calibrate(scores: Scores) -> Calibration:
-    """Compare confidence with accuracy in 15 bins of equal width, each including its upper edge only.
+    """Compare the service's confidence with its accuracy. Images without an answer are left out."""
+    answered = scores.answered
+    return compare_confidence(scores.confidence[answered], scores.top[answered, 0] == scores.truth[answered])
+
+
+def compare_confidence(confidence: Floats, right: NDArray[np.bool_]) -> Calibration:
+    """Compare confidence, (N,), with accuracy in 15 bins of equal width, each including its upper edge only.
 
     The expected calibration error is the mean difference of the two, weighted by the images of each bin: Guo, Pleiss,
-    Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, equation 3. Images without an answer have
-    no confidence and are left out.
+    Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017, equation 3.
     """
-    answered = scores.answered
-    confidence = scores.confidence[answered]
-    right = (scores.top[answered, 0] == scores.truth[answered]).astype(np.float64)
     edges = np.linspace(0, 1, BINS + 1)
     # Only the inner edges are used, so that 0 falls into the first bin and 1 into the last.
     bins = np.searchsorted(edges[1:-1], confidence)
     images = np.bincount(bins, minlength=BINS)
-    sums = (np.bincount(bins, weights=values, minlength=BINS) for values in (confidence, right))
+    sums = (np.bincount(bins, weights=values, minlength=BINS) for values in (confidence, right.astype(np.float64)))
     means, shares = (np.divide(total, images, out=np.full(BINS, math.nan), where=images > 0) for total in sums)
     if not len(confidence):
         return Calibration(edges, images, means, shares, math.nan, math.nan)
-    error = np.nansum(np.abs(means - shares) * images) / len(confidence)
-    return Calibration(edges, images, means, shares, float(error), float(confidence.mean()))
+    error = float(np.nansum(np.abs(means - shares) * images) / len(confidence))
+    return Calibration(edges, images, means, shares, error, float(confidence.mean()))

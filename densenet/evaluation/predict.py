@@ -1,11 +1,14 @@
 """Predict the images of a labelled set with a source, the service or a reference, and log every answer."""
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+import base64
+import struct
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from densenet_client import Answer, Client, RequestRejected, ServiceError, Unauthorized
+from densenet_client import Answer, Client, Prediction, RequestRejected, ServiceError, Unauthorized
 from densenet_client.terminal import describe
 from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -24,35 +27,42 @@ _ALL = 1000  # maximum number of classes that the service lists
 
 @dataclass(frozen=True)
 class Source:
-    """A source of predictions. names: class id → name. predict: yields outcomes in the order of the files."""
+    """A source of predictions. names: class id → name. predict: yields outcomes in the order of the files.
+
+    card: the model card of a source whose outcomes have logits.
+    """
 
     model: Mapping[str, str]
     names: Mapping[str, str]
     predict: Callable[[Iterable[Path]], Generator[Outcome]]
+    card: Mapping[str, Any] = field(default_factory=dict)
 
 
-def service(client: Client, url: str) -> Source:
+def service(client: Client, url: str, *, logits: bool = False) -> Source:
     """Return the service as a source; classify one photo to get its model and classes, and say which they are.
+
+    logits: whether outcomes have the logits of all classes.
 
     Raises: CliError if the service does not answer.
     """
     try:
         answer = client.classify(PHOTO, top_k=_ALL)
+        card = client.model_card() if logits else {}
     except Unauthorized as error:
         hint = "--token, --key-file, or DENSENET_TOKEN; --against-token for the second service"
         raise CliError(f"{error} ({hint})") from error
     except (RequestRejected, ServiceError) as error:
         raise CliError(str(error)) from error
     console.err.print(describe(url, answer.model), markup=False)
-    model = asdict(answer.model)
+    model = answer.model.facts()
 
     def predict_paths(paths: Iterable[Path]) -> Generator[Outcome]:
-        for result in client.classify_many(paths, top_k=TOP_K):
-            if isinstance(result, Answer) and asdict(result.model) != model:
+        for result in client.classify_many(paths, top_k=_ALL if logits else TOP_K, logits=logits):
+            if isinstance(result, Answer) and result.model.facts() != model:
                 raise CliError(f"the service's model changed during the run; it was {answers.describe(model)}")
             yield _outcome(result)
 
-    return Source(model, {row.class_id: row.label for row in answer.predictions}, predict_paths)
+    return Source(model, {row.class_id: row.label for row in answer.predictions}, predict_paths, card)
 
 
 def collect(source: Source, images: LabelledSet, path: Path, *, restart: bool, doing: str) -> ResultsLog:
@@ -107,13 +117,23 @@ def _is_right(outcome: Outcome, label: str) -> bool:
 def _outcome(result: Answer | RequestRejected | ServiceError | OSError) -> Outcome:
     match result:
         case Answer():
-            classes = tuple(row.class_id for row in result.predictions)
-            return Outcome(classes, tuple(row.probability for row in result.predictions), result.recognized)
+            best = result.predictions[:TOP_K]
+            return Outcome(
+                tuple(row.class_id for row in best),
+                tuple(row.probability for row in best),
+                result.recognized,
+                logits=_encode(result.predictions),
+            )
         case RequestRejected():
             return Outcome(code=result.code, message=result.message)
         case OSError():
             return Outcome(code=answers.UNREADABLE, message=result.strerror or str(result))
     return Outcome(code=answers.NO_ANSWER, message=str(result))
+
+
+def _encode(predictions: Sequence[Prediction]) -> str:
+    values = [row.logit for row in sorted(predictions, key=lambda row: row.class_id) if row.logit is not None]
+    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode("ascii")
 
 
 class _Rate(ProgressColumn):

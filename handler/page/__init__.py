@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from handler import decoding
+from handler import decoding, reply
+from handler.calibration import Calibration
 from handler.errors import RequestError
 from handler.page import model_info, negotiation, result_cards
 from handler.page.i18n import ERROR, number, size, texts
@@ -50,6 +51,7 @@ class Page:
     card: Mapping[str, Any]
     model: Mapping[str, str]
     settings: Settings
+    calibration: Calibration | None = None
 
     def negotiate(self, headers: Mapping[str, str]) -> Reply | None:
         """Return the page for a browser's request without an image, or None. headers: by lower-case name."""
@@ -90,6 +92,11 @@ class Page:
     def _address(self) -> str:
         return f"/predictions/{quote(self.model['name'], safe='')}"
 
+    @property
+    def _versioned(self) -> str:
+        """Return the address with the version, after which TorchServe passes on what follows, as `url_path`."""
+        return f"{self._address}/{quote(self.model['version'], safe='')}"
+
     def _document(self, context: PageContext, cards: Sequence[Markup]) -> Markup:
         words = texts(context.language)
         limit = size(self.settings.max_request_bytes, words)
@@ -107,6 +114,7 @@ class Page:
             "cards": join(cards),
             **{f"download_{name.lower()}": words["download"].format(format=name) for name in ("CSV", "JSON")},
             "about_rows": model_info.rows(self.card, self.model, self.settings.min_probability, words),
+            "card_address": f"{self._versioned}/{reply.MODEL_CARD}",
             "card_template": result_cards.blank(words),
             "class_template": result_cards.blank_class(),
             "facts": data(self._facts(words, limit)),
@@ -114,15 +122,14 @@ class Page:
         return fill("page.html", style=style(), script=script(), **{**words, **values})
 
     def _languages(self, chosen: str) -> Markup:
-        """Return a link to the page in each language; the version in it is only there so that TorchServe passes it."""
-        version = quote(self.model["version"], safe="")
+        """Return a link to the page in each language."""
         return join(
             element(
                 "li",
                 element(
                     "a",
                     name,
-                    href=f"{self._address}/{version}/{language}",
+                    href=f"{self._versioned}/{language}",
                     lang=language,
                     hreflang=language,
                     **({"aria-current": "true"} if language == chosen else {}),
@@ -131,6 +138,12 @@ class Page:
             for language, name in negotiation.LANGUAGES.items()
         )
 
+    def unrecognized(self, words: Mapping[str, str]) -> str:
+        """Return why a photo is not recognized."""
+        if self.calibration and self.calibration.bound < 1:
+            return words["unsure"]
+        return result_cards.below(self.settings.min_probability, words)
+
     def _facts(self, words: Mapping[str, str], limit: str) -> dict[str, object]:
         """Return the data that the scripts need, with the texts that they mention and those of error codes."""
         used = set(re.findall(r"\btexts\.(\w+)", script()))
@@ -138,7 +151,7 @@ class Page:
             "texts": {name: text for name, text in words.items() if name in used or name.startswith(ERROR)}
             | {"limit": limit},
             "limit": self.settings.max_request_bytes,
-            "minimum": self.settings.min_probability,
+            "unrecognized": self.unrecognized(words),
             "model": self.model["name"],
             "version": self.model["version"],
         }
@@ -157,7 +170,7 @@ class FormRequest(Request):
         """Return the longer side in pixels of the photo on a card."""
         return result_cards.SHOWN
 
-    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, object]) -> Reply:
         """Return the page with one card per image.
 
         Raises:
@@ -168,7 +181,7 @@ class FormRequest(Request):
         pairs = zip(self.uploads, outcomes, strict=True)
         return self.page.reply(self.context, [self._card(upload, outcome, model) for upload, outcome in pairs])
 
-    def _card(self, upload: Upload, outcome: ImageResult | RequestError, model: Mapping[str, str]) -> Markup:
+    def _card(self, upload: Upload, outcome: ImageResult | RequestError, model: Mapping[str, object]) -> Markup:
         words = texts(self.context.language)
         name = upload.name or "" if len(self.uploads) > 1 else ""
         if isinstance(outcome, RequestError):
@@ -177,6 +190,7 @@ class FormRequest(Request):
             words,
             outcome,
             min_probability=self.options.min_probability,
+            unrecognized=self.page.unrecognized(words),
             name=name,
             photo=result_cards.to_data_url(outcome.shown) if outcome.shown else "",
             seconds=time.perf_counter() - self.started,

@@ -9,7 +9,6 @@ const HEADINGS = {
   refused: texts.refused,
   unanswered: texts.no_answer,
 };
-const BELOW_THRESHOLD = fill(texts.below_threshold, { threshold: percent(minimum) });
 const FRAMING = 1024; // bytes of a form in addition to its file and the class id
 
 /** Makes the card of a photo, which updateCard() keeps up to date until discardCard(). */
@@ -57,7 +56,7 @@ function updateCard(photo) {
   const json = answer ?? error?.answer;
   put(photo, "pre", json ? JSON.stringify(json, null, 2) : "", "en");
   put(photo, ".best", HEADINGS[state]);
-  put(photo, ".message", error?.message ?? (state === "unrecognized" ? BELOW_THRESHOLD : ""));
+  put(photo, ".message", error?.message ?? (state === "unrecognized" ? unrecognized : ""));
   const predictions = answer?.predictions ?? [];
   if (state === "recognized") card.querySelector(".best").replaceChildren(makeRow(photo, predictions[0]));
   const others = predictions.slice(state === "recognized" ? 1 : 0);

@@ -1,7 +1,7 @@
 "use strict";
 // Insert text from users and the service only through textContent and attributes, never as HTML.
 
-const { texts, limit, minimum, model, version } = JSON.parse(byId("facts").textContent);
+const { texts, limit, unrecognized, model, version } = JSON.parse(byId("facts").textContent);
 const LANGUAGE = document.documentElement.lang;
 const NEGLIGIBLE = 0.001; // probabilities below this are not shown in digits, and their classes are folded away
 const PERCENT = new Intl.NumberFormat(LANGUAGE, { style: "percent", minimumFractionDigits: 1, maximumFractionDigits: 1 });

@@ -17,10 +17,17 @@ def rows(card: Mapping[str, Any], model: Mapping[str, str], min_probability: flo
         "class_count": number(card["classes"]["count"], 0, words),
         "agreement": _agreement(card["agreement"], words),
         "exported_with": ", ".join(f"{name} {version}" for name, version in card["exported_with"].items()),
-        "threshold": percent(min_probability, words),
+        "threshold": percent(min_probability, words) if min_probability else None,
+        "calibration": _calibration(card, words),
     }
     pairs = ((words[name], value) for name, value in facts.items() if value)
     return join(element(tag, text) for pair in pairs for tag, text in zip(("dt", "dd"), pair, strict=True))
+
+
+def _calibration(card: Mapping[str, Any], words: Mapping[str, str]) -> str | None:
+    if measured := card.get("evaluation", {}).get(card["precision"]):
+        return words["calibrated_with"].format(images=number(measured["images"], 0, words))
+    return None
 
 
 def _agreement(agreement: Mapping[str, Any], words: Mapping[str, str]) -> str:

@@ -36,7 +36,8 @@ def classified(
     words: Mapping[str, str],
     result: ImageResult,
     *,
-    min_probability: float,
+    min_probability: float | None,
+    unrecognized: str,
     name: str,
     photo: str,
     seconds: float,
@@ -44,8 +45,8 @@ def classified(
 ) -> Markup:
     """Return the card of a classified photo. The heading is its best class, or that it is not recognized.
 
-    min_probability: 0..1, for the photo to be recognized; name: of the form part; photo: a data URL; seconds: the
-    duration of the request; answer: the JSON of the API's answer.
+    min_probability: the form's; unrecognized: why a photo is not recognized without it; name: of the form part; photo:
+    a data URL; seconds: the duration of the request; answer: the JSON of the API's answer.
     """
     recognized = result.recognized(min_probability)
     best, others = (result.predictions[:1], result.predictions[1:]) if recognized else ((), result.predictions)
@@ -59,7 +60,7 @@ def classified(
         photo=photo,
         alt=words["sent_photo"],
         best=join(_class(prediction, words) for prediction in best) or words["not_recognized"],
-        message="" if recognized else words["below_threshold"].format(threshold=percent(min_probability, words)),
+        message="" if recognized else unrecognized if min_probability is None else below(min_probability, words),
         classes=_items(shown, words),
         more=words["more_classes"].format(count=len(more), share=percent(NEGLIGIBLE, words)) if more else "",
         more_classes=_items(more, words),
@@ -67,6 +68,11 @@ def classified(
         summary="JSON",
         json=json.dumps(answer, indent=2),
     )
+
+
+def below(min_probability: float, words: Mapping[str, str]) -> str:
+    """Return the text for a photo whose best class is below a threshold in 0..1."""
+    return words["below_threshold"].format(threshold=percent(min_probability, words))
 
 
 def refused(words: Mapping[str, str], error: RequestError, name: str = "") -> Markup:

@@ -40,7 +40,7 @@ class HuggingFaceRequest(Request):
 
     function: str
 
-    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, object]) -> Reply:
         """Return labels and scores, best first, or the embedding of each image.
 
         Raises:

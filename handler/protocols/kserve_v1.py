@@ -25,7 +25,7 @@ _BESIDE = ("target", "key")
 class KServeV1Request(Request):
     """A list of instances."""
 
-    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, object]) -> Reply:
         """Return one prediction per instance or its error, and as many explanations if requested."""
         answer = {"predictions": [native.result(outcome, self.options, model) for outcome in outcomes]}
         if self.explain_options:

@@ -25,7 +25,7 @@ PNG = "image/png"
 class NativeRequest(Request):
     """One or several uploads."""
 
-    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, object]) -> Reply:
         """Return one object for one image, or a list of results with the names of their form parts.
 
         Raises:
@@ -33,7 +33,7 @@ class NativeRequest(Request):
         """
         return replace(self._reply(outcomes, model), headers={IMAGES_READ: str(len(outcomes))})
 
-    def _reply(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
+    def _reply(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, object]) -> Reply:
         if len(outcomes) == 1:
             if isinstance(outcomes[0], RequestError):
                 raise outcomes[0]
@@ -45,7 +45,7 @@ class NativeRequest(Request):
         results = [{"name": upload.name} | self._result(outcome, model) for upload, outcome in pairs]
         return document({"success": True, "results": results})
 
-    def _result(self, outcome: ImageResult | RequestError, model: Mapping[str, str]) -> dict[str, object]:
+    def _result(self, outcome: ImageResult | RequestError, model: Mapping[str, object]) -> dict[str, object]:
         prediction = result(outcome, self.options, model)
         return prediction | explained(outcome) if self.explain_options else prediction
 
@@ -95,18 +95,19 @@ def refuse(failure: RequestError) -> Reply:
     return document(error(failure), failure.code.status)
 
 
-def result(outcome: ImageResult | RequestError, options: Options, model: Mapping[str, str]) -> dict[str, object]:
+def result(outcome: ImageResult | RequestError, options: Options, model: Mapping[str, object]) -> dict[str, object]:
     """Return one image's prediction or error as JSON."""
     if isinstance(outcome, RequestError):
         return error(outcome)
     best = outcome.predictions[0]
-    rows = [_row(prediction) for prediction in outcome.predictions]
+    rows = [_row(prediction, logit=options.logits) for prediction in outcome.predictions]
     return {
         "success": True,
         "class_id": best.class_id,
         "class_name": best.label,
         "predictions": rows,
         "recognized": outcome.recognized(options.min_probability),
+        **({} if outcome.unknown_score is None else {"unknown_score": outcome.unknown_score}),
         "model": model,
         **({"embedding": embedding.encode(outcome.embedding, options.embedding)} if outcome.embedding else {}),
     }
@@ -120,15 +121,15 @@ def explained(outcome: ImageResult | RequestError) -> dict[str, object]:
     return {"success": True, "explanations": rows} | ({"crop": outcome.crop} if outcome.crop else {})
 
 
-def _row(prediction: Prediction) -> dict[str, object]:
-    return {"class_id": prediction.class_id, "label": prediction.label, "probability": prediction.probability}
+def _row(prediction: Prediction, *, logit: bool) -> dict[str, object]:
+    row = {"class_id": prediction.class_id, "label": prediction.label, "probability": prediction.probability}
+    return {**row, "logit": prediction.logit} if logit else row
 
 
 def _explanation(explanation: Explanation) -> dict[str, object]:
     images = {"overlay": explanation.overlay, "picture": explanation.picture}
     return {
-        **_row(explanation.prediction),
-        "logit": explanation.prediction.logit,
+        **_row(explanation.prediction, logit=True),
         "bias": explanation.bias,
         "map": explanation.map,
         **{name: base64.b64encode(png).decode("ascii") for name, png in images.items() if png},

@@ -18,7 +18,7 @@ import torch
 from handler import embedding, json_images
 from handler.errors import ErrorCode, RequestError
 from handler.messages import quote_for_message
-from handler.options import Options, read_count, read_document_parameters, read_parameters, whole_number
+from handler.options import Options, read_count, read_document_parameters, read_parameters, read_switch, whole_number
 from handler.payload import Document
 from handler.ranking import Prediction
 from handler.reply import Reply, encode
@@ -40,7 +40,8 @@ _CLASS_OUTPUTS: dict[str, tuple[str, Callable[[Prediction], object]]] = {
 }
 _DEFAULT_OUTPUTS = (*_CLASS_OUTPUTS, "recognized")
 _EMBEDDING = "embedding"
-_OUTPUTS = (*_DEFAULT_OUTPUTS, _EMBEDDING)
+_UNKNOWN = "unknown_score"
+_OUTPUTS = (*_DEFAULT_OUTPUTS, _EMBEDDING, _UNKNOWN)
 METADATA = "application/vnd.open-inference+json"
 """Accept of a request for metadata(), which the gateway sends when it is asked at the protocol's own addresses."""
 _BINARY_DATA = "application/octet-stream"
@@ -74,7 +75,7 @@ class OpenInferenceRequest(Request):
         """Return whether the embedding is one of the outputs."""
         return any(output.name == _EMBEDDING for output in self.outputs)
 
-    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, str]) -> Reply:
+    def answer(self, outcomes: Sequence[ImageResult | RequestError], model: Mapping[str, object]) -> Reply:
         """Return the requested outputs.
 
         Raises:
@@ -253,7 +254,7 @@ def _floats(data: list[Any] | bytes, shape: list[int]) -> torch.Tensor:
 
 
 def _read_outputs(requested: object, parameters: Mapping[str, object], top_k: int) -> list[Output]:
-    binary = _read_switch("binary_data_output", parameters.get("binary_data_output"), default=False)
+    binary = read_switch("binary_data_output", parameters.get("binary_data_output"))
     classes = parameters.get("classification")
     if requested is None or requested == []:
         names = [_CLASSIFIED] if classes is not None else list(_DEFAULT_OUTPUTS)
@@ -283,20 +284,19 @@ def _read_output(output: object, classes: object, top_k: int, *, binary: bool) -
         raise RequestError(ErrorCode.BAD_OPTION, f"only the output {_CLASSIFIED} supports classification, not {name}")
     classes = (own_classes if own_classes is not None else classes) if name == _CLASSIFIED else None
     count = top_k if classes is None else read_count("classification", classes)
-    binary = _read_switch("binary_data", parameters.get("binary_data"), default=binary)
+    binary = read_switch("binary_data", parameters.get("binary_data"), default=binary)
     return Output(name, count, classes is not None, binary)
-
-
-def _read_switch(name: str, value: object, *, default: bool) -> bool:
-    if not isinstance(value, bool | None):
-        raise RequestError(ErrorCode.BAD_OPTION, f"{name} must be true or false, not {quote_for_message(value)}")
-    return default if value is None else value
 
 
 def _tensor(output: Output, results: Sequence[ImageResult], options: Options) -> dict[str, Any]:
     if output.name == "recognized":
         recognized = [result.recognized(options.min_probability) for result in results]
         return {"name": output.name, "datatype": "BOOL", "shape": [len(results)], "data": recognized}
+    if output.name == _UNKNOWN:
+        unknown = [result.unknown_score for result in results]
+        if None in unknown:
+            raise RequestError(ErrorCode.BAD_OPTION, f"this model is not calibrated, so it has no output {_UNKNOWN}")
+        return {"name": output.name, "datatype": "FP32", "shape": [len(results)], "data": unknown}
     if output.name == _EMBEDDING:
         numbers = [number for result in results for number in result.embedding]
         numbers = numbers if output.binary else embedding.shorten(numbers)

@@ -25,10 +25,13 @@ from handler.page.negotiation import LANGUAGES
 NETWORK, CLASSES = bytes(range(256)) * 40, b'{"0": ["a", "one"], "1": ["b", "two"]}'
 CARD: dict[str, Any] = {
     "architecture": "DenseNet-121",
-    "weights": {"name": "untrained"},
+    "weights": {"name": "mine.pth", "source": "mine.pth", "sha256": "d1"},
     "precision": "fp32",
-    "network": {"parts": ["trunk", "head"], "sha256": hashlib.sha256(NETWORK).hexdigest()},
+    "network": {"file": "model.pt", "parts": ["trunk", "head"], "sha256": hashlib.sha256(NETWORK).hexdigest()},
+    "input": {"resize": 255, "crop": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
     "classes": {"count": 2, "sha256": hashlib.sha256(CLASSES).hexdigest()},
+    "agreement": {"tolerance": 1e-4},
+    "exported_with": {"torch": "2.15.0"},
 }
 
 
@@ -77,7 +80,7 @@ def expected_entries() -> list[str]:
     handler = [name for name in names if name != "handler/entry.py"] + ["handler/openapi.yaml"]
     handler += [f"handler/page/{name}" for name in page]
     export = ["model.pt", "model_card.json", "index_to_name.json"]
-    generated = ["MAR-INF/MANIFEST.json", "model-config.yaml"]
+    generated = ["MAR-INF/MANIFEST.json", "MODEL_CARD.md", "model-config.yaml"]
     return sorted([*handler, "entry.py", *export, *generated])
 
 

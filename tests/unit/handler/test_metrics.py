@@ -23,7 +23,8 @@ OK, DOCUMENT = Reply(b"", protocol="native"), Reply(b"")
 
 
 def seen(probability: float) -> ImageResult:
-    return ImageResult((Prediction(0, "n01440764", "tench", probability, 1.0),))
+    best = Prediction(0, "n01440764", "tench", probability, 1.0)
+    return ImageResult((best,), recognized_by_default=probability >= 0.2)
 
 
 def refused(code: ErrorCode = ErrorCode.NOT_AN_IMAGE) -> RequestError:

@@ -143,7 +143,8 @@ def test_a_language_in_the_address_comes_first() -> None:
 def test_the_page_links_to_itself_in_every_language() -> None:
     page = make_page()
     page = Page(page.card, page.model | {"name": "my model", "version": "2.0"}, page.settings)
-    links = [attributes for tag, attributes in Reader(opened(page, "ja").body).elements if tag == "a"]
+    *links, card = [attributes for tag, attributes in Reader(opened(page, "ja").body).elements if tag == "a"]
+    assert card["href"] == "/predictions/my%20model/2.0/MODEL_CARD.md"
     assert [link["lang"] for link in links] == list(negotiation.LANGUAGES)
     for link in links:
         assert link["href"] == f"/predictions/my%20model/2.0/{link['lang']}"
@@ -263,7 +264,8 @@ def test_weights_without_a_digest_have_no_line_for_it() -> None:
 
 
 def seen(label: str, probability: float, class_id: str = "n1") -> ImageResult:
-    return ImageResult((Prediction(0, class_id, label, probability, 1.0), Prediction(1, "n2", "crane", 0.0001, 0.5)))
+    best, other = Prediction(0, class_id, label, probability, 1.0), Prediction(1, "n2", "crane", 0.0001, 0.5)
+    return ImageResult((best, other), recognized_by_default=probability >= Settings().min_probability)
 
 
 def posted(page: Page, content: bytes, outcome: Any, language: str = "en", names: tuple[str, ...] = ("file",)) -> Reply:
@@ -298,7 +300,8 @@ def test_an_answer_names_classes_for_people_with_ids_and_percent() -> None:
 
 
 def test_what_was_not_recognized_is_listed_however_unlikely_it_is() -> None:
-    unlikely = ImageResult(tuple(Prediction(i, f"n{i}", f"class {i}", 0.0005, 1.0) for i in range(3)))
+    rows = tuple(Prediction(i, f"n{i}", f"class {i}", 0.0005, 1.0) for i in range(3))
+    unlikely = ImageResult(rows, recognized_by_default=False)
     answer = posted(make_page(), encode(cutouts(1)[0]), unlikely).body.decode()
     shown, folded = answer[: answer.index("<template")].split('<details class="more">')
     assert (shown.count('class="name"'), folded.count('class="name"')) == (1, 2)

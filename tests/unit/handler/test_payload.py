@@ -214,8 +214,8 @@ def test_a_field_with_an_options_name_is_the_option() -> None:
 @pytest.mark.parametrize(
     ("address", "known"),
     [
-        ({}, "top_k, min_probability, embedding, embedding_norm, format"),
-        ({"explain": "False"}, "top_k, min_probability, embedding, embedding_norm, format"),
+        ({}, "top_k, min_probability, logits, embedding, embedding_norm, format"),
+        ({"explain": "False"}, "top_k, min_probability, logits, embedding, embedding_norm, format"),
         ({"explain": "True"}, "top_k, min_probability, target, overlays"),
     ],
 )

@@ -32,8 +32,8 @@ TEXTS = [base64.b64encode(image).decode() for image in IMAGES]
 TENSOR = torch.arange(3 * 224 * 224, dtype=torch.float32).view(3, 224, 224) / 1000
 NESTED, FLAT = TENSOR.tolist(), TENSOR.flatten().tolist()
 
-ROBIN = ImageResult((Prediction(7, "n01", "robin", 0.75, 3.0), Prediction(9, "n02", "crane", 0.25, -2.0)))
-CRANE = ImageResult((Prediction(9, "n02", "crane", 0.5, 0.5), Prediction(0, "n03", "crane", 0.125, -800.0)))
+ROBIN = ImageResult((Prediction(7, "n01", "robin", 0.75, 3.0), Prediction(9, "n02", "crane", 0.25, -2.0)), True)
+CRANE = ImageResult((Prediction(9, "n02", "crane", 0.5, 0.5), Prediction(0, "n03", "crane", 0.125, -800.0)), True)
 BROKEN = RequestError(ErrorCode.BROKEN_IMAGE, "it is broken")
 
 
@@ -619,7 +619,7 @@ class TestOpenInference:
         [
             ("labels", ErrorCode.BAD_JSON),
             ({"name": "labels"}, ErrorCode.BAD_JSON),
-            ([{"name": "labels"}] * 7, ErrorCode.BAD_JSON),
+            ([{"name": "labels"}] * 8, ErrorCode.BAD_JSON),
             *(([value], ErrorCode.BAD_OPTION) for value in (None, "labels", 7, [], {}, {"name": None}, {"name": []})),
             ([{"name": "Labels"}], ErrorCode.BAD_OPTION),
             ([{"name": "labels", "parameters": {"classification": 1}}], ErrorCode.BAD_OPTION),
@@ -646,7 +646,7 @@ class TestOpenInference:
         outputs = [{"name": "labels", "parameters": parameters}]
         assert refusal(OPEN_INFERENCE, tensor() | {"outputs": outputs}) in {ErrorCode.BAD_JSON, ErrorCode.BAD_OPTION}
 
-    @pytest.mark.parametrize("value", ["yes", "true", 1, 0, [], {}])
+    @pytest.mark.parametrize("value", ["yes", "truth", 1, 0, [], {}])
     def test_binary_data_output_is_true_or_false(self, value: object) -> None:
         assert refusal(OPEN_INFERENCE, tensor() | {"parameters": {"binary_data_output": value}}) is ErrorCode.BAD_OPTION
 

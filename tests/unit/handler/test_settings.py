@@ -133,8 +133,16 @@ def test_the_message_names_limits_that_can_be_used_as_they_stand(name: str) -> N
 
 @pytest.mark.parametrize("key", ["topk", "top-k", "TOP_K", "batchSize", "", 5])
 def test_an_unknown_setting_is_named(key: Any) -> None:
-    with pytest.raises(ValueError, match=rf"unknown setting handler\.{key}; valid settings: top_k"):
+    with pytest.raises(
+        ValueError, match=rf"unknown setting handler\.{key}; valid settings: \w+, \w+, \w+ and 11 others"
+    ):
         Settings.from_config({"handler": {"top_k": 5, key: 1}}, 1000)
+
+
+@pytest.mark.parametrize("key", ["topk", "top-k", "top_n"])
+def test_the_setting_that_was_meant_is_named_first(key: str) -> None:
+    with pytest.raises(ValueError, match="valid settings: top_k, "):
+        Settings.from_config({"handler": {key: 1}}, 1000)
 
 
 @pytest.mark.parametrize("section", ["top_k: 5", [1], 7, True])

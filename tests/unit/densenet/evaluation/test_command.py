@@ -1,6 +1,8 @@
 """The command against a stand-in for the client: what it says, where it writes, and how it goes on after an end."""
 
 import json
+import math
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,13 +55,18 @@ class Service:
 
     def answer(self) -> Answer:
         values = (0.7, 0.2, 0.1)
-        rows = [Prediction(*row, value) for row, value in zip(self.names.items(), values, strict=True)]
+        rows = [Prediction(*row, value, math.log(value)) for row, value in zip(self.names.items(), values, strict=True)]
         return Answer(tuple(rows), True, self.model)
 
     def classify(self, image: object, *, top_k: int) -> Answer:
         return self.answer()
 
-    def classify_many(self, images: Iterable[Path], *, top_k: int) -> Iterator[object]:
+    def model_card(self) -> dict[str, Any]:
+        weights = {"name": "mine.pth", "sha256": "d1", "source": "mine.pth"}
+        return {"weights": weights, "classes": {"count": len(self.names)}}
+
+    def classify_many(self, images: Iterable[Path], *, top_k: int, logits: bool) -> Iterator[object]:
+        assert top_k == (1000 if logits else 5)
         for image in images:
             failing = len(self.asked) == self.fails_at
             self.asked.append(image.name)
@@ -274,3 +281,72 @@ def test_classes_that_the_service_did_not_list_have_their_id_for_a_name(service:
     service.failure = Answer((Prediction("yeti", "yeti", 1.0),), True, service.model)
     command.main(images)
     assert [one["predicted_label"] for one in result(Path("evaluation-animals"))["confusions"]] == ["cat", "yeti"]
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Seventy cats and thirty dogs, which are taken for cats with 0.7."""
+    root = tmp_path / "many"
+    for i in range(100):
+        path = root / ("cat" if i < 70 else "dog") / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"image")
+    monkeypatch.chdir(tmp_path)
+    return root
+
+
+def test_a_calibration_is_written_and_goes_on_in_the_same_file(
+    service: Service, many: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.main(many, calibrate=Path("found.json"), reject_at="5%", min_precision="0.6")
+    written = json.loads(Path("found.json").read_text())
+    assert written["weights"] == {"name": "mine.pth", "sha256": "d1"}
+    found = written["precisions"]["fp32"]
+    # 0.7 of what is given 0.7 is right, so there is nothing to mend.
+    assert found["temperature"] == pytest.approx(1, abs=0.35)
+    assert (found["images"], found["top1"]["share"], found["unknown"]["bound"]) == (100, 0.7, 0.95)
+    assert found["min_probability"] > 0.5
+    assert "wrote found.json; scripts/archive --calibration found.json packs it" in capsys.readouterr().out
+    service.model = replace(service.model, precision="int8")
+    command.main(many, calibrate=Path("found.json"), output=Path("second"))
+    again = json.loads(Path("found.json").read_text())["precisions"]
+    assert (again["fp32"], again["int8"]["unknown"]["bound"]) == (found, 0.99)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reject_at": "120%"}, "--reject-at must be a share between 0% and 100%, such as 5% or 0.05, not 120%"),
+        ({"reject_at": "none"}, "--reject-at must be a share"),
+        ({"min_precision": "0"}, "--min-precision must be a share"),
+        ({"min_precision": "99%"}, "no threshold makes 99.0% of the recognized images right; give a lower"),
+    ],
+)
+def test_shares_that_are_none_and_precisions_out_of_reach_are_refused(
+    service: Service, many: Path, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(CliError, match=re.escape(message)):
+        command.main(many, calibrate=Path("found.json"), **options)  # type: ignore[arg-type]
+    assert not Path("found.json").exists()
+
+
+def test_options_of_a_calibration_need_one(service: Service, many: Path) -> None:
+    with pytest.raises(CliError, match="--reject-at and --min-precision need --calibrate FILE"):
+        command.main(many, reject_at="5%")
+
+
+def test_a_calibration_needs_images_and_its_own_file_before_anything_is_sent(
+    service: Service, images: Path, many: Path
+) -> None:
+    with pytest.raises(CliError, match="needs at least 100 labelled images, and better 1000; these are 5"):
+        command.main(images, calibrate=Path("found.json"))
+    command.main(many, calibrate=Path("found.json"))
+    found = Path("found.json").read_text()
+    Path("found.json").write_text(found.replace('"d1"', '"d2"'))
+    service.asked.clear()
+    with pytest.raises(CliError, match=r"found\.json is of other weights, mine\.pth \(d2\), than mine\.pth \(d1\)"):
+        command.main(many, calibrate=Path("found.json"), restart=True)
+    Path("found.json").write_text("{}")
+    with pytest.raises(CliError, match=r"found\.json is not a file of scripts/evaluate --calibrate"):
+        command.main(many, calibrate=Path("found.json"), restart=True)
+    assert service.asked == []
