@@ -116,11 +116,7 @@ def read(response: httpx.Response) -> Answer:
         document = response.json()
         if isinstance(error := document.get("error"), Mapping) and isinstance(error["code"], str):
             raise RequestRejected(error["code"], str(error["message"]), response.status_code)
-        if "embedding" not in document and "X-Embedding" in response.request.headers:
-            raise NotTheService(
-                "the answer has no embedding: the service is older than this client, or a proxy before it drops the "
-                "header X-Embedding"
-            )
+        _check(document, response.request.headers)
         return Answer(
             tuple(
                 Prediction(row["class_id"], row["label"], row["probability"], row.get("logit"))
@@ -140,6 +136,19 @@ def read(response: httpx.Response) -> Answer:
         if failed or response.status_code == httpx.codes.REQUEST_TIMEOUT:
             raise ServiceError(describe(response)) from error
         raise NotTheService(describe(response)) from error
+
+
+def _check(document: Mapping[str, Any], asked: Mapping[str, str]) -> None:
+    """Raises: NotTheService if the answer lacks what the request's headers ask for."""
+    for header, name, found in (
+        ("X-Embedding", "embedding", "embedding" in document),
+        ("X-Logits", "logits", "logit" in document["predictions"][0]),
+    ):
+        if header in asked and not found:
+            raise NotTheService(
+                f"the answer has no {name}: the service is older than this client, or a proxy before it drops the "
+                f"header {header}"
+            )
 
 
 def _model(facts: Mapping[str, Any]) -> Model:

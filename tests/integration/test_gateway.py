@@ -168,6 +168,12 @@ def test_the_page_needs_no_key_and_its_form_does(gateway: Gateway) -> None:
         assert (answer.status_code, answer.headers["content-language"]) == (200, "zh-Hant")
         assert answer.headers["content-encoding"] == "gzip"
     assert gateway.ask("GET", link.replace("zh-Hant", "xx"), headers={"Accept": BROWSER}).status_code == 404
+    (card,) = re.findall(r'href="([^"]+/MODEL_CARD.md)"', page.text)
+    answer = gateway.ask("GET", card, key=None, headers={"Accept": BROWSER})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; charset=utf-8")
+    assert answer.text.startswith("---\npipeline_tag: image-classification\n")
+    assert gateway.ask("GET", card.replace("/1.0/", "/another-version/"), key=None).status_code == 404
+    assert gateway.ask("GET", card, key=None, data=PHOTO).status_code == 401  # an image in it would be a prediction
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert page.headers["x-content-type-options"] == "nosniff"
     form = {"files": {"file": PHOTO}, "headers": {"Accept": BROWSER}}
