@@ -59,6 +59,7 @@ def write(path: Path, weights: Mapping[str, Any], precision: str, entry: Mapping
     document = read(path) if path.exists() else {"weights": named, "precisions": {}}
     check_weights(path, document, weights)
     document["precisions"][precision] = entry
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 

@@ -48,7 +48,7 @@ def guarded(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("guarded")
     export = Path(shutil.copytree(exported, folder / "export"))
     card = json.loads((export / CARD).read_text())
-    (export / CARD).write_text(json.dumps(card | {"weights": {"name": "untrained"}}))
+    (export / CARD).write_text(json.dumps(card | {"weights": card["weights"] | {"name": "untrained"}}))
     with guarding(build_archive(export, folder, workers=1), folder) as service:
         yield service
 

@@ -11,7 +11,7 @@ from typer.models import OptionInfo
 from densenet import cli
 
 # Options that name what a command writes, or a folder that its own message explains.
-WRITTEN = {"--output", "--embeddings", "--keep", "--model", "--photos"}
+WRITTEN = {"--output", "--calibrate", "--embeddings", "--keep", "--model", "--photos"}
 # These belong to the client, which cannot import our checks and has its own.
 OF_THE_CLIENT = {"--ca", "--key-file"}
 
