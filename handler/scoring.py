@@ -138,9 +138,21 @@ def _load(content: bytes, device: torch.device) -> torch.jit.ScriptModule:
 def score(network: Network, batch: torch.Tensor, *, chunk: int) -> Scores:
     """Return the scores of N images. batch: float32 (N, 3, 224, 224), normalized. chunk: maximum images per pass."""
     with torch.inference_mode(), _denormals_flushed():
-        activations = [network.forward_features(part) for part in batch.split(chunk)]
+        activations = [network.forward_features(part) for part in batch.split(pass_sizes(len(batch), chunk))]
         logits = torch.cat([network.forward_head(part) for part in activations])
     return Scores(logits, [image for part in activations for image in part])
+
+
+def pass_sizes(count: int, chunk: int) -> list[int]:
+    """Divide `count` images into passes of at most `chunk`, whose sizes are powers of two, in descending order.
+
+    oneDNN keeps its compiled operators for every size that occurs, up to 60 MB for each, so there must be few sizes.
+    """
+    sizes: list[int] = []
+    while count:
+        sizes.append(1 << min(count, chunk).bit_length() - 1)
+        count -= sizes[-1]
+    return sizes
 
 
 @contextmanager

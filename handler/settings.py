@@ -49,8 +49,9 @@ class Settings:
     """CPU threads of each worker's network. `auto`: the worker's share of the cores that are free at that moment
     (threads.py), or one thread if scripts/serve did not start the service. A number: workers × threads should not
     exceed the number of cores."""
-    network_batch: int = 16
-    """Maximum number of images per pass through the network, which limits memory; more take several passes."""
+    network_batch: int = 4
+    """Maximum number of images per pass through the network, which limits memory; more take several passes. On a CPU
+    larger passes are no faster."""
 
     @property
     def min_side(self) -> int | None:

@@ -24,7 +24,7 @@ DEFAULTS = {
     "max_request_bytes": 10_485_760,
     "max_response_bytes": 6_000_000,
     "threads": "auto",
-    "network_batch": 16,
+    "network_batch": 4,
 }
 LIMITS = {
     "top_k": (1, 1000),
