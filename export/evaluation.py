@@ -36,6 +36,11 @@ def read(path: Path) -> dict[str, Any]:
         raise CliError(f"{path} is not a file of scripts/evaluate --calibrate") from error
 
 
+def is_calibrated(card: Mapping[str, Any]) -> bool:
+    """Return whether a model card has a calibration for its precision."""
+    return card.get("precision") in card.get("evaluation", {})
+
+
 def _check(precision: str, entries: Mapping[str, Any]) -> None:
     """Raises: ValueError, KeyError, TypeError, AttributeError: for what the handler and the card could not use."""
     calibration = Calibration.from_card({"precision": precision, "evaluation": entries})

@@ -39,6 +39,7 @@ from densenet.service.workers import introduce
 from export import Precision, console
 from export.archive import copy_with_settings, is_servable, read_card, read_config, read_version, start_settings
 from export.console import CliError
+from export.evaluation import is_calibrated
 from handler import worker_control
 
 
@@ -262,6 +263,10 @@ def roll(
     past, serving = _only_in_service(service)
     if read_card(before := history.file(folder, serving)) != service.card:
         raise CliError(_unknown(service))
+    if is_calibrated(service.card) and not is_calibrated(card):
+        _report(
+            f"version {serving.version} is calibrated and {version} is not: probabilities and `recognized` will change"
+        )
     entry = history.keep(folder, archive)
     _check_name(service, serving, entry, archive)
     photos, same_classes = comparison.files(bounds.photos), comparison.have_same_classes(before, archive)

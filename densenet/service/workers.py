@@ -88,8 +88,11 @@ def introduce(service: Service) -> None:
     except requests.RequestException as error:
         raise CliError(f"TorchServe's management API does not answer at {service.management}") from error
     match card:
-        case {"weights": {"name": weights}, "precision": precision}:
+        case {"weights": {"name": weights}, "precision": precision, **rest}:
             what = f"weights {weights}, {precision}"
+            match rest:
+                case {"evaluation": {**measured}} if precision in measured:
+                    what += ", calibrated"
         case _:
             what = "weights unknown"
     console.err.print(f"{service.url}: {what}", markup=False)

@@ -113,3 +113,14 @@ def test_nobody_there_and_half_an_address_are_told() -> None:
         workers.main(url=url, management_url="http://127.0.0.1:9", seconds=1)
     with pytest.raises(CliError, match="--url needs --management"):
         workers.main(url=url, seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "ending"), [({"fp32": {}}, "fp32, calibrated"), ({"int8": {}}, "fp32"), ([], "fp32")]
+)
+def test_a_calibrated_model_is_introduced_as_one(
+    evaluation: object, ending: str, torchserve: TorchServe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torchserve.card = CARD | {"evaluation": evaluation}
+    torchserve.run()
+    assert capsys.readouterr().err.splitlines()[0].endswith(f": weights mine.pth, {ending}")
