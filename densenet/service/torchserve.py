@@ -26,7 +26,7 @@ import psutil
 from densenet import processes
 from densenet.paths import LOGS, RUN
 from densenet.polling import wait_until
-from densenet.service import allocator, java, tokens
+from densenet.service import allocator, java, tokens, worker_launcher
 from densenet.service.properties import Properties
 from export import UNTRAINED
 from export.archive import read_card
@@ -37,7 +37,6 @@ from handler.worker_control import VARIABLE
 STATE = "service.json"
 _TRAINED = "trained"  # in .run: an empty file that stays
 CA = "DENSENET_CA"  # environment variable: the CA that signed the service's certificate, if it is not self-signed
-_WORKER = "model_service_worker.py"
 STOP_SECONDS = 20  # for Java to close its ports after SIGTERM; it takes a moment
 LOG_FORMAT = "DENSENET_LOG_FORMAT"  # environment variable that log4j2.xml and the handler read
 
@@ -288,7 +287,7 @@ def stop(service: Service, run: Path = RUN) -> None:
             processes.end_when(lambda: not _listens(process), process, STOP_SECONDS)
         else:  # it starts or ends, or its ports are another container's
             processes.end(process, STOP_SECONDS)
-    for orphan in _orphans(service):
+    for orphan in worker_processes(service):
         with contextlib.suppress(psutil.NoSuchProcess):
             orphan.kill()
     if child := _children.pop(service.pid, None):
@@ -299,13 +298,21 @@ def stop(service: Service, run: Path = RUN) -> None:
 
 
 def worker_processes(service: Service) -> list[psutil.Process]:
-    """Return the worker processes that the operating system lists, whatever TorchServe reports."""
-    process = _process(service)
+    """Return the worker processes that the operating system lists, whatever TorchServe reports.
+
+    Some may have outlived Java: a worker that hangs does not notice that it has ended. They are identified by the
+    folder in their environment. A worker's socket does not identify it: it is a TCP port where TorchServe's Java has no
+    native library, as on macOS.
+    """
+    return [process for process in psutil.process_iter() if _is_worker(process) and _is_of(process, service)]
+
+
+def _is_worker(process: psutil.Process) -> bool:
     try:
-        children = process.children(recursive=True) if process else []
-    except psutil.NoSuchProcess:
-        return []
-    return [child for child in children if _runs(child, _WORKER)]
+        # Where launchers have this word, it stands further behind.
+        return any(word.endswith(allocator.WORKER) for word in process.cmdline()[1:2])
+    except psutil.Error:
+        return False
 
 
 def decoder_processes(worker: psutil.Process) -> list[psutil.Process]:
@@ -356,6 +363,7 @@ def wait(service: Service) -> int | None:
 def _launch(
     program: Path, properties: Properties, folder: Path, logs: Path, temp: str, log_format: LogFormat
 ) -> "subprocess.Popen[bytes]":
+    python = allocator.python(folder, worker_launcher.command(temp))
     spec = find_spec("ts")
     if spec is None or spec.origin is None:
         raise CliError("torchserve is not installed; run scripts/serve, which installs it")
@@ -368,7 +376,7 @@ def _launch(
         f"-Dio.netty.native.workdir={folder}",
         *properties.vmargs,
         *("-cp", f"{home}/ts/frontend/*", "org.pytorch.serve.ModelServer"),
-        *("--python", str(allocator.python(folder)), "-f", str(folder / "config.properties"), "-ncs"),
+        *("--python", str(python), "-f", str(folder / "config.properties"), "-ncs"),
     ]
     # Workers inherit the environment. They must not import from this repository, and they must write bytecode, since
     # compiling torch in every worker triples the time to import it.
@@ -378,15 +386,6 @@ def _launch(
     environment = WAITING | environment
     environment[VARIABLE] = str(Path(temp, "control"))
     return processes.start(command, logs / "console.log", environment, folder)
-
-
-def _orphans(service: Service) -> list[psutil.Process]:
-    """Return workers that outlived Java, identified by the folder in their environment.
-
-    A worker that hangs does not notice that Java has ended. Its socket does not identify it: it is a TCP port where
-    TorchServe's Java has no native library, as on macOS.
-    """
-    return [process for process in psutil.process_iter() if _runs(process, _WORKER) and _is_of(process, service)]
 
 
 def _is_of(worker: psutil.Process, service: Service) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from densenet.service import temporary_instance, torchserve
+from densenet.service import temporary_instance, torchserve, worker_launcher
 from tests.integration.conftest import Server, Starter, build_archive
 from tests.photos import cutouts, encode
 
@@ -44,8 +44,9 @@ def test_the_largest_picture_is_answered_within_the_time_limit(mortal: Server) -
 # Without native sockets, as on Apple's processors, TorchServe's workers listen on TCP ports.
 @pytest.mark.parametrize("native", ["true", "false"])
 def test_a_hung_worker_that_outlived_the_front_end_ends_with_the_service(
-    exported: Path, tmp_path: Path, native: str
+    exported: Path, tmp_path: Path, native: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(worker_launcher.VARIABLE, "none")
     archive = build_archive(exported, tmp_path, workers=1)
     with temporary_instance.serving(archive, tmp_path, use_native_io=native) as service:
         (number,) = Server(service).workers()
@@ -57,3 +58,14 @@ def test_a_hung_worker_that_outlived_the_front_end_ends_with_the_service(
         torchserve.stop(service, run=tmp_path)
         worker.wait(20)
         assert not Path(service.temp).exists()
+
+
+@pytest.mark.skipif(not worker_launcher.command("/"), reason="workers are forked on Linux only")
+def test_a_hung_worker_ends_with_the_front_end(exported: Path, tmp_path: Path) -> None:
+    archive = build_archive(exported, tmp_path, workers=1)
+    with temporary_instance.serving(archive, tmp_path) as service:
+        (number,) = Server(service).workers()
+        everything = psutil.Process(service.pid).children(recursive=True)
+        psutil.Process(number).suspend()
+        psutil.Process(service.pid).kill()
+        assert psutil.wait_procs(everything, timeout=20)[1] == []

@@ -67,6 +67,19 @@ def test_without_the_package_workers_keep_the_c_librarys(tmp_path: Path, monkeyp
     assert allocator.python(tmp_path) == Path(sys.executable)
 
 
+def test_a_workers_program_is_passed_to_its_command_and_others_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = ["echo", "it's a worker:"]
+    for library in ("none", ""):  # "": mimalloc
+        monkeypatch.setenv(allocator.VARIABLE, library)
+        program = allocator.python(tmp_path, worker)
+        assert run(program, "/a b/ts/model_service_worker.py", "--port", "$1") == (
+            "it's a worker: /a b/ts/model_service_worker.py --port $1\n"
+        )
+        assert run(program, "-c", "print(1)", "model_service_worker.py") == "1\n"
+
+
 def test_a_library_that_does_not_exist_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(allocator.VARIABLE, "nolibrary.so")
     with pytest.raises(CliError, match=r"nolibrary\.so, which does not exist"):

@@ -81,19 +81,26 @@ def test_a_taken_port_is_named() -> None:
             torchserve.check_ports(properties)
 
 
-def test_a_worker_that_outlived_its_service_is_known_by_its_environment_and_no_other_is(tmp_path: Path) -> None:
+def test_a_worker_is_known_by_its_environment_even_if_it_outlived_its_service_and_no_other_process_is(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "run").mkdir()
     service = save_state(tmp_path / "run", tmp_path / "temp", pid=2**22 + 1)
-    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    worker, other = tmp_path / "model_service_worker.py", tmp_path / "another.py"
+    for program in (worker, other):
+        program.write_text("import time; time.sleep(600)")
     ours, theirs = str(service.control), str(tmp_path / "other" / "control")
-    cases = [("model_service_worker.py", ours), ("model_service_worker.py", theirs), ("another.py", ours)]
+    # The last is like a launcher, which has a worker's command line behind its own.
+    cases = [([worker], ours), ([worker], theirs), ([other], ours), ([other, worker], ours)]
     # A TCP port, as on macOS: nothing of the command line tells whose worker it is.
     processes = [
-        subprocess.Popen([*command, name, "--sock-type", "tcp", "--port", "9000"], env=os.environ | {VARIABLE: control})
-        for name, control in cases
+        subprocess.Popen(
+            [sys.executable, *words, "--sock-type", "tcp", "--port", "9000"], env=os.environ | {VARIABLE: control}
+        )
+        for words, control in cases
     ]
     try:
-        assert [process.pid for process in torchserve._orphans(service)] == [processes[0].pid]
+        assert [process.pid for process in torchserve.worker_processes(service)] == [processes[0].pid]
     finally:
         for process in processes:
             process.kill()
