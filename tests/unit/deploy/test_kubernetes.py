@@ -19,7 +19,7 @@ from tests.manifests import BASE, Manifest, check_pod, in_base, memory, named, o
 
 OVERLAY = BASE.parent / "overlays" / "example"
 OLDEST, NEWEST = "1.32", "1.37"  # the oldest that knows all we use, and the newest of the schemas
-WORKER, JAVA = 352 * 2**20, 215 * 2**20  # docs/measurements.md
+WORKER, SHARED, JAVA = 175 * 2**20, 195 * 2**20, 215 * 2**20  # docs/capacity.md
 NAME = {"app.kubernetes.io/name": "densenet"}
 
 
@@ -121,7 +121,7 @@ def test_memory_and_cores_are_enough_for_the_workers(objects: list[Manifest]) ->
     service = named(service_pod(objects)["containers"], "service")
     workers, resources = int(options(service)["--workers"]), service["resources"]
     int8 = "int8" in service["image"]
-    needed = workers * (313 * 2**20 if int8 else WORKER) + JAVA
+    needed = workers * (116 * 2**20 if int8 else WORKER) + SHARED + JAVA
     assert memory(resources["requests"]["memory"]) > needed
     heap = 2**30  # -Xmx1g of deploy/config.properties
     assert memory(resources["limits"]["memory"]) > needed - JAVA + heap
