@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from export import (
     calibration,
     fused,
     network,
-    quantized,
+    quantizer,
 )
 from export.checkpoint import Weights
 from export.console import CliError
+from export.layer_errors import LayerError
 from export.progress import SILENT, Steps
 from handler import PARTS, cropping, hardware, scoring, transform
 from handler.ranking import ClassIndex, load_class_index
@@ -133,10 +134,12 @@ def make(
     class_index: Path | None,
     how: Precision | Quantization = Precision.FP32,
     progress: Steps = SILENT,
+    layer_measured: Callable[[LayerError], object] = lambda error: None,
 ) -> Bundle:
     """Export weights to TorchScript and measure the agreement with the eager network.
 
-    how: a precision other than int8, or the options of int8.
+    how: a precision other than int8, or the options of int8. layer_measured: called with the error of each layer in
+    int8, before the networks are compared.
 
     Raises: CliError if the hardware lacks the precision, the weights do not fit, or the networks disagree.
     """
@@ -151,7 +154,7 @@ def make(
     eager = network.build(weights.state)
     classes = class_index_for(class_index, outputs=len(weights.state["classifier.weight"]))
     if isinstance(how, Quantization):
-        content, proof, comparison = _quantized(eager, how, progress)
+        content, proof, comparison = _quantized(eager, how, progress, layer_measured)
     else:
         content, proof, comparison = _fused(eager, how, progress)
     card = {
@@ -192,13 +195,17 @@ def _fused(eager: nn.Module, precision: Precision, progress: Steps) -> tuple[byt
     return content, {"tolerance": tolerance, "unit": "standard deviations of an image's logits"}, comparison
 
 
-def _quantized(eager: nn.Module, how: Quantization, progress: Steps) -> tuple[bytes, dict[str, Any], str]:
+def _quantized(
+    eager: nn.Module, how: Quantization, progress: Steps, layer_measured: Callable[[LayerError], object]
+) -> tuple[bytes, dict[str, Any], str]:
     progress.begin(_READING)
     images = calibration.read(how.images)
-    progress.begin(_QUANTISING, quantized.STEPS)
-    made = quantized.quantize(eager, images.calibrating, progress.advance)
+    progress.begin(_QUANTISING, quantizer.STEPS)
+    made = quantizer.quantize(eager, images.calibrating, progress.advance)
+    for error in made.errors:
+        layer_measured(error)
     progress.begin(_TRACING)
-    content = network.to_torchscript(network.Network(made, eager).eval())
+    content = network.to_torchscript(network.Network(made.features, eager).eval())
     exported = scoring.read(content)
     progress.begin(_COMPARING, math.ceil(len(images.held_out) / agreement.BATCH))
     held_out = agreement.compare(eager, exported, images.held_out, progress.advance)

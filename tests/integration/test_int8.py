@@ -12,6 +12,7 @@ from densenet.service import temporary_instance
 from export import bundle, weights
 from export.bundle import Quantization
 from export.console import CliError
+from export.layer_errors import LayerError
 from handler import cropping, embedding, explaining, scoring, transform
 from handler.options import Norm
 from tests.integration.conftest import build_archive, same
@@ -46,9 +47,13 @@ def test_the_card_says_what_int8_costs(exported_int8: Path) -> None:
     assert 0 <= found["held_out"]["mean_distance"] <= found["held_out"]["largest_distance"] < 1
 
 
-def test_it_is_refused_where_too_many_answers_change(checkpoint: Path, photos: Path) -> None:
+def test_it_is_refused_where_too_many_answers_change_but_its_layers_are_reported(
+    checkpoint: Path, photos: Path
+) -> None:
+    errors: list[LayerError] = []
     with pytest.raises(CliError, match=r"held-out photos keep their best class, 100\.0% are required"):
-        bundle.make(weights.load(str(checkpoint)), None, Quantization(photos, 1.0))
+        bundle.make(weights.load(str(checkpoint)), None, Quantization(photos, 1.0), layer_measured=errors.append)
+    assert len(errors) == 120
 
 
 def test_a_map_is_nearly_that_of_the_eager_network(exported_int8: Path, network: nn.Module) -> None:
