@@ -40,6 +40,9 @@ def main(
     min_agreement: Annotated[
         float, typer.Option(min=0, max=1, help="int8: minimum share of held-out photos that keep their best class.")
     ] = 0.9,
+    report: Annotated[
+        bool, typer.Option("--report", help="int8: print the error of each layer, also if the network is refused.")
+    ] = False,
     output: Annotated[Path, typer.Option(help="Folder to write to.", metavar="DIR")] = DEFAULT_FOLDER,
 ) -> None:
     """Export DenseNet-121 to TorchScript: rewrite, trace, save, load again and compare with the eager network.
@@ -47,7 +50,12 @@ def main(
     Writes model.pt, model_card.json and index_to_name.json, or nothing if the networks disagree.
     """
     console.check_calibration(precision, calibration_images)
-    from export import bundle, weights  # imports torch and torchvision, which takes seconds; --help needs neither
+    console.check_report(precision, report)
+    from export import (
+        bundle,
+        layer_errors,
+        weights,
+    )  # imports torch and torchvision, which takes seconds; --help needs neither
 
     how = bundle.Quantization(calibration_images, min_agreement) if calibration_images else precision
     bundle.check_writable(output)
@@ -55,10 +63,15 @@ def main(
     loaded = weights.load(weights_from)
     if loaded.name == UNTRAINED:
         console.err.print("WARNING: these weights are untrained; every answer will be meaningless")
-    with progress.Bar(bundle.steps(how)) as steps:
-        made = bundle.make(loaded, class_index, how, steps)
-        steps.begin(bundle.WRITING)
-        made.write(output)
+    errors: list[layer_errors.LayerError] = []
+    try:
+        with progress.Bar(bundle.steps(how)) as steps:
+            made = bundle.make(loaded, class_index, how, steps, errors.append)
+            steps.begin(bundle.WRITING)
+            made.write(output)
+    finally:
+        if report and errors:
+            layer_errors.show(errors)
     size = f"{len(made.network) / 1e6:.0f} MB, {len(made.classes)} classes"
     console.out.print(f"wrote {output / NETWORK} ({size}); {made.comparison}", markup=False)
 

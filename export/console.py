@@ -114,6 +114,15 @@ def check_calibration(precision: Precision | None, images: Path | None) -> None:
         raise CliError("--calibration-images is only for int8; give --precision int8 with it, or leave it out")
 
 
+def check_report(precision: Precision, report: bool) -> None:
+    """Check that only int8 is asked for a report of its layers.
+
+    Raises: CliError: says which option to leave out.
+    """
+    if report and precision is not Precision.INT8:
+        raise CliError("--report is only for int8; give --precision int8 with it, or leave it out")
+
+
 _AGAIN_AFTER = 0.01  # seconds until a signal whose exception was lost is raised again
 
 

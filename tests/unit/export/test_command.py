@@ -11,8 +11,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from export import ROOT, console
+from export import ROOT, bundle, console
 from export.__main__ import main
+from export.console import CliError
+from export.layer_errors import LayerError
 
 
 class Done(NamedTuple):
@@ -125,6 +127,7 @@ def test_a_missing_class_index_is_told_in_one_line(export: Export, checkpoint: P
     [
         (("--precision", "int8"), "--precision int8 needs --calibration-images DIR"),
         (("--calibration-images", "."), "--calibration-images is only for int8; give --precision int8"),
+        (("--report",), "--report is only for int8; give --precision int8 with it"),
         (("--precision", "int8", "--calibration-images", "none"), "no such folder: none; --calibration-images needs"),
     ],
 )
@@ -133,3 +136,23 @@ def test_an_option_that_needs_another_says_which(export: Export, options: tuple[
     assert (done.returncode, done.stdout) == (1, "")
     assert_one_line(done)
     assert done.stderr.startswith(f"export: {reason}")
+
+
+def test_a_report_is_printed_also_for_a_network_that_is_refused(
+    export: Export, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def make(*arguments: object) -> None:
+        layer_measured = arguments[-1]
+        assert callable(layer_measured)
+        layer_measured(LayerError("conv0", (64, 3, 7, 7), 35.54, 0, 1.518, 0.00004))
+        raise CliError("too many photos change their best class")
+
+    monkeypatch.setattr(bundle, "make", make)
+    int8 = ("--weights", "untrained", "--precision", "int8", "--calibration-images", tmp_path)
+    done = export(*int8, "--report")
+    assert done.returncode == 1
+    assert "export: too many photos change their best class\n" in done.stderr
+    *_, head, line = done.stdout.splitlines()
+    assert head.split()[0] == "layer"
+    assert line.split() == ["conv0", "64×3×7×7", "8", "35.5", "dB", "0.00", "to", "1.52", "0.004%"]
+    assert "conv0" not in export(*int8).stdout
