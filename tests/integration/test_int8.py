@@ -71,7 +71,7 @@ def test_an_embedding_points_nearly_where_the_eager_networks_does(exported_int8:
     batch = transform.normalize([cropping.crop(image).tobytes() for image in cutouts(4)])
     activations = scoring.score(scoring.read((exported_int8 / "model.pt").read_bytes()), batch, chunk=4).activations
     embeddings = torch.tensor([embedding.embed(image, Norm.RAW) for image in activations])
-    assert torch.cosine_similarity(embeddings, eager_embeddings(network, batch)).min() > 0.99
+    assert torch.cosine_similarity(embeddings, eager_embeddings(network, batch)).min() > 0.997
 
 
 def test_it_is_served_and_says_so(exported_int8: Path, tmp_path: Path) -> None:
