@@ -210,7 +210,7 @@ BAD_REQUESTS: list[tuple[object, int, str]] = [
     (tensor("FP32", [1, 3, 224, 224], [[[[0] * 224] * 224] * 2 + [[[0] * 224]]]), 400, "bad_tensor"),
     (tensor("FP32", [3, 224, 224], [[[0] * 224] * 224] * 3), 400, "bad_tensor"),
     (tensor("FP32", [1, 224, 224, 3], [0] * ZEROS), 400, "bad_tensor"),
-    *((tensor() | {"outputs": value}, 400, "bad_json") for value in ("labels", 7, {}, [{"name": "labels"}] * 7)),
+    *((tensor() | {"outputs": value}, 400, "bad_json") for value in ("labels", 7, {}, [{"name": "labels"}] * 8)),
     *((outputs(value), 400, "bad_option") for value in (None, "labels", [], {}, {"name": 7}, {"name": "logits"})),
     (outputs({"name": "labels", "parameters": {"classification": 3}}), 400, "bad_option"),
     (outputs({"name": "probabilities", "parameters": {"classification": 0}}), 400, "bad_option"),

@@ -15,7 +15,7 @@ import requests
 import torch
 from torch import nn
 
-from densenet.service import temporary_instance
+from densenet.service import temporary_instance, worker_launcher
 from export import ROOT
 from export.console import CliError
 from handler import scoring
@@ -40,6 +40,8 @@ def start_workers_without(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None
     program.write_text(f'#!/bin/sh\nPYTHONPATH="{WITHOUT}:$PYTHONPATH" exec "{sys.executable}" "$@"\n')
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
+    # The fork server would import torch without that path.
+    monkeypatch.setenv(worker_launcher.VARIABLE, "none")
 
 
 def test_its_archive_is_served_and_answers_as_the_eager_network(
