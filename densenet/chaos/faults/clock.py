@@ -16,7 +16,7 @@ from densenet.chaos.monitor import Log, healthy, one_worker, within
 from densenet.chaos.oracle import Outcome, Verdict
 from densenet.chaos.plan import Fault, Finding, Skipped, at_least, at_most
 from densenet.chaos.scenario import ANSWERS, SOON, Scenario, make_finding, steady
-from densenet.service import temporary_instance
+from densenet.service import allocator, temporary_instance
 from densenet.service.authenticated_session import TIMEOUT
 from densenet.service.tokens import KEY_FILE
 from densenet.service.torchserve import Service
@@ -115,12 +115,14 @@ def _guarded(scenario: Scenario, library: Path) -> Iterator[Guarded]:
     copy_with_settings(scenario.archive, archive, {"responseTimeout": RESPONSE_TIMEOUT})
     # Setting the wall clock does not move the monotonic one, so waits on it must keep their duration; without
     # FAKETIME_FORCE_MONOTONIC_FIX=0 libfaketime ends them at once. File times stay real, because otherwise Python
-    # recompiles all of torch.
+    # recompiles all of torch. mimalloc would hang: it reads the clock when it starts, for which libfaketime allocates
+    # memory.
     faked = {
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         "NO_FAKE_STAT": "1",
         "FAKETIME_CACHE_DURATION": "1",
+        allocator.VARIABLE: "none",
     }
     with (
         mock.patch.dict(os.environ, LD_PRELOAD=str(library), FAKETIME_TIMESTAMP_FILE=str(shift), **faked),
