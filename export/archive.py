@@ -300,8 +300,8 @@ def main(
     ] = None,
 ) -> None:
     """Pack an export and the handler into one self-contained archive for any TorchServe 0.12."""
-    _check_export(model)
     if calibration:
+        _check_export(model)
         evaluation.add(model, calibration)
     build(model, output, version=version, workers=workers, batch_size=batch_size, config=config)
     digest = hashlib.sha256(output.read_bytes()).hexdigest()

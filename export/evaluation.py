@@ -37,8 +37,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def is_calibrated(card: Mapping[str, Any]) -> bool:
-    """Return whether a model card has a calibration for its precision."""
-    return card.get("precision") in card.get("evaluation", {})
+    """Return whether a model card, which may be another program's, has a calibration for its precision."""
+    measured = card.get("evaluation")
+    return isinstance(measured, Mapping) and card.get("precision") in measured
+
+
+def describe(card: Mapping[str, Any]) -> str:
+    """Describe the model of a card as "weights mine.pth, fp32", and whether it is calibrated."""
+    calibrated = ", calibrated" if is_calibrated(card) else ""
+    return f"weights {card['weights']['name']}, {card['precision']}{calibrated}"
 
 
 def _check(precision: str, entries: Mapping[str, Any]) -> None:

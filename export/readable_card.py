@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from export import UNTRAINED
+from handler.calibration import measured_with
 from handler.settings import default_min_probability
 
 _TEMPLATE = Template(Path(__file__).with_name("model_card.md").read_text(encoding="utf-8"))
@@ -61,7 +62,7 @@ def _metadata(card: Mapping[str, Any]) -> dict[str, Any]:
         "tags": ["densenet", "torchscript", "torchserve", card["precision"]],
         "metrics": ["accuracy"],
     }
-    if measured := card.get("evaluation", {}).get(card["precision"]):
+    if measured := measured_with(card):
         metrics = [
             {"name": name, "type": kind, "value": round(measured[key]["share"], 4)}
             for name, kind, key in (("Accuracy", "accuracy", "top1"), ("Top-5 accuracy", "top-5-accuracy", "top5"))
@@ -98,7 +99,7 @@ def _accuracy(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _calibration(card: Mapping[str, Any]) -> Iterator[str]:
-    measured = card.get("evaluation", {}).get(card["precision"])
+    measured = measured_with(card)
     if measured is None:
         least = default_min_probability(card["classes"]["count"])
         yield "Probabilities are the softmax of the network's own logits. An image is `recognized` if its best class"

@@ -12,7 +12,7 @@ make of the calibration images. Three steps reduce that:
 3. The scale of each output is that of a few with the smallest cost afterwards. It may clip the largest weights (Nagel
    et al. 2021, arXiv 2106.08295).
 
-The inputs of other images vary in other ways, too. So a share of the mean of H's diagonal is added to its diagonal.
+Inputs of other images vary in other ways, so a share of the mean of H's diagonal is added to its diagonal.
 Without it, the weights would suit the calibration images only.
 """
 

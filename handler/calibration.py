@@ -31,7 +31,7 @@ class Calibration:
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> "Calibration | None":
         """Read the calibration for the card's precision, if it has one."""
-        measured = card.get("evaluation", {}).get(card["precision"])
+        measured = measured_with(card)
         if measured is None:
             return None
         return cls(
@@ -63,6 +63,12 @@ class Calibration:
         return unknown_score <= self.bound and probability >= self.class_min_probability.get(
             class_id, self.min_probability
         )
+
+
+def measured_with(card: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return what was measured in a model card's precision, as export/evaluation.py describes it, if anything."""
+    measured: Mapping[str, Any] | None = card.get("evaluation", {}).get(card["precision"])
+    return measured
 
 
 def energy(logits: "torch.Tensor") -> float:

@@ -58,7 +58,7 @@ class Options:
         return cls(
             top_k=settings.top_k if top_k is None else read_count("top_k", top_k),
             min_probability=None if min_probability is None else _read_share(min_probability),
-            logits=read_switch("logits", values.get("logits")),
+            logits=read_switch("logits", _from_text(values.get("logits"))),
             embedding=read_word("embedding", values.get("embedding"), Encoding.NONE),
             embedding_norm=read_word("embedding_norm", values.get("embedding_norm"), Norm.RAW),
         )
@@ -134,16 +134,19 @@ def read_count(name: str, value: object) -> int:
 
 
 def read_switch(name: str, value: object, *, default: bool = False) -> bool:
-    """Read an option that is true or false, in JSON or as text; None means the default.
+    """Read an option that is true or false in JSON; None means the default.
 
     Raises:
         RequestError: bad_option.
     """
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
     if not isinstance(value, bool | None):
         raise RequestError(ErrorCode.BAD_OPTION, f"{name} must be true or false, not {quote_for_message(value)}")
     return default if value is None else value
+
+
+def _from_text(value: object) -> object:
+    """Return the JSON value of a switch that came in a header, a form or a query."""
+    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def _read_share(value: object) -> float:

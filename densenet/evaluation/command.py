@@ -156,7 +156,7 @@ def main(
 def _wanted(calibrate: Path | None, reject_at: str, min_precision: str | None) -> Wanted | None:
     """Return what --calibrate's thresholds should achieve.
 
-    Raises: CliError for a share that is none, or an option without --calibrate.
+    Raises: CliError if an option is not a share, or if --calibrate is missing.
     """
     wanted = Wanted(
         _share("--reject-at", reject_at), _share("--min-precision", min_precision) if min_precision else None

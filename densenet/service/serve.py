@@ -37,7 +37,7 @@ from densenet.service.workers import others, scale, warn_of
 from export import UNTRAINED, Precision, console, processor
 from export.archive import copy_with_settings, is_servable, read_card, read_version, start_settings
 from export.console import CliError
-from export.evaluation import is_calibrated
+from export.evaluation import describe
 
 _OPTIONS = "options.json"
 # Measured on two cores of a Xeon with AMX, 2026-11-29.
@@ -332,10 +332,7 @@ def _scaled(service: Service, workers: int | None) -> int:
 
 def _report(service: Service, ready: int, state: str, stop: str) -> None:
     weights, precision = service.card["weights"]["name"], service.card["precision"]
-    calibrated = ", calibrated" if is_calibrated(service.card) else ""
-    console.out.print(
-        f"DenseNet-121 is {state}: {ready} worker(s), weights {weights}, {precision}{calibrated}", markup=False
-    )
+    console.out.print(f"DenseNet-121 is {state}: {ready} worker(s), {describe(service.card)}", markup=False)
     key = Path(service.folder, KEY_FILE)
     token = [("token", f"the inference key in {key}")] if key.exists() else []
     for name, text in (

@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import psutil
 import requests
@@ -18,6 +18,7 @@ from densenet.service.management import Model, Worker
 from densenet.service.torchserve import Service, private_memory
 from export import console
 from export.console import CliError
+from export.evaluation import describe
 from handler import worker_control
 
 _CARD_SECONDS = 10  # for a worker to show the model card, which waits in the queue
@@ -84,15 +85,12 @@ def introduce(service: Service) -> None:
         CliError: if TorchServe does not answer, refuses, or has no such model.
     """
     try:
-        card: object = service.card if service.is_ours else _card(service)
+        card: Any = service.card if service.is_ours else _card(service)
     except requests.RequestException as error:
         raise CliError(f"TorchServe's management API does not answer at {service.management}") from error
     match card:
-        case {"weights": {"name": weights}, "precision": precision, **rest}:
-            what = f"weights {weights}, {precision}"
-            match rest:
-                case {"evaluation": {**measured}} if precision in measured:
-                    what += ", calibrated"
+        case {"weights": {"name": _}, "precision": _}:
+            what = describe(card)
         case _:
             what = "weights unknown"
     console.err.print(f"{service.url}: {what}", markup=False)

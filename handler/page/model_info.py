@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from handler.calibration import measured_with
 from handler.page.i18n import number, percent
 from handler.page.markup import Markup, element, join
 
@@ -25,7 +26,7 @@ def rows(card: Mapping[str, Any], model: Mapping[str, str], min_probability: flo
 
 
 def _calibration(card: Mapping[str, Any], words: Mapping[str, str]) -> str | None:
-    if measured := card.get("evaluation", {}).get(card["precision"]):
+    if measured := measured_with(card):
         return words["calibrated_with"].format(images=number(measured["images"], 0, words))
     return None
 

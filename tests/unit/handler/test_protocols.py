@@ -646,7 +646,7 @@ class TestOpenInference:
         outputs = [{"name": "labels", "parameters": parameters}]
         assert refusal(OPEN_INFERENCE, tensor() | {"outputs": outputs}) in {ErrorCode.BAD_JSON, ErrorCode.BAD_OPTION}
 
-    @pytest.mark.parametrize("value", ["yes", "truth", 1, 0, [], {}])
+    @pytest.mark.parametrize("value", ["yes", "true", 1, 0, [], {}])
     def test_binary_data_output_is_true_or_false(self, value: object) -> None:
         assert refusal(OPEN_INFERENCE, tensor() | {"parameters": {"binary_data_output": value}}) is ErrorCode.BAD_OPTION
 
