@@ -82,7 +82,7 @@ def end_when(is_done: Callable[[], bool], root: psutil.Process, grace: float) ->
     """
     everything = _family(root)
     _signal([root], signal.SIGTERM)
-    wait_until(lambda: is_done() or _is_over(root), grace)
+    wait_until(lambda: is_done() or is_over(root), grace)
     _kill(everything)
 
 
@@ -104,10 +104,10 @@ def _kill(members: Sequence[psutil.Process]) -> None:
 
 
 def _wait(members: Sequence[psutil.Process], seconds: float) -> None:
-    wait_until(lambda: all(map(_is_over, members)), seconds)
+    wait_until(lambda: all(map(is_over, members)), seconds)
 
 
-def _is_over(process: psutil.Process) -> bool:
+def is_over(process: psutil.Process) -> bool:
     """Return whether a process has ended; as a zombie it waits for its parent, which may take seconds to reap it."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)

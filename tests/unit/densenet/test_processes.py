@@ -17,10 +17,6 @@ from export.console import CliError
 FAMILY = "import subprocess\nsubprocess.run(['sleep', '60'])"
 
 
-def over(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 def test_a_program_and_its_children_end_with_the_block(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with processes.running([sys.executable, "-c", FAMILY], log) as started:
@@ -28,7 +24,7 @@ def test_a_program_and_its_children_end_with_the_block(tmp_path: Path) -> None:
         processes.wait_until_ready(process.children, started, seconds=20, log=log)
         everything = [process, *process.children()]
     assert len(everything) == 2
-    assert all(map(over, everything))
+    assert all(map(processes.is_over, everything))
 
 
 def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +70,7 @@ def test_what_a_program_leaves_behind_is_ended_too() -> None:
     (child,) = wait_until(root.children, 20)
     processes.end(root)
     process.wait()
-    assert over(child)
+    assert processes.is_over(child)
 
 
 WORKING = """
@@ -93,7 +89,7 @@ def test_a_program_that_has_done_its_work_is_killed(done: bool) -> None:
     (child,) = wait_until(root.children, 20)
     processes.end_when(lambda: done, root, grace=0.2)
     process.wait()
-    assert over(child)
+    assert processes.is_over(child)
 
 
 def test_a_program_has_time_to_do_its_work(tmp_path: Path) -> None:

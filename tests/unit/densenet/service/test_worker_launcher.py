@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from densenet.polling import wait_until
+from densenet.processes import is_over
 from densenet.service import allocator, worker_launcher
 from export import ROOT
 
@@ -44,7 +45,11 @@ def end(server: psutil.Process) -> None:
 
 def over(pid: int) -> bool:
     """Whether a process has ended, which is not this one's child."""
-    return wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", 20)
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return True
+    return wait_until(lambda: is_over(process), 20)
 
 
 def report(launcher: Launcher) -> tuple[int, int]:
