@@ -64,6 +64,18 @@ def scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return scale, bias - mean * scale
 
 
+def _without_weak(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return scale_and_shift(), with a constant for falling channels that bf16 cannot tell from one.
+
+    Trained networks have many channels that training has switched off, whose weight is nearly zero and its sign chance.
+    Their deviation is that weight; here it is less than what rounding costs the layer's strongest channel.
+    """
+    scale, shift = scale_and_shift(norm)
+    weight, bias = (cast(Tensor, getattr(norm, name)).double() for name in ("weight", "bias"))
+    weak = (scale < 0) & (weight.abs() < weight.abs().max() * torch.finfo(torch.bfloat16).eps / 2)
+    return scale.masked_fill(weak, 0), torch.where(weak, bias, shift)
+
+
 def layers(network: nn.Module, block: int) -> list[nn.Module]:
     """Return the layers of torchvision's dense block 1..4."""
     return list(network.get_submodule(f"features.denseblock{block}").children())
@@ -78,14 +90,25 @@ class Bounds(nn.Module):
     def __init__(self, bound: Tensor, rising: Tensor, minimum: float, maximum: float) -> None:
         """bound: (C,), in the values' dtype. rising: bool (C,), whether the bound is a lower one."""
         super().__init__()
+        falling = (~rising).nonzero()
+        self.only_low = not len(falling)
+        # clamp takes one pass over memory, but in bf16 twice as long as maximum, for conversions to float and back.
+        self.in_two_steps = bound.dtype == torch.bfloat16
+        self.first, self.end = 0, len(bound)
+        if self.in_two_steps and not self.only_low:
+            self.first, self.end = int(falling.min()), int(falling.max()) + 1
+        high = torch.where(rising, torch.full_like(bound, maximum), bound)
         self.register_buffer("low", torch.where(rising, bound, torch.full_like(bound, minimum)))
-        self.register_buffer("high", torch.where(rising, torch.full_like(bound, maximum), bound))
-        self.only_low = bool(rising.all())
+        self.register_buffer("high", high[self.first : self.end].clone())
 
     def forward(self, rows: Tensor) -> Tensor:
         """Apply the bounds: (R, C) → (R, C)."""
-        # clamp takes one pass over memory; maximum and minimum would take two.
-        return torch.maximum(rows, self.low) if self.only_low else torch.clamp(rows, self.low, self.high)
+        if not (self.only_low or self.in_two_steps):
+            return torch.clamp(rows, self.low, self.high)
+        bounded = torch.maximum(rows, self.low)
+        if not self.only_low:
+            torch.ops.aten.slice(bounded, 1, self.first, self.end).clamp_max_(self.high)
+        return bounded
 
 
 class Pointwise(nn.Module):
@@ -97,7 +120,7 @@ class Pointwise(nn.Module):
     def __init__(self, norm: nn.Module, weight: Tensor, after: nn.Module | None, kind: Kind) -> None:
         """weight: (O, I, 1, 1)."""
         super().__init__()
-        scale, shift = scale_and_shift(norm)
+        scale, shift = _without_weak(norm) if kind.dtype == torch.bfloat16 else scale_and_shift(norm)
         outer_scale, outer_shift = (1.0, 0.0) if after is None else scale_and_shift(after)
         # The bound must not overflow either. With such a bound, the output is the channel's shift for every input.
         flat = (scale.abs() < _NO_SCALE) | (shift.abs() > scale.abs() * torch.finfo(kind.dtype).max / 2)

@@ -50,12 +50,9 @@ class Classifier:
             calibration = calibration.with_min_probability(settings.min_probability)
         hardware.check(card["precision"])
         decoder = Decoder(settings.decode_memory)  # the process starts in the background while the network loads
-        network = scoring.load(
-            folder / "model.pt",
-            sha256=card["network"]["sha256"],
-            threads=1 if settings.threads == AUTO else int(settings.threads),
-            device=hardware.device(card["precision"], context.system_properties.get("gpu_id")),
-        )
+        device = hardware.device(card["precision"], context.system_properties.get("gpu_id"))
+        fixed = 1 if settings.threads == AUTO or device != scoring.CPU else int(settings.threads)
+        network = scoring.load(folder / "model.pt", sha256=card["network"]["sha256"], threads=fixed, device=device)
         outputs = scoring.score(network, torch.zeros(1, 3, CROP, CROP), chunk=1).logits.shape[1]
         if outputs != len(classes):
             raise ValueError(f"the network has {outputs} outputs, but index_to_name.json has {len(classes)} classes")
@@ -68,8 +65,8 @@ class Classifier:
         }
         self.version = model["version"]
         self.control = Control.from_environment(self.version)
-        threads = None
-        if settings.threads == AUTO and self.control.is_recorded and network.device.type == "cpu":
+        threads: Threads | int = fixed
+        if settings.threads == AUTO and self.control.is_recorded and device == scoring.CPU:
             threads = Threads(cores.physical(), self.control.count_busy)
         self.meter = metrics.Meter(context.metrics, model)
         router = Router(

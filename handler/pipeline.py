@@ -95,8 +95,8 @@ class Pipeline:
     """Limit of processor time in seconds for decoding a batch."""
     calibration: Calibration | None = None
     """What labelled photos taught about this network, if the model card has it."""
-    threads: Threads | None = None
-    """Chooses the number of threads for each pass; None for a fixed number."""
+    threads: Threads | int = 1
+    """The number of threads for the network, or what chooses it each time."""
     clock: Clock = field(default_factory=Clock)
 
     @property
@@ -191,8 +191,9 @@ class Pipeline:
 
     def score_batch(self, batch: torch.Tensor) -> Scores:
         """Return the network's scores of a batch: float32, (N, 3, 224, 224), normalized."""
-        with self.threads.for_pass(len(batch)) if self.threads else nullcontext():
-            return scoring.score(self.network, batch, chunk=self.settings.network_batch)
+        chosen = self.threads
+        with nullcontext(chosen) if isinstance(chosen, int) else chosen.for_images(len(batch)) as threads:
+            return scoring.score(self.network, batch, chunk=self.settings.network_batch, threads=threads)
 
     def rank(self, images: Sequence[ImageRecord]) -> None:
         """Rank each image's classes by its logits."""

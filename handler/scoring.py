@@ -1,10 +1,12 @@
 """Score: compute logits of a batch of tensors with the TorchScript network."""
 
+import functools
 import hashlib
 import io
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +79,7 @@ def is_lost(network: Network) -> bool:
 def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Network:
     """Load the exported network, verify its digest, and warm it up.
 
-    threads: number of CPU threads of this process's network, until Threads.for_pass() sets another.
+    threads: number of CPU threads for the first passes, which compile the kernels.
 
     Raises:
         ValueError: the file's digest is not the one in the model card, or see read().
@@ -87,16 +89,15 @@ def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Netw
         raise ValueError(
             f"{path.name} is not the file that the model card describes: its sha256 is {digest}, not {sha256}"
         )
-    torch.set_num_threads(threads)
     network = read(content, device)
-    warm_up(network)
+    warm_up(network, threads)
     return network
 
 
-def warm_up(network: Network) -> None:
+def warm_up(network: Network, threads: int) -> None:
     """Run the network twice: TorchScript's profiling executor optimizes during the first two runs."""
     for _ in range(2):
-        score(network, torch.zeros(1, 3, CROP, CROP), chunk=1)
+        score(network, torch.zeros(1, 3, CROP, CROP), chunk=1, threads=threads)
 
 
 def read(content: bytes, device: torch.device = CPU) -> Network:
@@ -135,12 +136,41 @@ def _load(content: bytes, device: torch.device) -> torch.jit.ScriptModule:
     )
 
 
-def score(network: Network, batch: torch.Tensor, *, chunk: int) -> Scores:
-    """Return the scores of N images. batch: float32 (N, 3, 224, 224), normalized. chunk: maximum images per pass."""
-    with torch.inference_mode(), _denormals_flushed():
-        activations = [network.forward_features(part) for part in batch.split(pass_sizes(len(batch), chunk))]
-        logits = torch.cat([network.forward_head(part) for part in activations])
+def score(network: Network, batch: torch.Tensor, *, chunk: int, threads: int = 1) -> Scores:
+    """Return the scores of N images.
+
+    With several threads, images are divided among passes that run at once, because most operators are too small to
+    divide well. Threads that are left over divide the operators of each pass.
+
+    batch: float32 (N, 3, 224, 224), normalized. chunk: maximum images per pass. threads: for all passes together.
+    """
+    lanes = batch.tensor_split(min(threads, len(batch)))
+    run = functools.partial(_run, network, chunk=chunk, threads=threads // len(lanes))
+    if len(lanes) == 1:
+        return run(batch)
+    futures = [_pool().submit(run, lane) for lane in lanes]
+    wait(futures)  # for all of them, even if one fails
+    scores = [future.result() for future in futures]
+    logits = torch.cat([part.logits for part in scores])
+    return Scores(logits, [image for part in scores for image in part.activations])
+
+
+def _run(network: Network, images: torch.Tensor, chunk: int, threads: int) -> Scores:
+    """Run passes one after the other. threads: for each operator."""
+    torch.set_num_threads(threads)  # of the calling thread
+    try:
+        with torch.inference_mode(), _denormals_flushed():
+            activations = [network.forward_features(part) for part in images.split(pass_sizes(len(images), chunk))]
+            logits = torch.cat([network.forward_head(part) for part in activations])
+    finally:
+        torch.set_num_threads(1)
     return Scores(logits, [image for part in activations for image in part])
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    # A thread that asks torch for the first time takes over the number that another thread has set last.
+    return ThreadPoolExecutor(thread_name_prefix="pass", initializer=torch.get_num_threads)
 
 
 def pass_sizes(count: int, chunk: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Threads: choose how many threads of this worker compute a pass through the network.
+"""Threads: choose how many threads of this worker run the network on the images of a request or a batch.
 
 A worker with one thread leaves all other cores idle while a single client sends. Two workers with two threads each on
 two cores would wait for each other instead: a network's operators end when their slowest thread does. So a worker takes
@@ -6,23 +6,24 @@ its share of the cores: their number divided by the number of workers that are b
 say (worker_control.py). Under load a worker is idle for a moment between two requests, so the highest number counts
 that it has seen lately.
 
-Other programs use cores, too. When several threads turn out to be no faster than one, the worker rests: it uses one
-thread for some passes before it tries again. It also uses one now and then, to learn how long that takes at present.
+Other programs use cores, too, and the operators of a single image divide less well than several images do. When several
+threads turn out to be no faster than one, the worker rests: it uses one thread for some turns before it tries again. It
+also uses one now and then, to learn how long that takes at present. It learns this for single images and for several
+separately.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-import torch
+from dataclasses import dataclass, field
 
 # The last two blocks' feature maps have 196 and 49 positions: more threads would mostly wait for each other.
 _MAX_THREADS = 8
-_LATELY = 16  # looks at the other workers' records, two in a pass
-_SHORT_REST, _LONG_REST = 8, 64  # passes; a rest doubles if the pass after the last one was no better
-_WORTHWHILE = 0.95  # a pass with several threads must take at most this share of one with a single thread
-_WEIGHT = 0.2  # of the latest pass in the average time of passes with one thread
+_LATELY = 16  # looks at the other workers' records, two in a turn
+_SHORT_REST, _LONG_REST = 8, 64  # turns; a rest doubles if the turn after the last one was no better
+_WORTHWHILE = 0.95  # maximum share of one thread's time that several may take
+_WEIGHT = 0.2  # of the latest turn in the average time of one thread
 
 
 def share(cores: int, busy: int) -> int:
@@ -35,7 +36,7 @@ def share(cores: int, busy: int) -> int:
 
 
 class Threads:
-    """The number of threads for each pass, and what was learned from the passes so far.
+    """The number of threads for each turn of the network, and what was learned from the turns so far.
 
     cores: cores for all workers together. count_busy: returns the number of workers that are busy, this one included.
     """
@@ -44,49 +45,62 @@ class Threads:
         self._cores = cores
         self._count_busy = count_busy
         self._seen = deque([1], maxlen=_LATELY)  # numbers of busy workers
-        self._single: float | None = None  # average seconds an image with one thread
-        self._age = 0  # passes since the last one with one thread
-        self._prepared: set[tuple[int, int]] = set()  # threads and images for which oneDNN has kernels
-        self._rest = 0  # remaining passes with one thread
-        self._last_rest = _SHORT_REST // 2
+        self._alone, self._several = _Experience(), _Experience()
 
     @contextmanager
-    def for_pass(self, images: int) -> Iterator[None]:
-        """Set the number of threads for the block, which computes one pass; outside of it the number is one.
-
-        images: how many the pass has.
-        """
-        threads = self.choose(self._count_busy())
-        torch.set_num_threads(threads)
+    def for_images(self, count: int) -> Iterator[int]:
+        """Yield the number of threads for the block, which scores `count` images, and learn from the time it takes."""
+        threads = self.choose(count, self._count_busy())
         begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            torch.set_num_threads(1)
-        self.learn(threads, images, (time.perf_counter() - begun) / max(1, images), self._count_busy())
+        yield threads
+        self.learn(threads, count, (time.perf_counter() - begun) / count, self._count_busy())
 
-    def choose(self, busy: int) -> int:
-        """Return the number of threads for a pass. busy: the number of busy workers at its beginning."""
+    def choose(self, images: int, busy: int) -> int:
+        """Return the number of threads. busy: the number of busy workers at the beginning."""
         self._seen.append(busy)
-        self._age += 1
-        if self._single is None or self._age > _LONG_REST:
-            return 1
-        if self._rest:
-            self._rest -= 1
-            return 1
-        return share(self._cores, max(self._seen))
+        return share(self._cores, max(self._seen)) if self._experience(images).tries_several() else 1
 
     def learn(self, threads: int, images: int, seconds: float, busy: int) -> None:
-        """Take note of a pass. seconds: for each image. busy: the number of busy workers at its end."""
+        """Take note of a turn. seconds: for each image. busy: the number of busy workers at its end."""
         self._seen.append(busy)
+        self._experience(images).learn(threads, images, seconds)
+
+    def _experience(self, images: int) -> "_Experience":
+        return self._several if images > 1 else self._alone
+
+
+@dataclass
+class _Experience:
+    """Whether several threads have been worth it."""
+
+    single: float | None = None
+    """Average seconds an image with one thread."""
+    age: int = 0
+    """Turns since the last one with one thread."""
+    prepared: set[tuple[int, int]] = field(default_factory=set)
+    """Threads and images for which oneDNN has kernels."""
+    rest: int = 0
+    """Remaining turns with one thread."""
+    last_rest: int = _SHORT_REST // 2
+
+    def tries_several(self) -> bool:
+        """Begin a turn; return whether to use several threads."""
+        self.age += 1
+        if self.single is None or self.age > _LONG_REST:
+            return False
+        self.rest, resting = max(0, self.rest - 1), self.rest > 0
+        return not resting
+
+    def learn(self, threads: int, images: int, seconds: float) -> None:
+        """Take note of a turn. seconds: for each image."""
         if threads == 1:
-            self._age = 0
-        if (threads, images) not in self._prepared:  # oneDNN compiled kernels, which takes longer than the pass
-            self._prepared.add((threads, images))
+            self.age = 0
+        if (threads, images) not in self.prepared:  # oneDNN compiled kernels, which takes longer than the turn
+            self.prepared.add((threads, images))
         elif threads == 1:
-            self._single = seconds if self._single is None else self._single + _WEIGHT * (seconds - self._single)
-        elif self._single is not None and seconds > _WORTHWHILE * self._single:
-            self._last_rest = min(2 * self._last_rest, _LONG_REST)
-            self._rest = self._last_rest
+            self.single = seconds if self.single is None else self.single + _WEIGHT * (seconds - self.single)
+        elif self.single is not None and seconds > _WORTHWHILE * self.single:
+            self.last_rest = min(2 * self.last_rest, _LONG_REST)
+            self.rest = self.last_rest
         else:
-            self._last_rest = _SHORT_REST // 2
+            self.last_rest = _SHORT_REST // 2

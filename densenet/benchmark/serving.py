@@ -1,5 +1,6 @@
 """Start a served system for the duration of a block and yield its address."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from densenet.benchmark.convert import Models
 from densenet.benchmark.load import Address
 from densenet.benchmark.plan import ServedSystem, System
 from densenet.paths import IMAGENET_CLASSES
-from densenet.service import temporary_instance
+from densenet.service import batches, temporary_instance
 from densenet.service.torchserve import Service
 from export import CARD, CLASSES, NETWORK, archive
 from export.console import CliError
@@ -48,9 +49,11 @@ def serve(served: ServedSystem, models: Models, scratch: Path) -> Iterator[Addre
 
 @contextmanager
 def ours(precision: str, workers: int, models: Models, scratch: Path) -> Iterator[Service]:
-    """Start this project's service from an archive, with the code of scripts/serve."""
+    """Start this project's service from an archive, with the code and the batch size of scripts/serve."""
     packed = scratch / "store" / _ARCHIVE
-    archive.build(models.exported(precision), packed, version="1.0", workers=workers)
+    pack = functools.partial(archive.build, models.exported(precision), packed, version="1.0", workers=workers)
+    pack()
+    pack(batch_size=batches.size_for(packed, workers, models.folder))
     with temporary_instance.serving(packed, scratch / "run") as service:
         yield service
 

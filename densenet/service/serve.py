@@ -81,8 +81,8 @@ BatchSize = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Maximum number of requests that a worker takes at once. [default: the archive's own; else measured for "
-        "one worker, 1 for several]",
+        help="Maximum number of requests that a worker takes at once. [default: the archive's own; else measured, at "
+        "most 2 for several workers]",
     ),
 ]
 Port = Annotated[int | None, typer.Option(min=1024, max=65531, help=_ports)]

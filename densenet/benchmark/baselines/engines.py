@@ -77,7 +77,7 @@ def _ours(exported: Path, threads: int) -> Network:
     network = load_ours(exported, threads)
 
     def run(batch: Floats) -> Floats:
-        logits: Floats = scoring.score(network, torch.from_numpy(batch), chunk=1).logits.numpy()
+        logits: Floats = scoring.score(network, torch.from_numpy(batch), chunk=1, threads=threads).logits.numpy()
         return logits
 
     return run

@@ -22,6 +22,8 @@ wants_avx512 = pytest.mark.skipif(
     not (has_onednn() and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="oneDNN has no bf16 for this processor"
 )
 
+PLAIN_BF16 = Kind(torch.bfloat16, torch.bfloat16, kernels.plain_linear, kernels.plain_convolution)
+
 Change = Callable[[nn.BatchNorm2d, torch.Generator], object]
 
 
@@ -143,6 +145,34 @@ def test_making_it_leaves_the_eager_network_as_it_was(network: nn.Module) -> Non
 def test_rising_channels_are_bounded_from_below_and_falling_ones_from_above() -> None:
     bounds = Bounds(torch.tensor([1.0, 1.0]), torch.tensor([True, False]), -torch.inf, torch.inf)
     assert bounds(torch.tensor([[0.0, 0.0], [2.0, 2.0]])).tolist() == [[1.0, 0.0], [2.0, 1.0]]
+
+
+@pytest.mark.parametrize("falling", [[], [0], [5], [2, 4], [0, 5], [0, 1, 2, 3, 4, 5]])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.uint8])
+def test_bounds_are_a_clamp_in_every_dtype(dtype: torch.dtype, falling: list[int]) -> None:
+    limits = (0, 255) if dtype == torch.uint8 else (-torch.inf, torch.inf)
+    buffer, bound = ((torch.randn(size) * 60 + 100).to(dtype) for size in ((50, 9), (6,)))
+    rising = torch.tensor([i not in falling for i in range(6)])
+    before, rows = buffer.clone(), buffer[:, :6]
+    expected = torch.where(rising, torch.maximum(rows, bound), torch.minimum(rows, bound))
+    assert torch.equal(Bounds(bound, rising, *limits)(rows), expected)
+    assert torch.equal(buffer, before)
+
+
+def test_bf16_takes_a_falling_channel_that_is_switched_off_for_a_constant() -> None:
+    norm, weight = nn.BatchNorm2d(4).eval(), torch.randn(8, 4, 1, 1)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.5, -1e-3, -1e-3, -0.2]))  # the second is on, the third off
+        norm.bias.copy_(torch.tensor([0.1, 0.3, -0.3, 0.1]))
+        assert norm.running_mean is not None
+        norm.running_mean.fill_(2.0)
+        rows = torch.randn(200, 4) + 2
+        expected = functional.conv2d(functional.relu(norm(rows.view(-1, 4, 1, 1))), weight).flatten(1)
+        pointwise = Pointwise(norm, weight, None, PLAIN_BF16)
+        actual = pointwise(rows.bfloat16()).float()
+    assert (pointwise.bounds.first, pointwise.bounds.end) == (3, 4)
+    # bf16 rounds each product's factors by at most 2^-8.
+    assert (actual - expected).abs().max() <= 0.03 * expected.std()
 
 
 def test_scale_and_shift_are_the_batch_norm() -> None:

@@ -286,14 +286,21 @@ class TestLoading:
         with pytest.raises(ValueError, match=r"min_probability must be above 0\.001, .* 1000 classes, not 0\.0005"):
             Classifier().initialize(make_context(folder, min_probability=0.0005))
 
-    def test_threads_are_what_the_settings_say(self, folder: Path) -> None:
-        before = torch.get_num_threads()
-        try:
-            for threads in (2, 1):
-                Classifier().initialize(make_context(folder, threads=threads))
-                assert torch.get_num_threads() == threads
-        finally:
-            torch.set_num_threads(before)
+    @pytest.mark.parametrize("threads", [2, 1])
+    def test_threads_are_what_the_settings_say(
+        self, threads: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: list[int] = []
+
+        def score(*args: Any, **options: Any) -> Scores:
+            seen.append(options["threads"])
+            return original(*args, **options)
+
+        classifier, original = Classifier(), scoring.score
+        classifier.initialize(make_context(folder, threads=threads))
+        monkeypatch.setattr(scoring, "score", score)
+        assert ask(classifier, folder, PHOTOS[0])[0][0] == 200
+        assert seen == [threads]
 
     def test_untrained_weights_are_warned_of(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         card = json.loads((folder / "model_card.json").read_text())

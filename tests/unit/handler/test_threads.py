@@ -1,19 +1,11 @@
 """How many threads a worker takes for a pass."""
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-import torch
 
 from handler.threads import Threads, share
-
-
-@pytest.fixture(autouse=True)
-def _same_threads_afterwards() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def threads(cores: int, busy: Callable[[], int] = lambda: 1) -> Threads:
@@ -40,16 +32,23 @@ def test_a_worker_takes_its_share_of_the_cores(cores: int, taken: list[int]) -> 
     assert all(busy * count <= max(cores, busy) for busy, count in enumerate(taken, 1))
 
 
-def test_the_number_is_set_for_the_pass() -> None:
+def test_the_number_follows_the_busy_workers() -> None:
     busy = [1]
     chosen = threads(2, lambda: busy[0])
-    with chosen.for_pass(1):
-        assert torch.get_num_threads() == 2
-    # What is computed beside the pass, such as an explanation, has the same last digits whatever the load.
-    assert torch.get_num_threads() == 1
+    with chosen.for_images(1) as count:
+        assert count == 2
     busy[0] = 2
-    with chosen.for_pass(1):
-        assert torch.get_num_threads() == 1
+    with chosen.for_images(1) as count:
+        assert count == 1
+
+
+def test_single_images_and_several_are_learned_separately() -> None:
+    chosen = threads(2)
+    for count in (1, 2):
+        for seconds in (0.12, 0.04 / count):
+            chosen.learn(count, 4, seconds, busy=1)
+    chosen.learn(2, 1, 0.05, busy=1)  # no faster than one thread
+    assert [chosen.choose(images, 1) for images in (1, 4, 1, 8)] == [1, 2, 1, 2]
 
 
 def test_the_first_passes_are_not_judged() -> None:
@@ -57,25 +56,23 @@ def test_the_first_passes_are_not_judged() -> None:
     taken = []
     # oneDNN compiles kernels in the first pass with a number of threads and images.
     for seconds in (0.12, 0.04, 0.12, 0.05):
-        taken.append(chosen.choose(1))
+        taken.append(chosen.choose(1, 1))
         chosen.learn(taken[-1], 1, seconds, busy=1)
-    assert [*taken, chosen.choose(1)] == [1, 1, 4, 4, 1]
+    assert [*taken, chosen.choose(1, 1)] == [1, 1, 4, 4, 1]
 
 
-def test_the_first_pass_with_several_images_is_not_judged() -> None:
+def test_the_first_pass_with_another_number_of_images_is_not_judged() -> None:
     chosen = threads(2)
-    chosen.learn(2, 8, 0.12, busy=1)
-    assert chosen.choose(1) == 2
-    chosen.learn(1, 8, 0.12, busy=1)
-    chosen.learn(2, 1, 0.03, busy=1)
-    assert chosen.choose(1) == 2
+    for count, images in ((1, 4), (1, 4), (2, 4), (2, 8)):
+        chosen.learn(count, images, 0.12 if (count, images) == (2, 8) else 0.04 / count, busy=1)
+    assert chosen.choose(8, 1) == 2
 
 
 def test_one_thread_is_measured_again_from_time_to_time() -> None:
     chosen = threads(2)
     taken = []
     for _ in range(200):
-        taken.append(chosen.choose(1))
+        taken.append(chosen.choose(1, 1))
         chosen.learn(taken[-1], 1, 0.04 / taken[-1], busy=1)
     assert 2 <= taken.count(1) <= 4
 
@@ -84,7 +81,7 @@ def choices(chosen: Threads, passes: int) -> list[int]:
     """Passes of one image for a single client that take as long with several threads as with one."""
     taken = []
     for _ in range(passes):
-        taken.append(chosen.choose(1))
+        taken.append(chosen.choose(1, 1))
         chosen.learn(taken[-1], 1, 0.04, busy=1)
     return taken
 
@@ -100,10 +97,10 @@ def test_it_rests_longer_and_longer_while_several_threads_are_no_faster() -> Non
 def test_a_faster_pass_ends_the_rests() -> None:
     chosen = threads(2)
     choices(chosen, 200)
-    while chosen.choose(1) == 1:
+    while chosen.choose(1, 1) == 1:
         chosen.learn(1, 1, 0.04, busy=1)
     chosen.learn(2, 1, 0.025, busy=1)
-    assert [chosen.choose(1) for _ in range(4)] == [2] * 4
+    assert [chosen.choose(1, 1) for _ in range(4)] == [2] * 4
 
 
 def test_the_most_that_were_busy_lately_count() -> None:
@@ -112,7 +109,7 @@ def test_the_most_that_were_busy_lately_count() -> None:
     def passes(busy: int, count: int) -> list[int]:
         taken = []
         for _ in range(count):
-            taken.append(chosen.choose(busy))
+            taken.append(chosen.choose(1, busy))
             chosen.learn(taken[-1], 1, 0.04 / taken[-1], busy=busy)
         return taken
 
@@ -127,11 +124,11 @@ def test_its_measure_of_one_thread_follows_the_machine() -> None:
     for _ in range(50):
         chosen.learn(1, 1, 0.08, busy=1)  # a slow spell
     chosen.learn(2, 1, 0.06, busy=1)
-    assert chosen.choose(1) == 2
+    assert chosen.choose(1, 1) == 2
 
 
 def test_an_error_in_a_pass_is_not_a_measurement() -> None:
     chosen = threads(2)
-    with pytest.raises(ValueError, match="of the pass"), chosen.for_pass(1):
+    with pytest.raises(ValueError, match="of the pass"), chosen.for_images(1):
         raise ValueError("of the pass")
-    assert chosen.choose(1) == 2
+    assert chosen.choose(1, 1) == 2

@@ -29,7 +29,20 @@ GAIN = {"1": 12.0, "2": 11.5, "4": 10.2, "8": 10.0}
     ],
 )
 def test_the_smallest_size_near_the_best_pays_if_it_gains_enough(times: dict[int, float], size: int) -> None:
-    assert batches.choose(times) == size
+    assert batches.choose(times, 1) == size
+
+
+@pytest.mark.parametrize(
+    ("times", "size"),
+    [
+        ({1: 9.4, 2: 7.4, 4: 6.5, 8: 6.1}, 2),
+        ({1: 10.0, 2: 8.5, 4: 8.5, 8: 8.5}, 2),
+        ({1: 10.0, 2: 8.6, 4: 6.0, 8: 5.0}, 1),
+        ({1: 45.7, 2: 43.1, 4: 41.8, 8: 42.0}, 1),
+    ],
+)
+def test_several_workers_get_pairs_where_these_save_much(times: dict[int, float], size: int) -> None:
+    assert batches.choose(times, 2) == size
 
 
 class Measured:
@@ -38,14 +51,18 @@ class Measured:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.run, self.path, self.count = folder / "run", folder / "densenet.mar", 0
         self.run.mkdir()
+        self.times, self.threads = GAIN, [0]
         self.export = make_export(folder / "build")
+        card = self.export / "model_card.json"
+        card.write_text(card.read_text().replace('"fp32"', '"int8"'))
         archiving.build(self.export, self.path, version="1.0", workers=1)
         monkeypatch.setattr(batches, "_measure", self.measure)
 
-    def measure(self, archive: Path, _: Path) -> dict[str, float]:
-        assert archive == self.path
+    def measure(self, archive: Path, threads: int, chunk: int, _: Path) -> dict[str, float]:
+        assert (archive, chunk) == (self.path, 4)
         self.count += 1
-        return GAIN
+        self.threads.append(threads)
+        return self.times
 
     def size(self, workers: int | None = None, **settings: Any) -> int | None:
         if settings:
@@ -70,17 +87,15 @@ def test_a_network_is_measured_once_for_a_machine_and_a_number_of_threads(
 ) -> None:
     assert [measured.size(), measured.size()] == [4, 4]
     assert measured.count == 1
-    measured.size(handler={"threads": 2})
+    measured.size(handler={"threads": 16})
     monkeypatch.setattr(processor, "name", lambda: "another")
     measured.size()
     assert measured.count == 3
     assert list(json.loads((measured.run / "batches.json").read_text()).values()) == [GAIN] * 3
 
 
-@pytest.mark.parametrize(
-    "settings", [{"batchSize": 1}, {"batchSize": 32}, {"deviceType": "gpu"}, {"minWorkers": 2, "maxWorkers": 2}]
-)
-def test_an_archive_that_names_it_a_gpu_and_several_workers_are_not_measured(
+@pytest.mark.parametrize("settings", [{"batchSize": 1}, {"batchSize": 32}, {"deviceType": "gpu"}])
+def test_an_archive_that_names_it_and_a_gpu_are_not_measured(
     settings: dict[str, Any], measured: Measured, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert measured.size(**settings) is None
@@ -88,9 +103,22 @@ def test_an_archive_that_names_it_a_gpu_and_several_workers_are_not_measured(
     assert (measured.count, capsys.readouterr().err) == (0, "")
 
 
-def test_the_workers_of_the_start_count_not_the_archives(measured: Measured) -> None:
+def test_fp32_is_not_measured_for_several_workers(
+    tmp_path: Path, exported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archiving.build(exported, path := tmp_path / "densenet.mar", version="1.0", workers=2)
+    assert batches.size_for(path, None, tmp_path) is None
+    assert capsys.readouterr().err == ""
+
+
+def test_the_workers_of_the_start_count_not_the_archives(measured: Measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches.cores, "physical", lambda: 4)
     assert measured.size(minWorkers=2, maxWorkers=2) is None
     assert measured.size(workers=1) == 4
+    measured.times = {"1": 9.4, "2": 7.4, "4": 6.5, "8": 6.1}
+    assert measured.size(workers=4) == 2
+    # A worker's share of the cores while all are busy.
+    assert measured.threads == [0, 2, 4, 1]
 
 
 @pytest.mark.parametrize("content", ["", "no JSON", "[]", "null", '{"a": 5}'])
@@ -118,7 +146,7 @@ def test_damaged_times_are_measured_again(measured: Measured) -> None:
 def test_no_failure_keeps_a_service_from_starting(
     failure: Exception, measured: Measured, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(*_: Path) -> dict[str, float]:
+    def fail(*_: Path | int) -> dict[str, float]:
         raise failure
 
     monkeypatch.setattr(batches, "_measure", fail)
@@ -145,6 +173,6 @@ def test_a_real_network_is_measured_at_every_size(
     (times,) = json.loads((tmp_path / "batches.json").read_text()).values()
     assert list(times) == ["1", "2", "4", "8"]
     assert min(times.values()) > 0
-    chosen = batches.choose({int(size): time for size, time in times.items()})
+    chosen = batches.choose({int(size): time for size, time in times.items()}, 1)
     assert size == (chosen if chosen > 1 else None)
     assert capsys.readouterr().err.startswith("batches: ")
