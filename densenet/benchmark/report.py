@@ -208,8 +208,8 @@ _HOW = """## How
 - locust sends the requests. A client is a user that keeps its connection if the service does. The first second does
   not count. There are 32 distinct photos of 500×335 and 4 of 12 megapixels, sent as the body, or as a form to the
   tutorial.
-- `ours`: exported, packed and started as by `scripts/serve`, without batches. Without HTTP, the network has the memory
-  allocator of the workers.
+- `ours`: exported, packed and started as by `scripts/serve`, with the batch size that it measures. Without HTTP, the
+  network has the memory allocator of the workers.
 - `flask`: the tutorial's app on Flask's development server; `gunicorn`: the same app under gunicorn. Both use torch's
   default number of threads.
 - `torchserve`: its `image_classifier` with our TorchScript file and the default number of threads. It does not use

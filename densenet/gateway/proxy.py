@@ -17,8 +17,11 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
+
+from rich.console import Console
 
 from densenet import __version__, processes
 from densenet.gateway import api_keys, certificates, upstream_health, upstreams
@@ -222,7 +225,7 @@ def run(settings: Settings) -> None:
             scheme = "https" if settings.certificate else "http"
             before = ", ".join(replica.address for replica in settings.upstreams)
             url = f"{scheme}://{settings.listen}/predictions/densenet"
-            out.print(f"the gateway is up: {url}, before {before}", markup=False)
+            _say(f"the gateway is up: {url}, before {before}")
             _watch_files(settings, gateway, signals, applied)
             gateway.finish()
         finally:
@@ -265,6 +268,10 @@ def _watch_files(settings: Settings, gateway: Gateway, signals: "_Signals", appl
         previous = current
 
 
+def _say(message: str, console: Console = out) -> None:
+    console.print(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {message}", markup=False)
+
+
 def _describe_health(gateway: Gateway) -> str:
     names = ", ".join(sorted(path.stem for path in gateway.unhealthy))
     if not names:
@@ -281,9 +288,9 @@ def _apply(gateway: Gateway, messages: list[str], *, force: bool) -> None:
     try:
         gateway.run(force=force)
         for message in messages:
-            out.print(message, markup=False)
+            _say(message)
     except (CliError, OSError) as error:
-        err.print(f"gateway: {error}; the previous configuration stays in use", markup=False)
+        _say(f"gateway: {error}; the previous configuration stays in use", err)
     if not gateway.reload_pending:
         messages.clear()
 
