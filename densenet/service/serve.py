@@ -40,10 +40,10 @@ from export.console import CliError
 from export.evaluation import describe
 
 _OPTIONS = "options.json"
-# Measured on two cores of a Xeon with AMX, 2026-11-29.
+# Measured on two cores of a Xeon with AMX, 2026-11-30.
 _FASTER = (
-    "this processor has AMX, which fp32 does not use: one image on one thread takes about 45.7 ms in fp32, "
-    "18.5 in bf16 (--precision auto) and 12.4 in int8"
+    "this processor has AMX, which fp32 does not use: one image on one thread takes about 45 ms in fp32, "
+    "16 in bf16 (--precision auto) and 9.4 in int8"
 )
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 

@@ -138,7 +138,7 @@ def test_what_amx_would_gain_is_told_where_it_is_not_used(
     output, errors = capsys.readouterr()
     assert "AMX" not in output
     assert len(errors.splitlines()) == told
-    assert ("18.5 in bf16 (--precision auto) and 12.4 in int8" in errors) == told
+    assert ("16 in bf16 (--precision auto) and 9.4 in int8" in errors) == told
 
 
 @pytest.mark.parametrize("here", [True, False])
