@@ -9,7 +9,6 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from statistics import median
 
 import torch
 
@@ -24,7 +23,7 @@ _MIN_TURNS = 3  # for slow machines
 
 
 def measure(network: Network, threads: int, chunk: int, seconds: float = _SECONDS) -> dict[int, float]:
-    """Return the median milliseconds an image by batch size; the sizes take turns, so that disturbances hit all.
+    """Return the least milliseconds an image by batch size, which other programs disturb least; the sizes take turns.
 
     threads, chunk: as in scoring.score().
     """
@@ -39,7 +38,7 @@ def measure(network: Network, threads: int, chunk: int, seconds: float = _SECOND
             begun = time.perf_counter()
             score(batch)
             times[size].append((time.perf_counter() - begun) * 1000 / size)
-    return {size: median(turns) for size, turns in times.items()}
+    return {size: min(turns) for size, turns in times.items()}
 
 
 def main(archive: Path, threads: int, chunk: int) -> None:
