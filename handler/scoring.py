@@ -89,6 +89,7 @@ def load(path: Path, *, sha256: str, threads: int, device: torch.device) -> Netw
         raise ValueError(
             f"{path.name} is not the file that the model card describes: its sha256 is {digest}, not {sha256}"
         )
+    torch.set_num_threads(threads)  # else packing would start a thread for each core
     network = read(content, device)
     warm_up(network, threads)
     return network

@@ -88,8 +88,10 @@ class _Experience:
         self.age += 1
         if self.single is None or self.age > _LONG_REST:
             return False
-        self.rest, resting = max(0, self.rest - 1), self.rest > 0
-        return not resting
+        if self.rest:
+            self.rest -= 1
+            return False
+        return True
 
     def learn(self, threads: int, images: int, seconds: float) -> None:
         """Take note of a turn. seconds: for each image."""
