@@ -1,21 +1,26 @@
-"""What more than one test module needs: a checkpoint whose answers differ from photo to photo, its export, retries."""
+"""What more than one test module needs: a checkpoint whose answers differ from photo to photo, its export, retries.
+
+torch and torchvision take seconds to import; they are imported by what needs them, so that other tests begin at once.
+"""
 
 import os
 import random
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
+from filelock import FileLock
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
-from torch import nn
-from torchvision import transforms
-from torchvision.models import densenet121
 
 from densenet.service import temporary_instance
-from export import bundle, weights
 from tests.photos import cutouts
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torchvision.transforms import Compose
 
 
 def pytest_configure() -> None:
@@ -32,11 +37,16 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     random.seed(0)
-    torch.manual_seed(0)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.manual_seed(0)
 
 
-def tutorial_transform() -> transforms.Compose:
+def tutorial_transform() -> "Compose":
     """The Flask tutorial's lines, word for word what its users run."""
+    from torchvision import transforms
+
     return transforms.Compose(
         [
             transforms.Resize(255),
@@ -47,9 +57,13 @@ def tutorial_transform() -> transforms.Compose:
     )
 
 
-def make_network(classes: int = 1000) -> nn.Module:
+def make_network(classes: int = 1000) -> "nn.Module":
     """A DenseNet-121 that was shown photos: random filters, but activations of a trained network's size, and logits
     that differ from photo to photo (torchvision's own initialisation answers nearly the same to everything)."""
+    import torch
+    from torch import nn
+    from torchvision.models import densenet121
+
     generator = torch.Generator().manual_seed(7)
     torch.manual_seed(7)
     network = densenet121(num_classes=classes)
@@ -69,14 +83,16 @@ def make_network(classes: int = 1000) -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def network() -> nn.Module:
+def network() -> "nn.Module":
     """The eager network of `checkpoint`."""
     return make_network()
 
 
 @pytest.fixture(scope="session")
-def checkpoint(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(network: "nn.Module", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Its state dict as a file."""
+    import torch
+
     path = tmp_path_factory.mktemp("checkpoint") / "shown_photos.pth"
     torch.save(network.state_dict(), path)
     return path
@@ -84,9 +100,14 @@ def checkpoint(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that an export of `checkpoint` wrote."""
-    folder = tmp_path_factory.mktemp("exported")
-    bundle.make(weights.load(str(checkpoint)), None).write(folder)
+    """The folder that an export of `checkpoint` wrote; parallel test processes share it."""
+    from export import bundle, weights
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            bundle.make(weights.load(str(checkpoint)), None).write(folder)
     return folder
 
 

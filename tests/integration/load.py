@@ -15,7 +15,7 @@ from tests.photos import cutouts, encode
 PHOTOS = [encode(image) for image in cutouts(4)]
 # Seconds between a client's answer and its next request. Without, the load would take all processor time from workers
 # that start meanwhile.
-PAUSE = 0.2
+PAUSE = 0.3
 
 
 @contextmanager

@@ -151,7 +151,10 @@ class Container:
 
 @contextlib.contextmanager
 def container(number: int, archive: Path, folder: Path, *arguments: str, inference: str = "") -> Iterator[Container]:
-    """One of the image with these arguments; inference: where TorchServe listens, other than on loopback."""
+    """One of the image with these arguments, and without measuring batches, which takes seconds.
+
+    inference: where TorchServe listens, other than on loopback.
+    """
     # Not in `folder`: the paths of workers' sockets are limited to 107 characters.
     with namespace(number) as (name, address), tempfile.TemporaryDirectory(prefix="pod-") as temporary:
         dockerfile.unpack(archive, folder / "tree")
@@ -160,7 +163,9 @@ def container(number: int, archive: Path, folder: Path, *arguments: str, inferen
         assert "inference_address=http://127.0.0.1:8080" in text
         if inference:
             properties.write_text(text.replace("http://127.0.0.1:8080", inference.format(address=address)))
-        made = Container(name, address, folder, [*dockerfile.entry_point(), *arguments], Path(temporary))
+        made = Container(
+            name, address, folder, [*dockerfile.entry_point(), "--batch-size", "1", *arguments], Path(temporary)
+        )
         try:
             yield made
         finally:

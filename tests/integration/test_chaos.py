@@ -12,7 +12,7 @@ import pytest
 from export import ROOT
 from tests.integration.conftest import build_archive
 
-SECONDS = 15  # of the mixed load
+SECONDS = 8  # of the mixed load
 
 
 @pytest.fixture(scope="module")

@@ -132,29 +132,33 @@ def test_the_gateway_of_the_pod_is_what_clients_reach(running: Container, tmp_pa
             assert requests.get(base + path, verify=False, timeout=30).status_code == 404
 
 
-def test_sigterm_ends_it_well_and_leaves_nothing(archive: Path, tmp_path: Path) -> None:
-    with container(2, archive, tmp_path, "--workers", "1", "--drain-seconds", "5") as made:
-        made.start()
-        made.wait_ready()
-        assert made.stop() == 0
-        assert made.processes() == []
-        assert not [*made.temporary.iterdir()]
-
-
-def test_no_model_comes_from_elsewhere_even_with_the_model_api(archive: Path, tmp_path: Path) -> None:
-    with container(4, archive, tmp_path, "--workers", "1") as made:
-        properties = tmp_path / "tree" / "deploy" / "config.properties"
+@pytest.fixture(scope="module")
+def open_to_models(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    """One whose model API is on. Its tests end with its end."""
+    folder = tmp_path_factory.mktemp("pod")
+    with container(2, archive, folder, "--workers", "1", "--drain-seconds", "5") as made:
+        properties = folder / "tree" / "deploy" / "config.properties"
         text = properties.read_text()
         assert "enable_model_api=false" in text
         properties.write_text(text.replace("enable_model_api=false", "enable_model_api=true"))
         made.start()
         made.wait_ready()
-        models = "http://127.0.0.1:8081/models"
-        for url in ("http://127.0.0.1:9/x.mar", "https://example.org/x.mar", f"file://{archive}"):
-            status, said = ask(made, "POST", f"{models}?url={url}", "management")
-            assert (status, "allowed" in said) == (404, True), said
-        status, said = ask(made, "POST", f"{models}?url=densenet.mar&model_name=again", "management")
-        assert status == 200, said
+        yield made
+
+
+def test_no_model_comes_from_elsewhere_even_with_the_model_api(open_to_models: Container, archive: Path) -> None:
+    models = "http://127.0.0.1:8081/models"
+    for url in ("http://127.0.0.1:9/x.mar", "https://example.org/x.mar", f"file://{archive}"):
+        status, said = ask(open_to_models, "POST", f"{models}?url={url}", "management")
+        assert (status, "allowed" in said) == (404, True), said
+    status, said = ask(open_to_models, "POST", f"{models}?url=densenet.mar&model_name=again", "management")
+    assert status == 200, said
+
+
+def test_sigterm_ends_it_well_and_leaves_nothing(open_to_models: Container) -> None:
+    assert open_to_models.stop() == 0
+    assert open_to_models.processes() == []
+    assert not [*open_to_models.temporary.iterdir()]
 
 
 def test_with_tls_of_its_own(archive: Path, tmp_path: Path) -> None:

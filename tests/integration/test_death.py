@@ -17,6 +17,7 @@ PHOTO = encode(cutouts(1)[0])
 
 @pytest.fixture(scope="module")
 def mortal(start: Starter) -> Server:
+    """A service whose workers are killed here, and in the end itself."""
     return start(workers=1)
 
 
@@ -61,11 +62,9 @@ def test_a_hung_worker_that_outlived_the_front_end_ends_with_the_service(
 
 
 @pytest.mark.skipif(not worker_launcher.command("/"), reason="workers are forked on Linux only")
-def test_a_hung_worker_ends_with_the_front_end(exported: Path, tmp_path: Path) -> None:
-    archive = build_archive(exported, tmp_path, workers=1)
-    with temporary_instance.serving(archive, tmp_path) as service:
-        (number,) = Server(service).workers()
-        everything = psutil.Process(service.pid).children(recursive=True)
-        psutil.Process(number).suspend()
-        psutil.Process(service.pid).kill()
-        assert psutil.wait_procs(everything, timeout=20)[1] == []
+def test_a_hung_worker_ends_with_the_front_end(mortal: Server) -> None:
+    (number,) = mortal.workers()
+    everything = psutil.Process(mortal.service.pid).children(recursive=True)
+    psutil.Process(number).suspend()
+    psutil.Process(mortal.service.pid).kill()
+    assert psutil.wait_procs(everything, timeout=20)[1] == []

@@ -1,18 +1,21 @@
 """The quantised network, exported with photos and served."""
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from densenet.service import temporary_instance
-from export import bundle, weights
+from export import bundle, quantizer, weights
 from export.bundle import Quantization
 from export.console import CliError
 from export.layer_errors import LayerError
+from export.quantizer import Quantized
 from handler import cropping, embedding, explaining, scoring, transform
 from handler.options import Norm
 from tests.integration.conftest import build_archive, same
@@ -29,6 +32,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, image in enumerate(cutouts(24)):
         (folder / f"{i}.jpg").write_bytes(encode(image, quality=95))
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quantized_once() -> Iterator[None]:
+    """The network of this module is quantised once, which takes most of an export's time."""
+    results: list[Quantized] = []
+
+    def quantize(eager: nn.Module, images: Tensor, advance: Callable[[], object]) -> Quantized:
+        results[:] = results or [quantizer.quantize(eager, images, advance)]
+        return results[0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle, "quantizer", SimpleNamespace(quantize=quantize, STEPS=quantizer.STEPS))
+        yield
 
 
 @pytest.fixture(scope="module")

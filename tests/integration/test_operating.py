@@ -34,7 +34,7 @@ from handler import worker_control
 from tests.integration.conftest import Server, Starter
 from tests.integration.gateways import Gateway, gateway, wants_nginx
 from tests.integration.load import PAUSE, PHOTOS, best_classes, loading
-from tests.integration.test_scripts import Checkout, one_line
+from tests.integration.test_scripts import ONE_WORKER, Checkout, one_line
 from tests.integration.truth import CLASSES, preprocessed
 from tests.photos import encode
 
@@ -461,7 +461,7 @@ def test_stop_answers_what_has_begun_and_refuses_the_rest(live: Live, archives: 
 
 def test_a_foreground_service_drains_when_it_is_told_to_end(live: Live) -> None:
     live.run("stop")
-    command = [live.root / "scripts" / "serve", "--foreground", "--port", str(live.port), "--workers", "1"]
+    command = [live.root / "scripts" / "serve", "--foreground", "--port", str(live.port), *ONE_WORKER]
     process = subprocess.Popen(command, env=live.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert wait_until(lambda: live.run("probe", "ready").returncode == 0, 300)
@@ -481,7 +481,7 @@ def test_a_foreground_service_drains_when_it_is_told_to_end(live: Live) -> None:
 
 def test_without_the_model_api_there_is_no_rollout(live: Live, archives: dict[str, Path]) -> None:
     live.run("stop")
-    assert live.serve("--workers", 1).returncode == 0
+    assert live.serve(*ONE_WORKER).returncode == 0
     try:
         line = one_line(live.run("rollout", archives["2.0"]), "rollout")
         assert line == "rollout: the service does not accept new versions; start it with scripts/serve --model-api"

@@ -27,6 +27,8 @@ from tests.integration.conftest import free_port, wait_for_answer
 from tests.photos import cutouts, encode
 
 LEFT_OUT = (".git", ".venv*", ".run", "build", "logs", "*.mar", "__pycache__", ".*_cache", ".hypothesis")
+# One worker, without measuring batches, which takes seconds.
+ONE_WORKER = ("--workers", "1", "--batch-size", "1")
 UNREACHABLE = {"https_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
 
 
@@ -128,7 +130,7 @@ class TestServePredictAndStop:
         self, checkout: Checkout, fine_tuned: tuple[Path, Path], folder: Path
     ) -> None:
         weights, classes = fine_tuned
-        done = checkout.serve("--weights", weights, "--class-index", classes, "--workers", 1)
+        done = checkout.serve("--weights", weights, "--class-index", classes, *ONE_WORKER)
         assert done.returncode == 0, done.stderr
         assert "DenseNet-121 is up: 1 worker(s), weights mine.pth" in done.stdout
         assert f"curl -T {checkout.root}/export/photos/cat.jpg {checkout.url}" in done.stdout
@@ -221,6 +223,7 @@ class TestWithoutANetwork:
         assert "DenseNet-121 is up" in done.stdout
         assert "UNTRAINED" in done.stderr
         assert "first start: " in done.stderr
+        assert re.search(r"batches: [\d.]+ ms an image alone, .*; batchSize \d", done.stderr)
         last = done.stderr.splitlines()[-4:]
         assert "the weights are untrained; every answer is meaningless" in last[0]
         assert f"scripts/stop --port {offline.port}" in last[1]
@@ -232,7 +235,7 @@ class TestWithoutANetwork:
     def test_the_way_that_it_says_leads_to_real_answers(self, offline: Checkout, checkpoint: Path) -> None:
         hub = keep_in_the_hubs_cache(checkpoint, offline.root / "hf-home")
         assert offline.run("stop", "--port", offline.port).returncode == 0
-        options = ("--foreground", "--port", str(offline.port), "--weights", "imagenet", "--workers", "1")
+        options = ("--foreground", "--port", str(offline.port), "--weights", "imagenet", *ONE_WORKER)
         process = subprocess.Popen(
             [offline.root / "scripts" / "serve", *options],
             env=offline.environment,
@@ -256,10 +259,10 @@ class TestWithoutANetwork:
         shutil.rmtree(hub)
 
     def test_a_service_keeps_its_weights_when_another_one_is_started_with_others(self, offline: Checkout) -> None:
-        other = offline.run("serve", "--port", free_port(), "--weights", "untrained", "--workers", 1)
+        other = offline.run("serve", "--port", free_port(), "--weights", "untrained", *ONE_WORKER)
         try:
             assert "weights untrained" in other.stdout, other.stderr
-            again = offline.serve("--workers", 1)
+            again = offline.serve(*ONE_WORKER)
             assert "weights IMAGENET1K_V1" in again.stdout, again.stderr
             assert f"the service on port {offline.port} keeps version 1.1 (weights IMAGENET1K_V1" in again.stderr
             assert f"scripts/serve --port {offline.port} --archive" in again.stderr
@@ -297,7 +300,7 @@ def test_a_broken_model_is_told_in_one_line_and_nothing_is_left_running(
     original = path.read_text()
     path.write_text(original + content)
     try:
-        assert reason in one_line(checkout.serve("--workers", 1), "serve")
+        assert reason in one_line(checkout.serve(*ONE_WORKER), "serve")
     finally:
         path.write_text(original)
     assert checkout.processes() == []
