@@ -7,9 +7,9 @@ say (worker_control.py). Under load a worker is idle for a moment between two re
 that it has seen lately.
 
 Other programs use cores, too, and the operators of a single image divide less well than several images do. When several
-threads turn out to be no faster than one, the worker rests: it uses one thread for some turns before it tries again. It
-also uses one now and then, to learn how long that takes at present. It learns this for single images and for several
-separately.
+threads turn out to be no faster than one on average, the worker rests: it uses one thread for some turns before it
+tries again. It also uses one now and then, to learn how long that takes at present. It learns this for single images
+and for several separately.
 """
 
 import time
@@ -23,7 +23,7 @@ _MAX_THREADS = 8
 _LATELY = 16  # looks at the other workers' records, two in a turn
 _SHORT_REST, _LONG_REST = 8, 64  # turns; a rest doubles if the turn after the last one was no better
 _WORTHWHILE = 0.95  # maximum share of one thread's time that several may take
-_WEIGHT = 0.2  # of the latest turn in the average time of one thread
+_WEIGHT = 0.2  # of the latest turn in an average time
 
 
 def share(cores: int, busy: int) -> int:
@@ -75,6 +75,8 @@ class _Experience:
 
     single: float | None = None
     """Average seconds an image with one thread."""
+    several: float | None = None
+    """The same with several threads, since the last rest."""
     age: int = 0
     """Turns since the last one with one thread."""
     prepared: set[tuple[int, int]] = field(default_factory=set)
@@ -100,9 +102,18 @@ class _Experience:
         if (threads, images) not in self.prepared:  # oneDNN compiled kernels, which takes longer than the turn
             self.prepared.add((threads, images))
         elif threads == 1:
-            self.single = seconds if self.single is None else self.single + _WEIGHT * (seconds - self.single)
-        elif self.single is not None and seconds > _WORTHWHILE * self.single:
-            self.last_rest = min(2 * self.last_rest, _LONG_REST)
-            self.rest = self.last_rest
+            self.single = _average(self.single, seconds)
         else:
-            self.last_rest = _SHORT_REST // 2
+            self._compare(_average(self.several, seconds))
+
+    def _compare(self, several: float) -> None:
+        """Rest if several threads are no faster. On average, since any turn may be disturbed for a moment."""
+        if self.single is not None and several > _WORTHWHILE * self.single:
+            self.last_rest = min(2 * self.last_rest, _LONG_REST)
+            self.rest, self.several = self.last_rest, None
+        else:
+            self.last_rest, self.several = _SHORT_REST // 2, several
+
+
+def _average(before: float | None, seconds: float) -> float:
+    return seconds if before is None else before + _WEIGHT * (seconds - before)
