@@ -9,7 +9,11 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 REQUIRED = "DENSENET_BROWSER"
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge")
+# The one without windows first: it takes half the processor time.
+_NAMES = (
+    *("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"),
+    "microsoft-edge",
+)
 # It talks to nobody but the service.
 QUIET = (
     *("--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
@@ -26,7 +30,7 @@ def find_or_skip() -> str:
     """The same. Skips the test where there is none, unless DENSENET_BROWSER=required."""
     if path := find():
         return path
-    reason = f"no Chromium on this machine ({', '.join(_NAMES)}); Debian's is the package chromium"
+    reason = f"no Chromium on this machine ({', '.join(_NAMES)}); Debian's is the package chromium-headless-shell"
     if os.environ.get(REQUIRED) == "required":
         pytest.fail(reason)
     pytest.skip(reason)
